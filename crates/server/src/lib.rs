@@ -1,1 +1,21 @@
-//! Empty so far.
+//! The server: the API, the allocators, and each node's view.
+//!
+//! ```text
+//!  Neutron REST ─┐                ┌── State: latest durable picture, with indexes ──▶ reads of the API
+//!  Octavia REST ─┼─▶ Core::write ─┤
+//!  nodes' status ┘   (one thread) └── Commit: what changed ──▶ views ──▶ nodes
+//! ```
+//!
+//! Tasks and what they own: the *writer* (one thread, `writer`) owns the store and the allocators' records; every HTTP
+//! connection and every node's stream has a task of its own, which reads the published [`State`] and hands closures to the
+//! writer. Nobody else writes, so two requests can never lose an update or take one address.
+
+pub mod auth;
+pub mod ipam;
+mod keys;
+pub mod octavia;
+pub mod state;
+mod writer;
+
+pub use state::{Change, Commit, State};
+pub use writer::{Clock, Core, Lagged, Subscription, Tx, WriteError, Written};

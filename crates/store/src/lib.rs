@@ -1,1 +1,153 @@
-//! Empty so far.
+//! The northbound store: what should be, durable, with a history.
+//!
+//! A store keeps [`Object`]s and, for the server's allocators, named records of bytes. Everything changes by
+//! [`Store::transact`]: one [`Transaction`] is applied as a whole or not at all, it is durable before the answer, and it
+//! makes exactly one new [`Revision`]. The log of changes answers [`Store::changes`], so that whoever knows a revision can
+//! learn what came after it; a revision that the log no longer reaches back to is [`ChangesError::Compacted`].
+//!
+//! # Keys
+//!
+//! | key | value |
+//! |---|---|
+//! | `/ladon/v1/<kind>/<uuid>` | `{"v":1,"object":{…}}`, the kinds' words being those of [`Kind::word`](model::Kind::word) |
+//! | `/ladon/v1/alloc/<name>` | a record of the server's allocators, bytes |
+//!
+//! A [`Guard`] compares the revision at which a key was last written (0: the key is absent), as etcd's `mod_revision` does.
+//! The number of records that a transaction touches does not grow with the number of addresses that it frees: see the
+//! server's `ipam`. Deliberately *not* here: the meaning of objects, and the API.
+
+mod change;
+mod codec;
+mod memory;
+// mod redb;
+// pub mod suite;
+
+use std::fmt;
+use std::sync::Arc;
+
+use model::{Object, ObjectKey, Revision};
+
+pub use change::{Change, Commit};
+pub use codec::{DecodeError, decode_record, encode_record};
+pub use memory::Memory;
+// pub use redb::{LogLimits, OpenError, Redb};
+
+/// The prefix of every key: the version of the layout.
+pub const PREFIX: &str = "/ladon/v1";
+
+/// Names one entry of the store.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Key {
+    Object(ObjectKey),
+    /// An allocator's record, by its name: `keys`, `freed/<uuid>/3`.
+    Record(String),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Object(key) => write!(f, "{PREFIX}/{}/{}", key.kind.word(), key.id),
+            Key::Record(name) => write!(f, "{PREFIX}/alloc/{name}"),
+        }
+    }
+}
+
+impl Key {
+    /// The key that prints as `text`.
+    pub fn parse(text: &str) -> Option<Key> {
+        let (word, rest) = text.strip_prefix(PREFIX)?.strip_prefix('/')?.split_once('/')?;
+        if word == "alloc" {
+            return Some(Key::Record(rest.to_string()));
+        }
+        Some(Key::Object(ObjectKey { kind: model::Kind::from_word(word)?, id: rest.parse().ok()? }))
+    }
+}
+
+/// What must be true for a transaction to be applied: `key` was last written at `modified`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guard {
+    pub key: Key,
+    /// 0: the key is absent.
+    pub modified: Revision,
+}
+
+/// One change that a transaction makes.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Op {
+    Put(Arc<Object>),
+    Delete(ObjectKey),
+    PutRecord(String, Vec<u8>),
+    DeleteRecord(String),
+}
+
+impl Op {
+    pub fn key(&self) -> Key {
+        match self {
+            Op::Put(object) => Key::Object(object.key()),
+            Op::Delete(key) => Key::Object(*key),
+            Op::PutRecord(name, _) | Op::DeleteRecord(name) => Key::Record(name.clone()),
+        }
+    }
+}
+
+/// Changes that happen together if all guards hold. Each key may occur in one operation only.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Transaction {
+    pub guards: Vec<Guard>,
+    pub ops: Vec<Op>,
+}
+
+/// Everything that is stored, at one revision.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Snapshot {
+    pub revision: Revision,
+    /// Each with the revision at which it was last written.
+    pub objects: Vec<(Arc<Object>, Revision)>,
+    pub records: Vec<(String, Vec<u8>, Revision)>,
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactError {
+    #[error("{key} was changed by somebody else")]
+    Conflict { key: Key },
+    #[error("the store's disk is full: nothing was written; free space on the disk that holds it")]
+    Full,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why there are no changes to tell.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangesError {
+    /// The log starts after the revision that was asked for: take a snapshot.
+    #[error("the log of changes reaches back to revision {oldest} only")]
+    Compacted { oldest: Revision },
+    /// The store has not got there: whoever asks has seen another store.
+    #[error("revision {0} is in the future")]
+    Future(Revision),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A store that cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store failed while {doing}: {source}")]
+    Failed { doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the store holds an entry that cannot be read: {0}")]
+    Corrupt(#[from] DecodeError),
+}
+
+/// Where what should be is kept. All calls block: callers give them a thread of their own.
+pub trait Store: Send + Sync + 'static {
+    /// Everything, at the latest revision.
+    fn load(&self) -> Result<Snapshot, StoreError>;
+
+    /// The commits after `from`, oldest first.
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError>;
+
+    /// Applies all of `transaction` or nothing, durably, and tells the revision that it made. A transaction without
+    /// operations changes nothing and tells the latest revision. Deleting what is absent is no error.
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError>;
+}

@@ -1,0 +1,274 @@
+//! The one writer: a thread that turns closures into durable commits.
+//!
+//! A request describes its change as a closure over a [`Tx`]. The writer takes closures from a bounded queue and runs them
+//! one after the other, so that each sees what the earlier ones did; a closure that answers with an error leaves nothing
+//! behind. Up to [`BATCH_MAX`] closures are one transaction of the store, so that a busy server pays for one `fsync` and
+//! not for hundreds. When the transaction is durable, the new [`State`] and its [`Commit`] are published, and only then are
+//! the requests answered. When it is not, all of it is forgotten and every request of the batch is told why.
+
+mod tx;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use model::Revision;
+use store::{ChangesError, Commit, Store, StoreError, TransactError, Transaction};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::state::State;
+
+pub use tx::Tx;
+use tx::Work;
+
+/// Closures that wait for the writer. Beyond it, requests are refused as too busy.
+pub const QUEUE_MAX: usize = 4096;
+/// Closures in one transaction of the store.
+pub const BATCH_MAX: usize = 256;
+/// Commits that a subscriber may lag behind before it must start again.
+pub const LAG_MAX: usize = 4096;
+
+/// Why a write did not happen. Nothing of it is stored.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error("{QUEUE_MAX} writes are waiting already; try again later")]
+    TooBusy,
+    #[error("the store's disk is full: nothing was written; free space on the disk that holds it")]
+    StoreFull,
+    #[error("the store failed, nothing was written: {0}")]
+    StoreFailed(String),
+    #[error("all numbers for {kind}s are in use")]
+    KeysExhausted { kind: &'static str },
+    #[error("the write failed in the server, nothing was written: {0}")]
+    Internal(String),
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+impl From<TransactError> for WriteError {
+    fn from(error: TransactError) -> WriteError {
+        match error {
+            TransactError::Full => WriteError::StoreFull,
+            other => WriteError::StoreFailed(other.to_string()),
+        }
+    }
+}
+
+/// What a closure answered, and the revision in which its effects are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written<T> {
+    pub value: T,
+    pub revision: Revision,
+}
+
+/// Tells the time. Tests bring their own.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// A handle of the server's state: reads what is durable, writes through the one writer.
+#[derive(Clone)]
+pub struct Core {
+    queue: mpsc::Sender<Box<dyn Job>>,
+    published: Arc<Published>,
+    store: Arc<dyn Store>,
+}
+
+struct Published {
+    latest: Mutex<Latest>,
+}
+
+struct Latest {
+    state: Arc<State>,
+    commits: broadcast::Sender<Arc<Commit>>,
+}
+
+impl Published {
+    fn lock(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The commits after a state, in order and without a gap.
+pub struct Subscription {
+    commits: broadcast::Receiver<Arc<Commit>>,
+}
+
+/// A subscriber was too slow and missed commits: it must subscribe again and start from the state that it gets then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{missed} commits were missed")]
+pub struct Lagged {
+    pub missed: u64,
+}
+
+impl Subscription {
+    /// The next commit; None when the server stops.
+    pub async fn next(&mut self) -> Result<Option<Arc<Commit>>, Lagged> {
+        match self.commits.recv().await {
+            Ok(commit) => Ok(Some(commit)),
+            Err(broadcast::error::RecvError::Closed) => Ok(None),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Err(Lagged { missed }),
+        }
+    }
+
+    /// The next commit if it is there already.
+    pub fn try_next(&mut self) -> Result<Option<Arc<Commit>>, Lagged> {
+        match self.commits.try_recv() {
+            Ok(commit) => Ok(Some(commit)),
+            Err(broadcast::error::TryRecvError::Lagged(missed)) => Err(Lagged { missed }),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Core {
+    /// Loads what `store` holds and starts the writer. The writer ends with the last handle.
+    pub fn start(store: Arc<dyn Store>) -> Result<Core, StoreError> {
+        Core::start_with_clock(store, Arc::new(Timestamp::now))
+    }
+
+    /// As [`Core::start`], with a clock of the caller's.
+    pub fn start_with_clock(store: Arc<dyn Store>, clock: Clock) -> Result<Core, StoreError> {
+        let work = Work::load(store.load()?)?;
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let (commits, _) = broadcast::channel(LAG_MAX);
+        let latest = Latest { state: Arc::new(work.state().clone()), commits };
+        let published = Arc::new(Published { latest: Mutex::new(latest) });
+        let writer = Writer { store: store.clone(), published: published.clone(), clock, durable: work };
+        std::thread::Builder::new()
+            .name("ladon-writer".into())
+            .spawn(move || writer.run(jobs))
+            .map_err(|source| StoreError::Failed { doing: "starting the writer's thread", source: source.into() })?;
+        Ok(Core { queue, published, store })
+    }
+
+    /// The latest durable state.
+    pub fn state(&self) -> Arc<State> {
+        self.published.lock().state.clone()
+    }
+
+    /// The latest durable state and all that comes after it.
+    pub fn subscribe(&self) -> (Arc<State>, Subscription) {
+        let latest = self.published.lock();
+        (latest.state.clone(), Subscription { commits: latest.commits.subscribe() })
+    }
+
+    /// The commits after `from`, out of the store's log.
+    pub async fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        let store = self.store.clone();
+        let failed = |source: tokio::task::JoinError| StoreError::Failed { doing: "reading the log", source: source.into() };
+        tokio::task::spawn_blocking(move || store.changes(from)).await.map_err(failed)?
+    }
+
+    /// Runs `change` in a transaction and answers when its effects are durable.
+    ///
+    /// The closure is plain: it looks at nothing but the transaction and what it captured, and it may be run again from the
+    /// start (so it is `FnMut`, and clones what it gives away) when a store that others write too reports a conflict.
+    pub async fn write<T, E, F>(&self, change: F) -> Result<Written<T>, E>
+    where
+        F: FnMut(&mut Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<WriteError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job = Box::new(Closure { change, outcome: None, answer });
+        self.queue.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => WriteError::TooBusy,
+            mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
+        })?;
+        answered.await.unwrap_or_else(|_| Err(WriteError::Stopped.into()))
+    }
+}
+
+/// A closure with its answer, whatever their types.
+trait Job: Send {
+    /// Runs the closure. False: what it did must be undone.
+    fn run(&mut self, tx: &mut Tx) -> bool;
+    /// Answers: with the closure's own outcome, or with what befell its batch.
+    fn answer(self: Box<Self>, batch: Result<Revision, WriteError>);
+}
+
+struct Closure<F, T, E> {
+    change: F,
+    outcome: Option<Result<T, E>>,
+    answer: oneshot::Sender<Result<Written<T>, E>>,
+}
+
+impl<F, T, E> Job for Closure<F, T, E>
+where
+    F: FnMut(&mut Tx) -> Result<T, E> + Send,
+    T: Send,
+    E: From<WriteError> + Send,
+{
+    fn run(&mut self, tx: &mut Tx) -> bool {
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.change)(tx)))
+            .unwrap_or_else(|panic| Err(WriteError::Internal(panic_text(&*panic)).into()));
+        let is_done = outcome.is_ok();
+        self.outcome = Some(outcome);
+        is_done
+    }
+
+    fn answer(self: Box<Self>, batch: Result<Revision, WriteError>) {
+        let result = match (batch, self.outcome) {
+            (Ok(revision), Some(Ok(value))) => Ok(Written { value, revision }),
+            (Ok(_), Some(Err(error))) => Err(error),
+            (Ok(_), None) => Err(WriteError::Stopped.into()),
+            (Err(error), _) => Err(error.into()),
+        };
+        // A caller that went away has no use for the answer.
+        let _ = self.answer.send(result);
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
+}
+
+/// The owner of the store.
+struct Writer {
+    store: Arc<dyn Store>,
+    published: Arc<Published>,
+    clock: Clock,
+    /// What the store holds.
+    durable: Work,
+}
+
+impl Writer {
+    fn run(mut self, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+        let mut batch = Vec::new();
+        while jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            let result = self.write(&mut batch);
+            if let Err(error) = &result {
+                tracing::error!("{} writes were refused and nothing changed: {error}", batch.len());
+            }
+            batch.drain(..).for_each(|job| job.answer(result.clone()));
+        }
+    }
+
+    /// Runs a batch, makes it durable and publishes it.
+    fn write(&mut self, batch: &mut [Box<dyn Job>]) -> Result<Revision, WriteError> {
+        let mut work = self.durable.clone();
+        for job in batch {
+            let before = work.clone();
+            if !job.run(&mut Tx::new(&mut work, (self.clock)())) {
+                work = before;
+            }
+        }
+        let (changes, ops) = work.changes_since(&self.durable);
+        if ops.is_empty() {
+            return Ok(self.durable.state().revision());
+        }
+        let revision = self.store.transact(&Transaction { guards: Vec::new(), ops })?;
+        work.committed(revision);
+        self.durable = work;
+        self.publish(Commit { revision, changes: changes.into() });
+        Ok(revision)
+    }
+
+    fn publish(&self, commit: Commit) {
+        let mut latest = self.published.lock();
+        latest.state = Arc::new(self.durable.state().clone());
+        // Nobody listening is no error.
+        let _ = latest.commits.send(Arc::new(commit));
+    }
+}

@@ -1,0 +1,114 @@
+//! A transaction as a closure sees it.
+
+use std::sync::Arc;
+
+use imbl::OrdSet;
+use jiff::{Timestamp, Unit};
+use model::{Object, ObjectKey, Revision};
+use store::{Change, DecodeError, Op, Snapshot, StoreError};
+
+use crate::keys::{self, LastKeys};
+use crate::state::State;
+
+/// A picture under work: the state, the allocators' records, and which objects were touched since the last commit. Cheap
+/// to clone, so that a failed closure is undone by forgetting.
+#[derive(Clone, Default)]
+pub(crate) struct Work {
+    state: State,
+    keys: LastKeys,
+    touched: OrdSet<ObjectKey>,
+}
+
+impl Work {
+    pub(super) fn load(snapshot: Snapshot) -> Result<Work, StoreError> {
+        let state = State::new(snapshot.revision, snapshot.objects.into_iter().map(|(object, _)| object));
+        let mut work = Work { state, ..Work::default() };
+        for (name, bytes, _) in &snapshot.records {
+            work.load_record(name, bytes)?;
+        }
+        Ok(work)
+    }
+
+    fn load_record(&mut self, name: &str, bytes: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            keys::RECORD => self.keys = store::decode_record(name, bytes)?,
+            _ => return Err(DecodeError::Key(name.to_string())),
+        }
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn committed(&mut self, revision: Revision) {
+        self.state.set_revision(revision);
+        self.touched = OrdSet::new();
+    }
+
+    /// What is different from `durable`: as changes to tell and as operations to store.
+    pub(super) fn changes_since(&self, durable: &Work) -> (Vec<Change>, Vec<Op>) {
+        let changes: Vec<Change> = self.touched.iter().filter_map(|key| self.change_since(durable, *key)).collect();
+        let mut ops: Vec<Op> = changes.iter().map(op).collect();
+        if self.keys != durable.keys {
+            ops.push(Op::PutRecord(keys::RECORD.into(), store::encode_record(&self.keys)));
+        }
+        (changes, ops)
+    }
+
+    fn change_since(&self, durable: &Work, key: ObjectKey) -> Option<Change> {
+        let (before, after) = (durable.state.object(key).cloned(), self.state.object(key).cloned());
+        (before != after).then_some(Change { key, before, after })
+    }
+}
+
+fn op(change: &Change) -> Op {
+    match &change.after {
+        Some(object) => Op::Put(object.clone()),
+        None => Op::Delete(change.key),
+    }
+}
+
+/// One transaction: reads see its own writes.
+pub struct Tx<'a> {
+    work: &'a mut Work,
+    now: Timestamp,
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(work: &'a mut Work, now: Timestamp) -> Tx<'a> {
+        Tx { work, now }
+    }
+
+    /// Everything, with what this transaction and those before it in the batch have done.
+    pub fn state(&self) -> &State {
+        &self.work.state
+    }
+
+    /// When the transaction runs.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// [`Tx::now`] as objects keep it: `2026-01-31T12:00:00Z`.
+    pub fn now_text(&self) -> String {
+        self.now.round(Unit::Second).unwrap_or(self.now).to_string()
+    }
+
+    /// Puts an object in, in place of the one with its key.
+    pub fn put(&mut self, object: impl Into<Object>) {
+        let object = Arc::new(object.into());
+        self.work.touched.insert(object.key());
+        self.work.state.put(object);
+    }
+
+    /// Takes an object away; none with this key is no error.
+    pub fn delete(&mut self, key: ObjectKey) {
+        self.work.touched.insert(key);
+        self.work.state.remove(key);
+    }
+
+    pub(crate) fn keys_and_state(&mut self) -> (&mut LastKeys, &State) {
+        (&mut self.work.keys, &self.work.state)
+    }
+}
