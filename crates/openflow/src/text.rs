@@ -1,0 +1,1 @@
+//! How `ovs-ofctl` prints matches and flows.
