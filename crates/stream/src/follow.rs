@@ -1,0 +1,91 @@
+//! The node's end: one attempt to follow the view at one server.
+
+use bytes::Bytes;
+use std::error::Error;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use crate::serve::FOLLOW;
+use crate::tls::{Credentials, TlsError, describe};
+use crate::wire::{Hello, NodeMessage, ServerMessage, node_message};
+use crate::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, SERVER_NAME};
+
+/// Messages between the node and the wire.
+const OUTBOUND: usize = 4;
+
+/// A server to follow, and as whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// `host:port` or `[address]:port`.
+    pub address: String,
+    pub credentials: Credentials,
+}
+
+/// An open stream. Dropping it ends it.
+pub struct Following {
+    pub inbound: Streaming<ServerMessage>,
+    pub outbound: mpsc::Sender<NodeMessage>,
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error("'{address}' is no address of a server: {source}")]
+    Address { address: String, source: tonic::transport::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot connect to {address}: {reason}")]
+    Connect { address: String, reason: String },
+    #[error("{address} does not serve this node's view: {reason}")]
+    Refused { address: String, reason: String },
+    #[error("{address} does not answer within {CONNECT_TIMEOUT:?}")]
+    Silent { address: String },
+}
+
+/// Connects and says `hello`. The credentials' files are read anew each time.
+pub async fn follow(target: &Target, hello: Hello) -> Result<Following, FollowError> {
+    let silent = || FollowError::Silent { address: target.address.clone() };
+    tokio::time::timeout(CONNECT_TIMEOUT, open(target, hello)).await.map_err(|_| silent())?
+}
+
+async fn open(target: &Target, hello: Hello) -> Result<Following, FollowError> {
+    let connect = |error: &(dyn Error + 'static)| FollowError::Connect { address: target.address.clone(), reason: describe(error) };
+    let channel = endpoint(target)?.connect().await.map_err(|error| connect(&error))?;
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    grpc.ready().await.map_err(|error| connect(&error))?;
+    let (outbound, messages) = mpsc::channel(OUTBOUND);
+    outbound.try_send(node_message::Body::Hello(hello).into()).expect("the channel is empty");
+    let codec: ProstCodec<NodeMessage, ServerMessage> = ProstCodec::default();
+    let request = Request::new(ReceiverStream::new(messages));
+    let refused = |status: Status| FollowError::Refused { address: target.address.clone(), reason: reason(&status) };
+    let answer = grpc.streaming(request, PathAndQuery::from_static(FOLLOW), codec).await.map_err(refused)?;
+    Ok(Following { inbound: answer.into_inner(), outbound })
+}
+
+fn endpoint(target: &Target) -> Result<Endpoint, FollowError> {
+    let address = |source| FollowError::Address { address: target.address.clone(), source };
+    let loaded = target.credentials.load()?;
+    let tls = ClientTlsConfig::new()
+        .domain_name(SERVER_NAME)
+        .ca_certificate(Certificate::from_pem(loaded.ca))
+        .identity(Identity::from_pem(loaded.certificate, loaded.key));
+    let url = Bytes::from(format!("https://{}", target.address));
+    let endpoint = Endpoint::from_shared(url).map_err(address)?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    endpoint.tls_config(tls).map_err(|error| FollowError::Connect { address: target.address.clone(), reason: describe(&error) })
+}
+
+/// What a status says, or, where the transport ended instead of an answer, why it ended.
+fn reason(status: &Status) -> String {
+    status.source().map_or_else(|| status.message().to_string(), describe)
+}

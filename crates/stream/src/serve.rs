@@ -1,0 +1,223 @@
+//! The server's end: a listener that hands over every node's stream, its name proven by its certificate.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use model::NodeName;
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use crate::tls::{Credentials, TlsError, describe, node_of};
+use crate::wire::{Hello, NodeMessage, Refused, ServerMessage, node_message, server_message};
+use crate::{HELLO_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, VIEW_FORMAT};
+
+/// Handshakes that go on at once; further connections wait in the kernel's queue.
+const HANDSHAKES_AT_ONCE: usize = 64;
+/// Streams of one connection: a node needs one, and one more while it gives up an old one.
+const STREAMS_PER_CONNECTION: u32 = 4;
+/// Messages between the owner of a stream and the wire. Few: what waits should wait where it can still be merged.
+const OUTBOUND: usize = 2;
+/// How long a failing `accept` (out of file descriptors) is left alone.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A node that follows its view.
+pub struct Follower {
+    /// Who it is, by its certificate.
+    pub node: NodeName,
+    pub hello: Hello,
+    pub inbound: Streaming<NodeMessage>,
+    /// Waits when the node is slow. Dropping it ends the stream.
+    pub outbound: mpsc::Sender<Result<ServerMessage, Status>>,
+}
+
+/// A listener that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen for nodes on {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("the listener for nodes failed: {0}")]
+    Failed(String),
+}
+
+/// Where nodes connect.
+pub struct Listener {
+    tcp: TcpListener,
+    credentials: Credentials,
+}
+
+impl Listener {
+    /// Takes the address and reads the credentials once, so that mistakes are told at start.
+    pub async fn bind(address: SocketAddr, credentials: Credentials) -> Result<Listener, ServeError> {
+        credentials.server_config()?;
+        let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;
+        Ok(Listener { tcp, credentials })
+    }
+
+    /// The address that was taken.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.local_addr().ok()
+    }
+
+    /// Hands over nodes to `followers` until `shutdown` is done; then ends all streams.
+    pub async fn run(self, followers: mpsc::Sender<Follower>, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let (accepted, incoming) = mpsc::channel(HANDSHAKES_AT_ONCE);
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .add_service(Views { followers })
+            .serve_with_incoming(ReceiverStream::new(incoming));
+        tokio::select! {
+            result = server => result.map_err(|error| ServeError::Failed(describe(&error))),
+            () = accept(self.tcp, self.credentials, accepted) => Ok(()),
+            () = shutdown => Ok(()),
+        }
+    }
+}
+
+/// Accepts connections for ever. Each handshake is a task of its own, so that a silent peer holds up nobody.
+async fn accept(tcp: TcpListener, credentials: Credentials, accepted: mpsc::Sender<Result<TlsStream<TcpStream>, Infallible>>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
+    loop {
+        let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let (stream, peer) = match tcp.accept().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!("cannot accept a node's connection: {error}; nodes keep forwarding; see the limit on open files");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (credentials, accepted) = (credentials.clone(), accepted.clone());
+        tokio::spawn(async move {
+            match tokio::time::timeout(HELLO_TIMEOUT, handshake(stream, &credentials)).await {
+                Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                Ok(Err(error)) => tracing::warn!("connection from {peer} refused: {error}"),
+                Err(_) => tracing::warn!("connection from {peer} refused: no TLS handshake within {HELLO_TIMEOUT:?}"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn handshake(stream: TcpStream, credentials: &Credentials) -> Result<TlsStream<TcpStream>, ServeError> {
+    let config = credentials.server_config()?;
+    let fail = |error: io::Error| ServeError::Failed(describe(&error));
+    stream.set_nodelay(true).map_err(fail)?;
+    TlsAcceptor::from(config).accept(stream).await.map_err(fail)
+}
+
+/// The gRPC service, as `tonic-build` would write it.
+#[derive(Clone)]
+struct Views {
+    followers: mpsc::Sender<Follower>,
+}
+
+impl NamedService for Views {
+    const NAME: &'static str = "ladon.v1.Views";
+}
+
+/// The path of the one method.
+pub(crate) const FOLLOW: &str = "/ladon.v1.Views/Follow";
+
+impl<B> Service<http::Request<B>> for Views
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if request.uri().path() != FOLLOW {
+            return Box::pin(async { Ok(Status::unimplemented("ladon.v1.Views has one method, Follow").into_http()) });
+        }
+        let method = Follow(self.followers.clone());
+        Box::pin(async move {
+            let mut grpc = Grpc::new(ProstCodec::default())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            Ok(grpc.streaming(method, request).await)
+        })
+    }
+}
+
+struct Follow(mpsc::Sender<Follower>);
+
+impl StreamingService<NodeMessage> for Follow {
+    type Response = ServerMessage;
+    type ResponseStream = ReceiverStream<Result<ServerMessage, Status>>;
+    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<NodeMessage>>) -> Self::Future {
+        let followers = self.0.clone();
+        Box::pin(async move {
+            let node = certified(&request)?;
+            let (outbound, stream) = mpsc::channel(OUTBOUND);
+            // The answer's headers go out at once: clients wait for them before they speak.
+            tokio::spawn(welcome(node, request.into_inner(), outbound, followers));
+            Ok(Response::new(ReceiverStream::new(stream)))
+        })
+    }
+}
+
+/// The name in the peer's certificate.
+fn certified(request: &Request<Streaming<NodeMessage>>) -> Result<NodeName, Status> {
+    let certificates = request.peer_certs().ok_or_else(|| Status::unauthenticated("show a certificate"))?;
+    let leaf: Option<&CertificateDer<'_>> = certificates.first();
+    leaf.and_then(node_of).ok_or_else(|| {
+        Status::permission_denied("the certificate is no node's: it needs exactly one URI of the form node:<name> as subject alternative name")
+    })
+}
+
+/// Waits for the node's Hello and hands it over, or says why not.
+async fn welcome(
+    node: NodeName,
+    mut inbound: Streaming<NodeMessage>,
+    outbound: mpsc::Sender<Result<ServerMessage, Status>>,
+    followers: mpsc::Sender<Follower>,
+) {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+    let Ok(Ok(Some(NodeMessage { body: Some(node_message::Body::Hello(hello)) }))) = first else {
+        drop(outbound.send(Err(Status::invalid_argument(format!("say Hello first, within {HELLO_TIMEOUT:?}")))).await);
+        return;
+    };
+    if let Err(reason) = acceptable(&node, &hello) {
+        tracing::warn!("stream of node {node} refused: {reason}");
+        let refused = server_message::Body::Refused(Refused { reason: reason.clone() });
+        drop(outbound.send(Ok(refused.into())).await);
+        return;
+    }
+    drop(followers.send(Follower { node, hello, inbound, outbound }).await);
+}
+
+fn acceptable(node: &NodeName, hello: &Hello) -> Result<(), String> {
+    if hello.node != node.0 {
+        return Err(format!("the certificate is node {node}'s and does not open the view of node {}", hello.node));
+    }
+    if hello.view_format != VIEW_FORMAT {
+        let format = hello.view_format;
+        return Err(format!("this server speaks view format {VIEW_FORMAT}, the node {format}: run the same version of Ladon on both"));
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Whose certificate opens which stream: real TLS on loopback.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use model::NodeName;
+use stream::pki::Authority;
+use stream::wire::{Heartbeat, Hello, server_message};
+use stream::{Credentials, Follower, Listener, Target, VIEW_FORMAT, follow};
+use tokio::sync::mpsc;
+
+struct World {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+    followers: mpsc::Receiver<Follower>,
+}
+
+impl World {
+    async fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = Authority::open(dir.path()).unwrap().server().unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), credentials).await.unwrap();
+        let address = listener.address().unwrap();
+        let (sender, followers) = mpsc::channel(4);
+        tokio::spawn(listener.run(sender, std::future::pending()));
+        World { dir, address, followers }
+    }
+
+    fn node(&self, name: &str) -> Credentials {
+        node(self.dir.path(), name)
+    }
+
+    /// What the server says first to a node with these credentials that calls itself `name`; an error's text without a stream.
+    async fn first_word(&self, credentials: Credentials, name: &str) -> Result<server_message::Body, String> {
+        let target = Target { address: self.address.to_string(), credentials };
+        let mut following = follow(&target, hello(name)).await.map_err(|error| error.to_string())?;
+        match following.inbound.message().await {
+            Ok(message) => Ok(message.expect("a word before the end").body.unwrap()),
+            Err(status) => Err(stream::describe(&status)),
+        }
+    }
+}
+
+fn node(dir: &Path, name: &str) -> Credentials {
+    Authority::open(dir).unwrap().node(&NodeName(name.into())).unwrap()
+}
+
+fn hello(name: &str) -> Hello {
+    Hello { node: name.into(), view_format: VIEW_FORMAT, ..Hello::default() }
+}
+
+#[tokio::test]
+async fn a_nodes_certificate_opens_its_own_view() {
+    let mut world = World::new().await;
+    let target = Target { address: world.address.to_string(), credentials: world.node("n1") };
+    let mut following = follow(&target, hello("n1")).await.unwrap();
+    let follower = world.followers.recv().await.unwrap();
+    assert_eq!((follower.node.0.as_str(), follower.hello), ("n1", hello("n1")));
+    let heartbeat = server_message::Body::Heartbeat(Heartbeat { revision: 3 });
+    follower.outbound.send(Ok(heartbeat.clone().into())).await.unwrap();
+    assert_eq!(following.inbound.message().await.unwrap().unwrap().body, Some(heartbeat));
+}
+
+#[tokio::test]
+async fn a_nodes_certificate_does_not_open_another_nodes_view() {
+    let mut world = World::new().await;
+    let word = world.first_word(world.node("n1"), "n2").await;
+    assert!(matches!(&word, Ok(server_message::Body::Refused(refused)) if refused.reason.contains("does not open the view of node n2")), "{word:?}");
+    assert!(world.followers.try_recv().is_err(), "nobody follows");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_opens_nothing() {
+    let mut world = World::new().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut forged = node(elsewhere.path(), "n1");
+    forged.ca = world.node("n1").ca;
+    assert!(world.first_word(forged, "n1").await.is_err());
+    assert!(world.followers.try_recv().is_err(), "nobody follows");
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_is_not_believed() {
+    let world = World::new().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut credentials = world.node("n1");
+    credentials.ca = node(elsewhere.path(), "n1").ca;
+    let error = world.first_word(credentials, "n1").await.unwrap_err();
+    assert!(error.contains("invalid peer certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_certificate_is_no_nodes() {
+    let mut world = World::new().await;
+    let credentials = Authority::open(world.dir.path()).unwrap().server().unwrap();
+    assert!(world.first_word(credentials, "ladon-server").await.is_err());
+    assert!(world.followers.try_recv().is_err(), "nobody follows");
+}
+
+#[tokio::test]
+async fn without_a_certificate_nothing_opens() {
+    let mut world = World::new().await;
+    let ca = tonic::transport::Certificate::from_pem(std::fs::read(world.node("n1").ca).unwrap());
+    let tls = tonic::transport::ClientTlsConfig::new().domain_name(stream::SERVER_NAME).ca_certificate(ca);
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{}", world.address)).unwrap().tls_config(tls).unwrap();
+    // With TLS 1.3 a client learns only on its first use that its missing certificate was refused.
+    if let Ok(channel) = endpoint.connect().await {
+        let mut grpc = tonic::client::Grpc::new(channel);
+        let codec: tonic_prost::ProstCodec<stream::wire::NodeMessage, stream::wire::ServerMessage> = Default::default();
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/ladon.v1.Views/Follow");
+        let answer = match grpc.ready().await {
+            Ok(()) => grpc.streaming(tonic::Request::new(tokio_stream::empty()), path, codec).await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(!answer, "refused");
+    }
+    assert!(world.followers.try_recv().is_err(), "nobody follows");
+}
+
+#[tokio::test]
+async fn a_node_of_another_generation_is_told_so() {
+    let world = World::new().await;
+    let target = Target { address: world.address.to_string(), credentials: world.node("n1") };
+    let mut following = follow(&target, Hello { view_format: VIEW_FORMAT + 1, ..hello("n1") }).await.unwrap();
+    let word = following.inbound.message().await.unwrap().unwrap().body;
+    assert!(matches!(&word, Some(server_message::Body::Refused(refused)) if refused.reason.contains("same version")), "{word:?}");
+}
+
+#[tokio::test]
+async fn renewed_certificates_need_no_restart() {
+    let mut world = World::new().await;
+    for file in ["ca.crt", "ca.key", "server.crt", "server.key"] {
+        std::fs::remove_file(world.dir.path().join(file)).unwrap();
+    }
+    Authority::open(world.dir.path()).unwrap().server().unwrap();
+    let target = Target { address: world.address.to_string(), credentials: world.node("n1") };
+    let _following = follow(&target, hello("n1")).await.unwrap();
+    assert_eq!(world.followers.recv().await.unwrap().node.0, "n1");
+}
