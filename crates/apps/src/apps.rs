@@ -1,0 +1,74 @@
+//! The list of apps, and what an app is.
+
+use model::{Kind, ObjectKey, PortId};
+use pipeline::{Flow, Group};
+
+use crate::sight::Sight;
+use crate::{classify, l2, neighbours, routing, spoof};
+
+/// What an app is run for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RootKind {
+    /// Every object of the kind.
+    Object(Kind),
+    /// Every port that is attached here.
+    Attached,
+    /// Once per node.
+    Here,
+}
+
+/// One thing that an app is run for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Root {
+    Object(ObjectKey),
+    Attached(PortId),
+    Here,
+}
+
+impl Root {
+    pub fn kind(self) -> RootKind {
+        match self {
+            Root::Object(key) => RootKind::Object(key.kind),
+            Root::Attached(_) => RootKind::Attached,
+            Root::Here => RootKind::Here,
+        }
+    }
+}
+
+/// What one run of an app says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Output {
+    pub flows: Vec<Flow>,
+    pub groups: Vec<Group>,
+}
+
+impl From<Vec<Flow>> for Output {
+    fn from(flows: Vec<Flow>) -> Output {
+        Output { flows, groups: Vec::new() }
+    }
+}
+
+/// A network feature.
+pub struct App {
+    pub name: &'static str,
+    /// What it is run for.
+    pub roots: &'static [RootKind],
+    /// The flows and groups that one root needs.
+    pub run: fn(&Sight, Root) -> Output,
+}
+
+/// Every app, in the order of the packet.
+pub const ALL: &[&App] = &[&classify::APP, &spoof::APP, &neighbours::APP, &routing::APP, &l2::APP];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pipeline::Table;
+
+    #[test]
+    fn every_app_owns_a_table() {
+        for app in ALL {
+            assert!(Table::ALL.iter().any(|table| table.app() == app.name), "{} has no table", app.name);
+        }
+    }
+}

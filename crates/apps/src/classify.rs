@@ -1,0 +1,100 @@
+//! Where a packet comes from, and where it leaves.
+//!
+//! A packet enters from a local port's interface or from a tunnel. Classify writes down which port and network that is, and
+//! the numbers that the rest of the pipeline needs of the port. At the other end, Receive does the same for the destination
+//! port, and Deliver hands the packet to its interface.
+
+use model::{Network, Port, owner};
+use pipeline::{Action, Flow, Header, OfPort, Priority, Reason, Table, fields::*, in_port};
+
+use crate::apps::{App, Output, Root, RootKind};
+use crate::sight::Sight;
+use crate::view::Attachment;
+
+pub const APP: App = App { name: "classify", roots: &[RootKind::Attached, RootKind::Object(model::Kind::Network), RootKind::Here], run };
+
+fn run(sight: &Sight, root: Root) -> Output {
+    let flows = match root {
+        Root::Attached(id) => match sight.live(id) {
+            Some((port, attachment, network)) => {
+                vec![from_port(sight, port, attachment, network), receive(sight, port, attachment), deliver(port, attachment)]
+            }
+            None => Vec::new(),
+        },
+        Root::Object(key) => match (sight.network(key.id), sight.here().tunnel_port) {
+            (Some(network), Some(tunnel)) => vec![from_tunnel(network, OfPort(tunnel))],
+            _ => Vec::new(),
+        },
+        Root::Here => vec![turn_back()],
+    };
+    flows.into()
+}
+
+/// A packet from `port`'s interface is from `port`, on `port`'s network.
+fn from_port(sight: &Sight, port: &Port, attachment: &Attachment, network: &Network) -> Flow {
+    Table::Classify
+        .when([in_port(attachment.ofport)])
+        .set(SRC_PORT, port.key.0)
+        .set(NETWORK, network.key.0)
+        .set(DOMAIN, sight.domain(network.id))
+        .set(RULES_ZONE, attachment.rules_zone)
+        .set(NAT_ZONE, attachment.nat_zone)
+        .set(HAIRPIN_ZONE, attachment.hairpin_zone)
+        .set(IS_MEMBER, u8::from(is_member(sight, port)))
+        .set(OWN_IDENTITY, own_identity(sight, port))
+        .goto(Table::SpoofGuard)
+        .because(key(port))
+}
+
+/// A packet from the tunnel is on the network that its VNI names.
+fn from_tunnel(network: &Network, tunnel: OfPort) -> Flow {
+    Table::Classify
+        .when([in_port(tunnel), pipeline::tun_id(network.key.0)])
+        .set(NETWORK, network.key.0)
+        .set(FROM_TUNNEL, 1u8)
+        .goto(Table::L2Lookup)
+        .because(model::ObjectKey::new(model::Kind::Network, network.id))
+}
+
+/// A packet for `port` meets `port`'s zones, domain and identity.
+fn receive(sight: &Sight, port: &Port, attachment: &Attachment) -> Flow {
+    Table::Receive
+        .when([DST_PORT.is(port.key.0)])
+        .set(DOMAIN, sight.domain(port.network))
+        .set(RULES_ZONE, attachment.rules_zone)
+        .set(NAT_ZONE, attachment.nat_zone)
+        .set(OWN_IDENTITY, own_identity(sight, port))
+        .set(TO_POD, u8::from(port.device_owner == owner::POD))
+        .goto(Table::IngressTrack)
+        .because(key(port))
+}
+
+/// A packet for `port` leaves by `port`'s interface.
+fn deliver(port: &Port, attachment: &Attachment) -> Flow {
+    Table::Deliver.when([DST_PORT.is(port.key.0)]).act(Action::Output(attachment.ofport)).because(key(port))
+}
+
+/// An answer that was made out of the question goes back where the question came from.
+fn turn_back() -> Flow {
+    Table::Deliver.when([TURN_BACK.is(1u8)]).priority(Priority::High).act(Action::OutputBack).because(Reason::Pipeline)
+}
+
+fn own_identity(sight: &Sight, port: &Port) -> u32 {
+    sight.identity(&sight.group_keys(&port.security_groups))
+}
+
+fn is_member(sight: &Sight, port: &Port) -> bool {
+    port.addresses().any(|ip| sight.any(crate::view::Index::MembersAt(ip)))
+}
+
+pub(crate) fn key(port: &Port) -> model::ObjectKey {
+    model::ObjectKey::new(model::Kind::Port, port.id)
+}
+
+/// The headers that hold the other end's IPv4 and IPv6 tunnel address.
+pub(crate) fn tunnel_header(ip: std::net::IpAddr) -> (Header, u128) {
+    match ip {
+        std::net::IpAddr::V4(ip) => (Header::TunDst, ip.to_bits().into()),
+        std::net::IpAddr::V6(ip) => (Header::TunDst6, ip.to_bits()),
+    }
+}

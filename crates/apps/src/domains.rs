@@ -1,0 +1,60 @@
+//! Routing domains: which networks reach each other through routers.
+//!
+//! A domain is a connected component of networks and routers, named by the smallest network key in it, so that the name
+//! survives restarts. Recomputed per component, when an interface or a network comes or goes: never per port.
+
+use std::collections::BTreeSet;
+
+use model::NetworkId;
+use rustc_hash::FxHashMap;
+
+/// The domain of every network.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Domains {
+    of: FxHashMap<NetworkId, u32>,
+}
+
+impl Domains {
+    pub fn of(&self, network: NetworkId) -> Option<u32> {
+        self.of.get(&network).copied()
+    }
+
+    /// Recomputes the components of `seeds`; returns the networks whose domain changed.
+    pub fn recompute(
+        &mut self,
+        seeds: &BTreeSet<NetworkId>,
+        neighbours: impl Fn(NetworkId) -> Vec<NetworkId>,
+        key: impl Fn(NetworkId) -> Option<u32>,
+    ) -> Vec<NetworkId> {
+        let mut seen = BTreeSet::new();
+        let mut changed = Vec::new();
+        for seed in seeds {
+            if seen.contains(seed) {
+                continue;
+            }
+            let component = component(*seed, &neighbours);
+            let domain = component.iter().filter_map(|network| key(*network)).min();
+            for network in &component {
+                let new = key(*network).and(domain);
+                let old = match new {
+                    Some(new) => self.of.insert(*network, new),
+                    None => self.of.remove(network),
+                };
+                if old != new {
+                    changed.push(*network);
+                }
+            }
+            seen.extend(component);
+        }
+        changed
+    }
+}
+
+fn component(seed: NetworkId, neighbours: impl Fn(NetworkId) -> Vec<NetworkId>) -> BTreeSet<NetworkId> {
+    let mut found = BTreeSet::from([seed]);
+    let mut queue = vec![seed];
+    while let Some(network) = queue.pop() {
+        queue.extend(neighbours(network).into_iter().filter(|next| found.insert(*next)));
+    }
+    found
+}

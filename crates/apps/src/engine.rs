@@ -1,0 +1,289 @@
+//! Runs apps, and re-runs just what a change concerns.
+//!
+//! The unit of work is one app for one root. A unit's run remembers what it read; a change of the view names what it
+//! touched; units that read something touched run again. The desired flows follow by difference. The full recompute is the
+//! same code with everything touched: it is the oracle for the incremental path, and what a start is.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{Kind, ObjectKey};
+use pipeline::{Conflict, Flow, FlowKey, Group, GroupId};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::apps::{App, Output, Root, RootKind};
+use crate::numbers::Numbers;
+use crate::sight::Sight;
+use crate::view::{Change, Dep, View};
+
+/// One app for one root.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+struct Unit {
+    app: u8,
+    root: Root,
+}
+
+#[derive(Default)]
+struct Ran {
+    read: Vec<Dep>,
+    flows: Vec<FlowKey>,
+    groups: Vec<GroupId>,
+}
+
+/// How the desired state differs from before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// Flows that are new or do something else now.
+    pub flows: Vec<Flow>,
+    pub removed_flows: Vec<FlowKey>,
+    pub groups: Vec<Group>,
+    pub removed_groups: Vec<GroupId>,
+}
+
+impl Delta {
+    pub fn is_empty(&self) -> bool {
+        *self == Delta::default()
+    }
+}
+
+/// How much was done so far: what a change costs is the difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Runs of an app for one root.
+    pub runs: u64,
+    /// Things that runs read.
+    pub reads: u64,
+    /// Flows and groups that runs made.
+    pub made: u64,
+}
+
+/// Keeps the desired flows equal to what the apps say of the view.
+pub struct Engine {
+    apps: &'static [&'static App],
+    view: View,
+    numbers: RefCell<Numbers>,
+    ran: FxHashMap<Unit, Ran>,
+    readers: FxHashMap<Dep, FxHashSet<Unit>>,
+    /// Who wants a flow. More than one unit may want the same; if they want different things it is a conflict, and the least
+    /// flow holds, so that every order of changes ends the same.
+    flows: FxHashMap<FlowKey, BTreeMap<Unit, Flow>>,
+    groups: FxHashMap<GroupId, BTreeMap<Unit, Group>>,
+    work: Work,
+}
+
+impl Engine {
+    /// An engine with an empty view. Nothing is desired until the first change.
+    pub fn new(apps: &'static [&'static App], numbers: Numbers) -> Engine {
+        Engine {
+            apps,
+            view: View::default(),
+            numbers: RefCell::new(numbers),
+            ran: FxHashMap::default(),
+            readers: FxHashMap::default(),
+            flows: FxHashMap::default(),
+            groups: FxHashMap::default(),
+            work: Work::default(),
+        }
+    }
+
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub fn numbers(&self) -> Numbers {
+        self.numbers.borrow().clone()
+    }
+
+    /// How many numbers have been given: they need saving when this grew.
+    pub fn numbers_given(&self) -> usize {
+        self.numbers.borrow().len()
+    }
+
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// Every desired flow.
+    pub fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.values().filter_map(|wanted| wanted.values().min())
+    }
+
+    /// Every desired group.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values().filter_map(|wanted| wanted.values().next())
+    }
+
+    /// Flows that two units want to be different: a bug in an app, or two objects that contradict each other.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
+        self.flows.values().filter_map(|wanted| {
+            let first = wanted.values().min()?;
+            let second = wanted.values().find(|flow| flow.actions != first.actions || flow.goto != first.goto)?;
+            Some(Conflict { first: Box::new(first.clone()), second: Box::new(second.clone()) })
+        })
+    }
+
+    /// Makes `changes` true in the view and the desired flows follow.
+    pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Delta {
+        let mut touched = FxHashSet::default();
+        for change in changes {
+            self.view.apply(change, &mut touched);
+        }
+        let mut units: BTreeSet<Unit> = touched.iter().filter_map(|dep| self.readers.get(dep)).flatten().copied().collect();
+        units.extend(touched.iter().flat_map(|dep| self.units_of(*dep)));
+        self.run(units)
+    }
+
+    /// The units whose root is `dep`.
+    fn units_of(&self, dep: Dep) -> Vec<Unit> {
+        let root = match dep {
+            Dep::Object(key) => Root::Object(key),
+            Dep::Attachment(port) => Root::Attached(port),
+            Dep::Here => Root::Here,
+            Dep::Index(_) | Dep::Domain(_) => return Vec::new(),
+        };
+        let is_root = |app: &&'static App| app.roots.contains(&root.kind());
+        self.apps.iter().enumerate().filter(|(_, app)| is_root(app)).map(|(app, _)| Unit { app: app as u8, root }).collect()
+    }
+
+    fn run(&mut self, units: BTreeSet<Unit>) -> Delta {
+        let mut flows: BTreeMap<FlowKey, Option<Flow>> = BTreeMap::new();
+        let mut groups: BTreeMap<GroupId, Option<Group>> = BTreeMap::new();
+        for unit in units {
+            let (read, output) = self.look(unit);
+            let old = self.ran.remove(&unit).unwrap_or_default();
+            self.reread(unit, &old.read, &read);
+            for key in &old.flows {
+                flows.entry(key.clone()).or_insert_with(|| least(&self.flows, key));
+            }
+            for id in &old.groups {
+                groups.entry(*id).or_insert_with(|| first(&self.groups, *id));
+            }
+            for flow in &output.flows {
+                flows.entry(flow.key.clone()).or_insert_with(|| least(&self.flows, &flow.key));
+            }
+            for group in &output.groups {
+                groups.entry(group.id).or_insert_with(|| first(&self.groups, group.id));
+            }
+            self.rewrite(unit, old, read, output);
+        }
+        self.difference(flows, groups)
+    }
+
+    /// Runs one unit; a root that is not there any more says nothing.
+    fn look(&mut self, unit: Unit) -> (Vec<Dep>, Output) {
+        if !self.is_there(unit.root) {
+            return Default::default();
+        }
+        let sight = Sight::new(&self.view, &self.numbers);
+        let output = (self.apps[usize::from(unit.app)].run)(&sight, unit.root);
+        let read = sight.into_read();
+        self.work.runs += 1;
+        self.work.reads += read.len() as u64;
+        self.work.made += (output.flows.len() + output.groups.len()) as u64;
+        (read, output)
+    }
+
+    fn is_there(&self, root: Root) -> bool {
+        match root {
+            Root::Object(key) => self.view.object(key).is_some(),
+            Root::Attached(port) => self.view.attachment(port).is_some(),
+            Root::Here => true,
+        }
+    }
+
+    fn reread(&mut self, unit: Unit, old: &[Dep], new: &[Dep]) {
+        for dep in old.iter().filter(|dep| new.binary_search(dep).is_err()) {
+            if let Some(units) = self.readers.get_mut(dep) {
+                units.remove(&unit);
+                if units.is_empty() {
+                    self.readers.remove(dep);
+                }
+            }
+        }
+        for dep in new.iter().filter(|dep| old.binary_search(dep).is_err()) {
+            self.readers.entry(*dep).or_default().insert(unit);
+        }
+    }
+
+    fn rewrite(&mut self, unit: Unit, old: Ran, read: Vec<Dep>, output: Output) {
+        for key in &old.flows {
+            forget(&mut self.flows, key, unit);
+        }
+        for id in &old.groups {
+            forget(&mut self.groups, id, unit);
+        }
+        let ran = Ran {
+            read,
+            flows: output.flows.iter().map(|flow| flow.key.clone()).collect(),
+            groups: output.groups.iter().map(|group| group.id).collect(),
+        };
+        for flow in output.flows {
+            debug_assert_eq!(flow.misuse(), None, "{flow}");
+            self.flows.entry(flow.key.clone()).or_default().insert(unit, flow);
+        }
+        for group in output.groups {
+            self.groups.entry(group.id).or_default().insert(unit, group);
+        }
+        if self.is_there(unit.root) {
+            self.ran.insert(unit, ran);
+        }
+    }
+
+    fn difference(&self, flows: BTreeMap<FlowKey, Option<Flow>>, groups: BTreeMap<GroupId, Option<Group>>) -> Delta {
+        let mut delta = Delta::default();
+        for (key, before) in flows {
+            match least(&self.flows, &key) {
+                after if after == before => {}
+                Some(after) => delta.flows.push(after),
+                None => delta.removed_flows.push(key),
+            }
+        }
+        for (id, before) in groups {
+            match first(&self.groups, id) {
+                after if after == before => {}
+                Some(after) => delta.groups.push(after),
+                None => delta.removed_groups.push(id),
+            }
+        }
+        delta
+    }
+
+    /// The object that `number` of a cookie stands for, among those in view.
+    pub fn object_of(&self, number: u64) -> Option<ObjectKey> {
+        self.view.objects().map(|object| object.key()).find(|key| pipeline::Reason::Object(*key).number() == number)
+    }
+
+    /// The same view computed from nothing: the oracle for the incremental path.
+    pub fn recomputed(&self) -> Engine {
+        let mut full = Engine::new(self.apps, self.numbers());
+        let mut objects: Vec<_> = self.view.objects().cloned().collect();
+        objects.sort_by_key(|object| object.key());
+        let attachments: BTreeMap<_, _> = self.view.attachments().map(|attachment| (attachment.port, *attachment)).collect();
+        let changes = objects.into_iter().map(Change::Put).chain(attachments.into_values().map(Change::Attach));
+        full.update(std::iter::once(Change::Here(self.view.here().clone())).chain(changes));
+        full
+    }
+
+    /// Kinds that some app has as a root, for a node that wants to know what it needs.
+    pub fn root_kinds(&self) -> BTreeSet<Kind> {
+        let kinds = self.apps.iter().flat_map(|app| app.roots);
+        kinds.filter_map(|root| if let RootKind::Object(kind) = root { Some(*kind) } else { None }).collect()
+    }
+}
+
+fn least(flows: &FxHashMap<FlowKey, BTreeMap<Unit, Flow>>, key: &FlowKey) -> Option<Flow> {
+    flows.get(key)?.values().min().cloned()
+}
+
+fn first(groups: &FxHashMap<GroupId, BTreeMap<Unit, Group>>, id: GroupId) -> Option<Group> {
+    groups.get(&id)?.values().next().cloned()
+}
+
+fn forget<K: std::hash::Hash + Eq, V>(wanted: &mut FxHashMap<K, BTreeMap<Unit, V>>, key: &K, unit: Unit) {
+    if let Some(units) = wanted.get_mut(key) {
+        units.remove(&unit);
+        if units.is_empty() {
+            wanted.remove(key);
+        }
+    }
+}

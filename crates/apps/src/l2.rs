@@ -1,0 +1,124 @@
+//! Switching: a packet goes where its MAC lives.
+//!
+//! Nothing is learned and nothing known is flooded: the model says where every MAC is. One flow sends a whole block to its
+//! node; a port that is an exception has a flow of its own. Broadcast and multicast go to the network's ports on this node
+//! and, once per node, to the nodes that have ports on the network, where a network floods at all. What came from a tunnel
+//! never leaves through one.
+
+use std::net::IpAddr;
+
+use model::{Block, Kind, Mac, Network, ObjectKey, Port};
+use pipeline::{Action, Flow, Header, OfPort, Priority, Punt, Reason, Table, Test, eth_dst, eth_dst_masked, fields::*};
+
+use crate::apps::{App, Output, Root, RootKind};
+use crate::classify::{key, tunnel_header};
+use crate::sight::Sight;
+use crate::view::Index;
+
+pub const APP: App = App {
+    name: "l2",
+    roots: &[RootKind::Attached, RootKind::Object(Kind::Port), RootKind::Object(Kind::Block), RootKind::Object(Kind::Network), RootKind::Here],
+    run,
+};
+
+/// Copies that one flow may make: OVS 3.1 takes 1,000 tunnel outputs in one flow and not 1,500. Ports and nodes of a network
+/// beyond it get no broadcast; unicast, ARP, ND, DHCP and router advertisements do not need it.
+pub const COPIES_MAX: usize = 900;
+
+fn run(sight: &Sight, root: Root) -> Output {
+    match root {
+        Root::Attached(id) => sight.live(id).map(|(port, _, network)| vec![to_local(port, network)]),
+        Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).and_then(|port| for_port(sight, port)),
+        Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).and_then(|block| for_block(sight, block)),
+        Root::Object(key) => sight.network(key.id).filter(|network| network.is_flooding).map(|network| flood(sight, network)),
+        Root::Here => Some(to_everybody().into_iter().chain(through_tunnel(sight)).collect()),
+    }
+    .unwrap_or_default()
+    .into()
+}
+
+fn to(network: &Network, mac: Mac) -> [Test; 2] {
+    [NETWORK.is(network.key.0), eth_dst(mac)]
+}
+
+/// A packet for the MAC of a port of this node goes to the port.
+fn to_local(port: &Port, network: &Network) -> Flow {
+    Table::L2Lookup.when(to(network, port.mac)).set(DST_PORT, port.key.0).goto(Table::Receive).because(key(port))
+}
+
+fn for_port(sight: &Sight, port: &Port) -> Option<Vec<Flow>> {
+    let network = sight.network(port.network)?;
+    if port.is_router_interface() {
+        return Some(vec![to_next_router(port, network)]);
+    }
+    let home = port.home().filter(|home| port.block.is_none() && !sight.is_here(home))?;
+    let tunnel = sight.tunnel_to(home)?;
+    Some(vec![to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port))])
+}
+
+/// A packet whose next hop is another router passes that router too.
+fn to_next_router(interface: &Port, network: &Network) -> Flow {
+    Table::L2Lookup.when(to(network, interface.mac)).act(Action::Reenter(Table::RouterMac)).because(key(interface))
+}
+
+fn for_block(sight: &Sight, block: &Block) -> Option<Vec<Flow>> {
+    let network = sight.network(block.network)?;
+    let (mac, mask) = block.mac_range();
+    let tests = vec![NETWORK.is(network.key.0), eth_dst_masked(mac, mask)];
+    let because = ObjectKey::new(Kind::Block, block.id);
+    if sight.is_here(&block.node) {
+        return Some(vec![to_nobody(tests, because)]);
+    }
+    let tunnel = sight.tunnel_to(&block.node)?;
+    Some(vec![to_node(tests, tunnel, Priority::Low, because)])
+}
+
+/// A packet for a MAC of another node leaves by the tunnel to that node.
+fn to_node(tests: Vec<Test>, tunnel: IpAddr, priority: Priority, because: ObjectKey) -> Flow {
+    let (header, bits) = tunnel_header(tunnel);
+    let tests = tests.into_iter().chain([FROM_TUNNEL.is(0u8)]);
+    Table::L2Lookup.when(tests).priority(priority).set(header, bits).goto(Table::Tunnel).because(because)
+}
+
+/// A packet for an address of a block of this node that no port has is turned away.
+fn to_nobody(tests: Vec<Test>, because: ObjectKey) -> Flow {
+    Table::L2Lookup.when(tests).priority(Priority::Low).punt(Punt::NoHost).because(because)
+}
+
+/// A broadcast or multicast packet is for everybody.
+fn to_everybody() -> Vec<Flow> {
+    let group_bit = Mac([1, 0, 0, 0, 0, 0]);
+    vec![Table::L2Lookup.when([eth_dst_masked(group_bit, group_bit)]).priority(Priority::High).goto(Table::Flood).because(Reason::Pipeline)]
+}
+
+/// A packet to everybody on `network` is copied to its ports here, and to its nodes if it comes from here.
+fn flood(sight: &Sight, network: &Network) -> Vec<Flow> {
+    let because = ObjectKey::new(Kind::Network, network.id);
+    let ports: Vec<&Port> = sight.attached_on(network.id);
+    let local = ports.iter().flat_map(|port| [Action::set(DST_PORT, port.key.0), Action::Copy(Table::Receive)]);
+    let local: Vec<Action> = local.take(2 * COPIES_MAX).collect();
+    let nodes = sight.ids(Index::NodesOn(network.id)).into_iter().filter_map(|id| sight.node(id)).filter(|node| !sight.is_here(&node.name));
+    let tunnels: Vec<IpAddr> = nodes.filter_map(|node| sight.tunnel_to(&node.name)).take(COPIES_MAX - local.len() / 2).collect();
+    let copies = sight.here().tunnel_port.map(|tunnel| copies(&tunnels, OfPort(tunnel))).unwrap_or_default();
+    let when = |from_tunnel: u8| Table::Flood.when([NETWORK.is(network.key.0), FROM_TUNNEL.is(from_tunnel)]);
+    vec![when(0).acts(copies).acts(local.clone()).because(because), when(1).acts(local).because(because)]
+}
+
+fn copies(tunnels: &[IpAddr], tunnel: OfPort) -> Vec<Action> {
+    let to = |ip: &IpAddr| {
+        let (header, bits) = tunnel_header(*ip);
+        [Action::set(header, bits), Action::Output(tunnel)]
+    };
+    let vni = (!tunnels.is_empty()).then(vni);
+    vni.into_iter().chain(tunnels.iter().flat_map(to)).collect()
+}
+
+/// A packet to another node carries its network as the VNI.
+fn through_tunnel(sight: &Sight) -> Option<Flow> {
+    let tunnel = sight.here().tunnel_port?;
+    Some(Table::Tunnel.when([]).act(vni()).act(Action::Output(OfPort(tunnel))).because(Reason::Pipeline))
+}
+
+fn vni() -> Action {
+    Action::copy_low(NETWORK, Header::TunId, 32)
+}

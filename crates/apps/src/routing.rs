@@ -1,0 +1,209 @@
+//! Distributed routing: every packet is routed where it starts.
+//!
+//! A packet for a router's MAC is the router's (RouterMac). If it is for one of the router's own addresses, the router answers
+//! the ping or refuses (RouterSelf); if its time is up, the sender is told. The longest prefix says the way (Route): out on a
+//! connected network or to a next hop. NextHop finds the MAC, computed for blocks, looked up for exceptions; the packet goes
+//! on at L2Lookup as if it had been on that network all along. If the next hop is a router, the packet re-enters there.
+//! IPv4 and IPv6 are one path (RFC 1812, RFC 8200, RFC 4443).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use model::{Block, Kind, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
+use pipeline::{
+    Action, Draft, Flow, Header, Place, Priority, Punt, Reason, Table, Test, eth_dst, fields::*, icmp_code, icmp_type, ip_dst, ipv4, ipv6,
+};
+
+use crate::apps::{App, Output, Root, RootKind};
+use crate::classify::key;
+use crate::neighbours::mac_of_block;
+use crate::sight::Sight;
+
+pub const APP: App = App {
+    name: "routing",
+    roots: &[RootKind::Object(Kind::Port), RootKind::Object(Kind::Block), RootKind::Object(Kind::Router), RootKind::Here],
+    run,
+};
+
+/// TTL of what a router itself sends (RFC 1700).
+const TTL: u8 = 64;
+
+fn run(sight: &Sight, root: Root) -> Output {
+    match root {
+        Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).map(|port| for_port(sight, port)),
+        Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).map(|block| next_hops_of_block(sight, block)),
+        Root::Object(key) => sight.router(key.id).filter(|router| router.is_admin_up).map(|router| extra_routes(sight, router)),
+        Root::Attached(_) => None,
+        Root::Here => Some([time_is_up(), no_way(), never_routed()].concat()),
+    }
+    .unwrap_or_default()
+    .into()
+}
+
+fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
+    let Some(network) = sight.network(port.network) else { return Vec::new() };
+    let router = port.router().and_then(|id| sight.router(id)).filter(|router| router.is_admin_up && port.is_admin_up);
+    let interface = router.map(|router| for_interface(sight, router, port, network)).unwrap_or_default();
+    let vip = if port.device_owner == model::owner::LOAD_BALANCER { to_vip(sight, port, network) } else { Vec::new() };
+    let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless());
+    let hops = if is_reachable { port.addresses().map(|ip| next_hop(network, port, ip)).collect() } else { Vec::new() };
+    [interface, vip, hops].concat()
+}
+
+fn for_interface(sight: &Sight, router: &Router, port: &Port, network: &Network) -> Vec<Flow> {
+    let own = port.addresses().chain([IpAddr::V6(link_local(port.mac))]).flat_map(|ip| to_router_itself(router, port, ip));
+    let subnets = port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet));
+    let connected = subnets.map(|subnet| connected(router, port, network, subnet));
+    [enter(router, port, network)].into_iter().chain(own).chain(connected).collect()
+}
+
+fn on(network: &Network) -> Test {
+    NETWORK.is(network.key.0)
+}
+
+/// A packet for a router's MAC is the router's.
+fn enter(router: &Router, interface: &Port, network: &Network) -> Flow {
+    Table::RouterMac
+        .when([on(network), eth_dst(interface.mac)])
+        .set(ROUTER, router.key.0)
+        .goto(Table::RouterSelf)
+        .because(key(interface))
+}
+
+/// A packet for a VIP on its own network has its member's address by now: the network's router takes it there, or, without
+/// a router, the member is on the same network.
+fn to_vip(sight: &Sight, vip: &Port, network: &Network) -> Vec<Flow> {
+    let routers = sight.interfaces_on(network.id).into_iter().filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up);
+    let when = || Table::RouterMac.when([on(network), eth_dst(vip.mac)]);
+    if let Some(router) = routers.min_by_key(|router| router.key) {
+        return vec![when().set(ROUTER, router.key.0).goto(Table::RouterSelf).because(key(vip))];
+    }
+    let direct = |family: Test, copy: Action| {
+        Table::RouterMac.when([on(network), eth_dst(vip.mac), family]).act(copy).goto(Table::NextHop).because(key(vip))
+    };
+    vec![direct(ipv4(), Action::copy(Header::Ipv4Dst, NEXT_HOP)), direct(ipv6(), Action::copy(Header::Ipv6Dst, NEXT_HOP6))]
+}
+
+/// A packet for the router's own address `ip`: an echo request is answered, anything else is refused.
+fn to_router_itself(router: &Router, interface: &Port, ip: IpAddr) -> Vec<Flow> {
+    let is_for = [ROUTER.is(router.key.0), ip_dst(IpNet::from(ip))];
+    let (request, reply, header) = if ip.is_ipv6() { (128u8, 129u8, Header::Icmp6Type) } else { (8, 0, Header::Icmp4Type) };
+    let echo = Table::RouterSelf
+        .when(is_for.into_iter().chain([icmp_type(ip.is_ipv6(), request), icmp_code(ip.is_ipv6(), 0)]))
+        .priority(Priority::Guard)
+        .acts(swap_addresses(ip))
+        .act(Action::copy(Header::EthSrc, Header::EthDst))
+        .set(Header::EthSrc, interface.mac.bits())
+        .set(header, reply)
+        .set(Header::Ttl, TTL)
+        .set(TURN_BACK, 1u8)
+        .goto(Table::Deliver)
+        .because(key(interface));
+    let refuse = Table::RouterSelf.when(is_for).priority(Priority::High).punt(Punt::Refused).because(key(interface));
+    vec![echo, refuse]
+}
+
+/// The router's address `ip` becomes the source, the sender the destination.
+fn swap_addresses(ip: IpAddr) -> Vec<Action> {
+    match ip {
+        IpAddr::V4(ip) => vec![Action::copy(Header::Ipv4Src, Header::Ipv4Dst), Action::set(Header::Ipv4Src, ip.to_bits())],
+        IpAddr::V6(ip) => vec![Action::copy(Header::Ipv6Src, Header::Ipv6Dst), Action::set(Header::Ipv6Src, ip.to_bits())],
+    }
+}
+
+/// A packet that a router may not forward any more comes back as an ICMP error.
+fn time_is_up() -> Vec<Flow> {
+    let last = |family: Test, ttl: u8| {
+        let ttl = Test::exact(Place::Header(Header::Ttl), ttl.into());
+        Table::RouterSelf.when([family, ttl]).punt(Punt::TimeExceeded).because(Reason::Pipeline)
+    };
+    [ipv4(), ipv6()].into_iter().flat_map(|family| [last(family, 0), last(family, 1)]).collect()
+}
+
+/// A packet to a link-local address is not routed.
+fn never_routed() -> Vec<Flow> {
+    let nets = [IpNet::new(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10), IpNet::new(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16)];
+    let drop = |net| Table::Route.when([ip_dst(net)]).priority(Priority::Prefix(128)).drop().because(Reason::Pipeline);
+    nets.into_iter().map(|net| drop(net.expect("the lengths are prefix lengths"))).collect()
+}
+
+/// A packet that no route fits, or whose next hop nobody has, comes back as an ICMP error.
+fn no_way() -> Vec<Flow> {
+    let punt = |table: Table, punt| table.when([]).priority(Priority::Fallback).punt(punt).because(Reason::Pipeline);
+    vec![punt(Table::Route, Punt::NoRoute), punt(Table::NextHop, Punt::NoHost)]
+}
+
+/// A packet that leaves the router by `interface`.
+fn leave(router: &Router, destination: IpNet, interface: &Port, network: &Network) -> Draft {
+    Table::Route
+        .when([ROUTER.is(router.key.0), ip_dst(destination)])
+        .priority(Priority::Prefix(destination.prefix_len()))
+        .act(Action::DecTtl)
+        .set(NETWORK, network.key.0)
+        .set(Header::EthSrc, interface.mac.bits())
+        .goto(Table::NextHop)
+}
+
+/// A packet to a connected subnet has its destination as the next hop.
+fn connected(router: &Router, interface: &Port, network: &Network, subnet: &Subnet) -> Flow {
+    let copy = match subnet.cidr {
+        IpNet::V4(_) => Action::copy(Header::Ipv4Dst, NEXT_HOP),
+        IpNet::V6(_) => Action::copy(Header::Ipv6Dst, NEXT_HOP6),
+    };
+    leave(router, subnet.cidr, interface, network).act(copy).because(key(interface))
+}
+
+/// Every extra route whose next hop lies on a connected subnet. Of several to one destination the first holds, and
+/// a connected subnet comes before a route to the same prefix.
+fn extra_routes(sight: &Sight, router: &Router) -> Vec<Flow> {
+    let interfaces = sight.interfaces_of(router.id);
+    let subnets_of = |port: &Port| port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet)).map(|subnet| subnet.cidr).collect::<Vec<_>>();
+    let connected: Vec<(&Port, IpNet)> = interfaces.iter().flat_map(|port| subnets_of(port).into_iter().map(|cidr| (*port, cidr))).collect();
+    let mut taken: Vec<IpNet> = connected.iter().map(|(_, cidr)| *cidr).collect();
+    let mut flows = Vec::new();
+    for route in &router.routes {
+        let way = connected.iter().find(|(_, cidr)| cidr.contains(&route.nexthop)).map(|(port, _)| *port);
+        let destination = route.destination.trunc();
+        let Some((interface, network)) = way.and_then(|port| Some((port, sight.network(port.network)?))) else { continue };
+        if !taken.contains(&destination) {
+            taken.push(destination);
+            flows.push(extra_route(router, route, interface, network));
+        }
+    }
+    flows
+}
+
+/// A packet for an extra route goes by the route's next hop.
+fn extra_route(router: &Router, route: &Route, interface: &Port, network: &Network) -> Flow {
+    let hop = match route.nexthop {
+        IpAddr::V4(ip) => Action::set(NEXT_HOP, ip.to_bits()),
+        IpAddr::V6(ip) => Action::set(NEXT_HOP6, ip.to_bits()),
+    };
+    leave(router, route.destination.trunc(), interface, network).act(hop).because(ObjectKey::new(Kind::Router, router.id))
+}
+
+/// A packet whose next hop is the exception `port` gets `port`'s MAC.
+fn next_hop(network: &Network, port: &Port, ip: IpAddr) -> Flow {
+    let (family, hop) = match ip {
+        IpAddr::V4(ip) => (ipv4(), NEXT_HOP.is(ip.to_bits())),
+        IpAddr::V6(ip) => (ipv6(), NEXT_HOP6.is(ip.to_bits())),
+    };
+    Table::NextHop.when([on(network), family, hop]).set(Header::EthDst, port.mac.bits()).goto(Table::L2Lookup).because(key(port))
+}
+
+/// A packet whose next hop lies in `block` gets the MAC that follows from the address.
+fn next_hops_of_block(sight: &Sight, block: &Block) -> Vec<Flow> {
+    let Some(network) = sight.network(block.network) else { return Vec::new() };
+    let flow = |tests: [Test; 2], mac: Vec<Action>| {
+        let tests = [on(network)].into_iter().chain(tests);
+        Table::NextHop.when(tests).priority(Priority::Low).acts(mac).goto(Table::L2Lookup).because(ObjectKey::new(Kind::Block, block.id))
+    };
+    let v4 = NEXT_HOP.is_masked(block.v4.network().to_bits().into(), block.v4.netmask().to_bits().into());
+    let v4 = flow([ipv4(), v4], mac_of_block(block, NEXT_HOP.into(), Header::EthDst, model::V6Shape::Embedded));
+    let v6 = block.v6.iter().map(|range| {
+        let (address, mask) = range.range(block.v4);
+        let test = NEXT_HOP6.is_masked(address.to_bits(), mask.to_bits());
+        flow([ipv6(), test], mac_of_block(block, NEXT_HOP6.into(), Header::EthDst, range.shape))
+    });
+    std::iter::once(v4).chain(v6).collect()
+}

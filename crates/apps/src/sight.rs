@@ -1,0 +1,162 @@
+//! What an app sees: the view, read-only, with every look remembered.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::{
+    Block, GroupKey, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId, Router, RouterId,
+    Rule, SecurityGroup, SecurityGroupId, Subnet,
+};
+use uuid::Uuid;
+
+use crate::numbers::{NumberKey, Numbers};
+use crate::view::{Attachment, Dep, Here, Index, View};
+
+/// A view that remembers what was read of it.
+pub struct Sight<'a> {
+    view: &'a View,
+    numbers: &'a RefCell<Numbers>,
+    read: RefCell<BTreeSet<Dep>>,
+}
+
+/// Reads one kind of object.
+macro_rules! readers {
+    ($($name:ident $kind:ident;)*) => {$(
+        #[doc = concat!("The ", stringify!($name), " with the id, if it is in view.")]
+        pub fn $name(&self, id: impl Into<Uuid>) -> Option<&'a $kind> {
+            self.object(ObjectKey::new(Kind::$kind, id)).and_then(|object| object.try_into().ok())
+        }
+    )*};
+}
+
+/// Reads the objects that belong to something.
+macro_rules! collections {
+    ($($(#[$doc:meta])* $name:ident $index:ident($of:ty) -> $one:ident $kind:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(&self, of: $of) -> Vec<&'a $kind> {
+            self.ids(Index::$index(of)).into_iter().filter_map(|id| self.$one(id)).collect()
+        }
+    )*};
+}
+
+impl<'a> Sight<'a> {
+    pub(crate) fn new(view: &'a View, numbers: &'a RefCell<Numbers>) -> Sight<'a> {
+        Sight { view, numbers, read: RefCell::default() }
+    }
+
+    pub(crate) fn into_read(self) -> Vec<Dep> {
+        self.read.into_inner().into_iter().collect()
+    }
+
+    fn note(&self, dep: Dep) {
+        self.read.borrow_mut().insert(dep);
+    }
+
+    fn object(&self, key: ObjectKey) -> Option<&'a Object> {
+        self.note(Dep::Object(key));
+        self.view.object(key).map(|object| &**object)
+    }
+
+    /// The members of an index, in order.
+    pub fn ids(&self, index: Index) -> Vec<Uuid> {
+        self.note(Dep::Index(index));
+        self.view.ids(index).collect()
+    }
+
+    /// True if an index has any member.
+    pub fn any(&self, index: Index) -> bool {
+        self.note(Dep::Index(index));
+        self.view.ids(index).next().is_some()
+    }
+
+    readers! {
+        node Node;
+        network Network;
+        subnet Subnet;
+        router Router;
+        security_group SecurityGroup;
+        rule Rule;
+        block Block;
+        port Port;
+        load_balancer LoadBalancer;
+        listener Listener;
+        pool Pool;
+        member Member;
+    }
+
+    collections! {
+        subnets_of SubnetsOf(NetworkId) -> subnet Subnet;
+        /// Router interfaces on a network.
+        interfaces_on InterfacesOn(NetworkId) -> port Port;
+        /// Interfaces of a router.
+        interfaces_of InterfacesOf(RouterId) -> port Port;
+        /// Ports attached here, by network.
+        attached_on AttachedOn(NetworkId) -> port Port;
+        /// Ports attached here, by security group.
+        attached_in AttachedIn(SecurityGroupId) -> port Port;
+        blocks_on BlocksOn(NetworkId) -> block Block;
+        rules_of RulesOf(SecurityGroupId) -> rule Rule;
+        balancers_on BalancersOn(NetworkId) -> load_balancer LoadBalancer;
+        listeners_of ListenersOf(model::LoadBalancerId) -> listener Listener;
+        /// Listeners whose default pool it is.
+        listeners_using ListenersUsing(model::PoolId) -> listener Listener;
+        members_of MembersOf(model::PoolId) -> member Member;
+        /// Members with the address, of any pool.
+        members_at MembersAt(IpAddr) -> member Member;
+    }
+
+    pub fn attachment(&self, port: PortId) -> Option<&'a Attachment> {
+        self.note(Dep::Attachment(port));
+        self.view.attachment(port)
+    }
+
+    pub fn here(&self) -> &'a Here {
+        self.note(Dep::Here);
+        self.view.here()
+    }
+
+    /// True if `node` is this node.
+    pub fn is_here(&self, node: &NodeName) -> bool {
+        self.here().node == *node
+    }
+
+    /// The number of the routing domain of `network`. Zero: the network is not in view.
+    pub fn domain(&self, network: NetworkId) -> u32 {
+        self.note(Dep::Domain(network));
+        self.view.domain(network).unwrap_or_default()
+    }
+
+    /// The address to which a tunnel to `node` goes, if there is a way.
+    pub fn tunnel_to(&self, node: &NodeName) -> Option<IpAddr> {
+        let here = self.here();
+        here.tunnel_port?;
+        self.node(node.id())?.reachable_from(&here.tunnel_addresses)
+    }
+
+    /// The keys of those of `groups` that are in view.
+    pub fn group_keys(&self, groups: &[SecurityGroupId]) -> BTreeSet<GroupKey> {
+        groups.iter().filter_map(|group| self.security_group(*group)).map(|group| group.key).collect()
+    }
+
+    /// The number of a set of security groups. Zero: the empty set.
+    pub fn identity(&self, groups: &BTreeSet<GroupKey>) -> u32 {
+        if groups.is_empty() {
+            return 0;
+        }
+        self.number(NumberKey::Identity(groups.iter().map(|group| group.0).collect()))
+    }
+
+    /// The number that this node gave to `key`.
+    pub fn number(&self, key: NumberKey) -> u32 {
+        self.numbers.borrow_mut().of(key)
+    }
+
+    /// An attached port that may send and receive: with its attachment and its network.
+    pub fn live(&self, port: PortId) -> Option<(&'a Port, &'a Attachment, &'a Network)> {
+        let attachment = self.attachment(port)?;
+        let port = self.port(port).filter(|port| port.is_admin_up)?;
+        let network = self.network(port.network).filter(|network| network.is_admin_up)?;
+        Some((port, attachment, network))
+    }
+}

@@ -1,0 +1,181 @@
+//! The list of tables, in the order in which a packet passes them.
+
+/// What happens to a packet that no flow of a table matches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Miss {
+    /// It is dropped.
+    Drop,
+    /// It goes on to the named table.
+    Goto(Table),
+}
+
+macro_rules! tables {
+    ($($(#[doc = $doc:literal])* $table:ident owned by $app:literal, miss $miss:expr;)*) => {
+        /// One table of the pipeline. Packets only ever move down this list.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Table { $($(#[doc = $doc])* $table),* }
+
+        impl Table {
+            pub const ALL: &'static [Table] = &[$(Table::$table),*];
+
+            /// The table's name, as it stands in OVSDB and in `ovs-ofctl --names dump-flows`.
+            pub fn name(self) -> &'static str {
+                match self { $(Table::$table => stringify!($table)),* }
+            }
+
+            /// What the table is for.
+            pub fn purpose(self) -> &'static str {
+                match self { $(Table::$table => concat!($($doc, " "),*).trim_ascii()),* }
+            }
+
+            /// The one app that writes flows of this table.
+            pub fn app(self) -> &'static str {
+                match self { $(Table::$table => $app),* }
+            }
+
+            /// What happens to a packet that no flow of the table matches.
+            pub fn miss(self) -> Miss {
+                use Miss::{Drop, Goto};
+                match self { $(Table::$table => $miss),* }
+            }
+        }
+    };
+}
+
+tables! {
+    /// Learn where the packet comes from: a local port, or a tunnel.
+    Classify owned by "classify", miss Drop;
+    /// Drop packets whose source addresses are not the port's own or its address pairs'.
+    SpoofGuard owned by "spoof", miss Drop;
+    /// Hand DHCP, DHCPv6 and router solicitations to the node.
+    Punt owned by "host_config", miss Goto(Table::Neighbours);
+    /// Answer ARP and neighbour solicitations for every address that is known.
+    Neighbours owned by "neighbours", miss Goto(Table::Hairpin);
+    /// Write the link-layer address into a neighbour advertisement made in Neighbours, and send it back.
+    NeighbourReply owned by "neighbours", miss Drop;
+    /// Look in the port's hairpin zone whether a packet to a VIP answers a connection of the port to itself.
+    Hairpin owned by "balancing", miss Goto(Table::Vip);
+    /// Send the answer to a connection of the port to itself back to the port; other packets go on.
+    HairpinReply owned by "balancing", miss Goto(Table::Vip);
+    /// Find the load balancer and listener that a packet is for, and whether its connection is known.
+    Vip owned by "balancing", miss Goto(Table::EgressTrack);
+    /// Packets of known connections go to their member; new ones to LbSelect.
+    VipState owned by "balancing", miss Drop;
+    /// Choose a member for a new connection.
+    LbSelect owned by "balancing", miss Drop;
+    /// Find packets whose chosen member is the client itself.
+    LbSelf owned by "balancing", miss Goto(Table::EgressTrack);
+    /// Give a packet to itself the VIP as its source, so that the answer comes back through the VIP.
+    LbSelfSource owned by "balancing", miss Drop;
+    /// Look up the connection in the source port's zone.
+    EgressTrack owned by "security", miss Goto(Table::RouterMac);
+    /// Let answers pass; send everything else to the rules.
+    EgressState owned by "security", miss Goto(Table::EgressRemote);
+    /// Look up the identity of the destination address.
+    EgressRemote owned by "security", miss Goto(Table::EgressRules);
+    /// The source port's egress rules.
+    EgressRules owned by "security", miss Drop;
+    /// Remember a new connection in the source port's zone.
+    EgressCommit owned by "security", miss Goto(Table::RouterMac);
+    /// Find packets that are for a router, or for a VIP on their own network.
+    RouterMac owned by "routing", miss Goto(Table::L2Lookup);
+    /// Answer what is for the router itself; turn away packets whose time is up.
+    RouterSelf owned by "routing", miss Goto(Table::Route);
+    /// Choose the way by the longest matching prefix.
+    Route owned by "routing", miss Drop;
+    /// Find the MAC of the next hop.
+    NextHop owned by "routing", miss Drop;
+    /// Choose where the packet goes by its MAC: a local port, another node, everybody, or another router.
+    L2Lookup owned by "l2", miss Drop;
+    /// Copy a broadcast or multicast packet to the network's ports and nodes.
+    Flood owned by "l2", miss Drop;
+    /// Send the packet to another node.
+    Tunnel owned by "l2", miss Drop;
+    /// Load what the rest needs to know of the destination port.
+    Receive owned by "classify", miss Drop;
+    /// Look up the connection in the destination port's zone.
+    IngressTrack owned by "security", miss Goto(Table::Unnat);
+    /// Let answers and the pod's own node pass; send everything else to the rules.
+    IngressState owned by "security", miss Goto(Table::IngressRemote);
+    /// Look up the identity of the source address.
+    IngressRemote owned by "security", miss Goto(Table::IngressRules);
+    /// The destination port's ingress rules.
+    IngressRules owned by "security", miss Drop;
+    /// Remember a new connection in the destination port's zone.
+    IngressCommit owned by "security", miss Goto(Table::Unnat);
+    /// Give an answer from a member the VIP as its source again.
+    Unnat owned by "balancing", miss Goto(Table::Deliver);
+    /// Hand the packet to a local interface.
+    Deliver owned by "classify", miss Drop;
+}
+
+impl Table {
+    /// The table's number in the half of the switch that `generation` owns.
+    pub fn number(self, generation: Generation) -> u8 {
+        generation.base() + self as u8
+    }
+
+    /// The table with `number` in either half.
+    pub fn from_number(number: u8) -> Option<(Table, Generation)> {
+        [Generation::A, Generation::B]
+            .into_iter()
+            .find_map(|generation| Table::ALL.iter().find(|table| table.number(generation) == number).map(|table| (*table, generation)))
+    }
+}
+
+/// The two halves of the switch's tables: a new pipeline is written into the free half, then table 0 turns (DESIGN).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Generation {
+    #[default]
+    A,
+    B,
+}
+
+impl Generation {
+    /// OpenFlow's first table: it only sends packets to the half in force.
+    pub const DISPATCH: u8 = 0;
+    /// Tables in each half.
+    pub const SIZE: u8 = 120;
+
+    /// The first table's number.
+    pub const fn base(self) -> u8 {
+        match self {
+            Generation::A => 1,
+            Generation::B => 1 + Generation::SIZE,
+        }
+    }
+
+    pub fn other(self) -> Generation {
+        match self {
+            Generation::A => Generation::B,
+            Generation::B => Generation::A,
+        }
+    }
+}
+
+const _: () = assert!(Table::ALL.len() <= Generation::SIZE as usize, "a half of the switch holds 120 tables");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_miss_goes_down() {
+        for table in Table::ALL {
+            if let Miss::Goto(next) = table.miss() {
+                assert!(next > *table, "{table:?} misses to {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_leads_back_to_its_table() {
+        for table in Table::ALL {
+            for generation in [Generation::A, Generation::B] {
+                assert_eq!(Table::from_number(table.number(generation)), Some((*table, generation)));
+            }
+        }
+        assert_eq!(Table::from_number(Generation::DISPATCH), None);
+    }
+}
