@@ -19,6 +19,11 @@ impl<K: Ord + Clone> Index<K> {
         self.0.range((key.clone(), Uuid::nil())..=(key, Uuid::max())).map(|(_, id)| *id)
     }
 
+    /// True if a key from `first` to `last` has an id.
+    pub(super) fn has_between(&self, first: K, last: K) -> bool {
+        self.0.range((first, Uuid::nil())..=(last, Uuid::max())).next().is_some()
+    }
+
     /// The place of `key`, to enter or to leave it.
     pub(super) fn at(&mut self, key: K) -> At<'_, K> {
         At { index: self, key }

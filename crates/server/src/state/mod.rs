@@ -193,6 +193,11 @@ impl State {
         self.indexes.ports_by_ip.of((network, ip)).find_map(|id| self.get(id))
     }
 
+    /// True if a port of the network has an address from `first` to `last`.
+    pub fn has_port_between(&self, network: NetworkId, first: IpAddr, last: IpAddr) -> bool {
+        self.indexes.ports_by_ip.has_between((network, first), (network, last))
+    }
+
     /// The port of the network that has this MAC.
     pub fn port_by_mac(&self, network: NetworkId, mac: Mac) -> Option<&Port> {
         self.indexes.ports_by_mac.of((network, mac)).find_map(|id| self.get(id))

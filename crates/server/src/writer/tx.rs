@@ -7,6 +7,7 @@ use jiff::{Timestamp, Unit};
 use model::{Object, ObjectKey, Revision};
 use store::{Change, DecodeError, Op, Snapshot, StoreError};
 
+use crate::ipam::{self, Spaces};
 use crate::keys::{self, LastKeys};
 use crate::state::State;
 
@@ -16,6 +17,7 @@ use crate::state::State;
 pub(crate) struct Work {
     state: State,
     keys: LastKeys,
+    spaces: Spaces,
     touched: OrdSet<ObjectKey>,
 }
 
@@ -30,11 +32,11 @@ impl Work {
     }
 
     fn load_record(&mut self, name: &str, bytes: &[u8]) -> Result<(), DecodeError> {
-        match name {
-            keys::RECORD => self.keys = store::decode_record(name, bytes)?,
-            _ => return Err(DecodeError::Key(name.to_string())),
+        if name == keys::RECORD {
+            self.keys = store::decode_record(name, bytes)?;
+            return Ok(());
         }
-        Ok(())
+        self.spaces.load(name, bytes)?.then_some(()).ok_or_else(|| DecodeError::Key(name.to_string()))
     }
 
     pub(super) fn state(&self) -> &State {
@@ -44,6 +46,7 @@ impl Work {
     pub(super) fn committed(&mut self, revision: Revision) {
         self.state.set_revision(revision);
         self.touched = OrdSet::new();
+        self.spaces.committed();
     }
 
     /// What is different from `durable`: as changes to tell and as operations to store.
@@ -53,6 +56,7 @@ impl Work {
         if self.keys != durable.keys {
             ops.push(Op::PutRecord(keys::RECORD.into(), store::encode_record(&self.keys)));
         }
+        ops.extend(self.spaces.ops_since(&durable.spaces));
         (changes, ops)
     }
 
@@ -95,17 +99,43 @@ impl<'a> Tx<'a> {
         self.now.round(Unit::Second).unwrap_or(self.now).to_string()
     }
 
-    /// Puts an object in, in place of the one with its key.
+    /// Puts an object in, in place of the one with its key. A port's addresses are taken and freed with it; its `block` is
+    /// unset when the port does not follow from it (any more).
     pub fn put(&mut self, object: impl Into<Object>) {
-        let object = Arc::new(object.into());
-        self.work.touched.insert(object.key());
-        self.work.state.put(object);
+        let object = match object.into() {
+            Object::Port(port) => Object::Port(ipam::settled(self.state(), port)),
+            other => other,
+        };
+        self.change(object.key(), Some(Arc::new(object)));
     }
 
-    /// Takes an object away; none with this key is no error.
+    /// Takes an object away; none with this key is no error. A port's addresses are freed with it, and with a subnet the
+    /// blocks in it.
     pub fn delete(&mut self, key: ObjectKey) {
+        if let Some(Object::Subnet(subnet)) = self.state().object(key).map(|object| (**object).clone()) {
+            let (gone, changed) = ipam::without_subnet(self.state(), &subnet);
+            gone.into_iter().for_each(|block| self.change(Object::Block(block).key(), None));
+            changed.into_iter().for_each(|block| self.put(block));
+        }
+        self.change(key, None);
+    }
+
+    fn change(&mut self, key: ObjectKey, after: Option<Arc<Object>>) {
+        let before = self.state().object(key).cloned();
+        ipam::changed(&self.work.state, &mut self.work.spaces, self.now, before.as_deref(), after.as_deref());
         self.work.touched.insert(key);
-        self.work.state.remove(key);
+        match after {
+            Some(object) => self.work.state.put(object),
+            None => self.work.state.remove(key),
+        };
+    }
+
+    pub(crate) fn spaces(&self) -> &Spaces {
+        &self.work.spaces
+    }
+
+    pub(crate) fn spaces_mut(&mut self) -> &mut Spaces {
+        &mut self.work.spaces
     }
 
     pub(crate) fn keys_and_state(&mut self) -> (&mut LastKeys, &State) {

@@ -1,0 +1,222 @@
+//! What was used and is free again, per subnet and per block: first freed, first reused, and never within the quarantine.
+//!
+//! A free address is either *never used* (at or after the cursor of its subnet, and not in the queue) or in the queue. The
+//! queue is stored in chunks of [`CHUNK`] entries, so that freeing one address rewrites a few kilobytes and freeing a
+//! thousand rewrites few records.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use imbl::{OrdMap, OrdSet};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use store::{DecodeError, Op, decode_record, encode_record};
+use uuid::Uuid;
+
+/// A freed address is not used again for so long: caches of it (ARP, ND, conntrack) have gone by then.
+pub const QUARANTINE_SECS: i64 = 30;
+/// Entries of the queue in one record.
+const CHUNK: u64 = 64;
+/// Entries of a queue. The oldest are forgotten beyond that, once their quarantine is over.
+pub const FREED_MAX: usize = 65_536;
+/// The first part of the records' names.
+const PREFIX: &str = "space/";
+
+/// One freed address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Freed {
+    ip: IpAddr,
+    /// When, in milliseconds since 1970.
+    at: i64,
+}
+
+impl Freed {
+    /// A clock that was set back must not lock addresses away: times in the future are no quarantine.
+    fn is_quarantined(self, now: Timestamp) -> bool {
+        (self.at..self.at + QUARANTINE_SECS * 1000).contains(&now.as_millisecond())
+    }
+}
+
+/// What is remembered of one subnet or one block.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Space {
+    head: Head,
+    queue: OrdMap<u64, Freed>,
+    places: OrdMap<IpAddr, u64>,
+}
+
+/// The record of a space besides its queue.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Head {
+    /// The pools for which `next` holds.
+    pools: Vec<(IpAddr, IpAddr)>,
+    /// Every address of the pools below is used or in the queue, or in a block.
+    next: Option<IpAddr>,
+}
+
+impl Space {
+    /// Where to look for an address that was never used.
+    pub(super) fn next(&self, pools: &[(IpAddr, IpAddr)]) -> Option<IpAddr> {
+        self.head.next.filter(|_| self.head.pools == pools)
+    }
+
+    pub(super) fn is_queued(&self, ip: IpAddr) -> bool {
+        self.places.contains_key(&ip)
+    }
+
+    /// The freed addresses that may be used again, first freed first.
+    pub(super) fn reusable(&self, now: Timestamp) -> impl Iterator<Item = IpAddr> {
+        self.queue.values().filter(move |freed| !freed.is_quarantined(now)).map(|freed| freed.ip)
+    }
+
+    /// True if an address of the range is in quarantine.
+    pub(super) fn is_quarantined(&self, range: (IpAddr, IpAddr), now: Timestamp) -> bool {
+        self.queued(range).any(|(_, place)| self.queue.get(place).is_some_and(|freed| freed.is_quarantined(now)))
+    }
+
+    /// True if an address of the range was used before.
+    pub(super) fn has_queued(&self, range: (IpAddr, IpAddr)) -> bool {
+        self.queued(range).next().is_some()
+    }
+
+    fn queued(&self, (first, last): (IpAddr, IpAddr)) -> impl Iterator<Item = (&IpAddr, &u64)> {
+        self.places.range(first..=last)
+    }
+
+    /// True if nothing is in quarantine.
+    pub(super) fn is_quiet(&self, now: Timestamp) -> bool {
+        !self.queue.values().any(|freed| freed.is_quarantined(now))
+    }
+}
+
+/// All spaces, and which records must be written again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spaces {
+    spaces: OrdMap<Uuid, Space>,
+    touched: OrdSet<(Uuid, Option<u64>)>,
+}
+
+impl Spaces {
+    /// The space of a subnet or block.
+    pub(super) fn of(&self, id: Uuid) -> Space {
+        self.spaces.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// Remembers where the search for a never used address of `pools` goes on.
+    pub(super) fn set_next(&mut self, id: Uuid, pools: &[(IpAddr, IpAddr)], next: Option<IpAddr>) {
+        let head = Head { pools: pools.to_vec(), next };
+        let space = self.spaces.entry(id).or_default();
+        if space.head != head {
+            space.head = head;
+            self.touched.insert((id, None));
+        }
+    }
+
+    /// The search starts at `ip` again, if it had got further.
+    pub(super) fn lower_next(&mut self, id: Uuid, ip: IpAddr) {
+        let space = self.spaces.entry(id).or_default();
+        if space.head.next.is_some_and(|next| next > ip) {
+            space.head.next = Some(ip);
+            self.touched.insert((id, None));
+        }
+    }
+
+    /// Appends a freed address to the queue.
+    pub(super) fn push(&mut self, id: Uuid, ip: IpAddr, now: Timestamp) {
+        self.append(id, Freed { ip, at: now.as_millisecond() });
+        let space = self.spaces.entry(id).or_default();
+        if space.queue.len() > FREED_MAX
+            && let Some(oldest) = space.queue.values().next().filter(|freed| !freed.is_quarantined(now)).map(|freed| freed.ip)
+        {
+            self.take(id, oldest);
+            self.lower_next(id, oldest);
+        }
+    }
+
+    fn append(&mut self, id: Uuid, freed: Freed) {
+        self.take(id, freed.ip);
+        let space = self.spaces.entry(id).or_default();
+        let place = space.queue.keys().next_back().map_or(0, |last| last + 1);
+        space.queue.insert(place, freed);
+        space.places.insert(freed.ip, place);
+        self.touched.insert((id, Some(place / CHUNK)));
+    }
+
+    /// Takes an address out of the queue, if it is there.
+    pub(super) fn take(&mut self, id: Uuid, ip: IpAddr) {
+        let Some(space) = self.spaces.get_mut(&id) else { return };
+        if let Some(place) = space.places.remove(&ip) {
+            space.queue.remove(&place);
+            self.touched.insert((id, Some(place / CHUNK)));
+        }
+    }
+
+    /// Takes the addresses of a range out of the queue.
+    pub(super) fn take_range(&mut self, id: Uuid, range: (IpAddr, IpAddr)) {
+        let ips: Vec<IpAddr> = self.of(id).queued(range).map(|(ip, _)| *ip).collect();
+        ips.into_iter().for_each(|ip| self.take(id, ip));
+    }
+
+    /// Moves the queue of a space to the end of another's.
+    pub(super) fn move_queue(&mut self, from: Uuid, to: Uuid) {
+        let space = self.of(from);
+        space.queue.values().for_each(|freed| self.append(to, *freed));
+        self.forget(from);
+    }
+
+    /// Forgets a space.
+    pub(super) fn forget(&mut self, id: Uuid) {
+        let Some(space) = self.spaces.remove(&id) else { return };
+        self.touched.insert((id, None));
+        let chunks: BTreeSet<u64> = space.queue.keys().map(|place| place / CHUNK).collect();
+        chunks.into_iter().for_each(|chunk| {
+            self.touched.insert((id, Some(chunk)));
+        });
+    }
+
+    /// What must be stored so that `durable` becomes this.
+    pub(crate) fn ops_since(&self, durable: &Spaces) -> Vec<Op> {
+        self.touched.iter().filter_map(|part| self.op_since(durable, *part)).collect()
+    }
+
+    fn op_since(&self, durable: &Spaces, part: (Uuid, Option<u64>)) -> Option<Op> {
+        let (before, after) = (durable.record(part), self.record(part));
+        let name = record_name(part);
+        (before != after).then(|| after.map_or(Op::DeleteRecord(name.clone()), |bytes| Op::PutRecord(name, bytes)))
+    }
+
+    pub(crate) fn committed(&mut self) {
+        self.touched = OrdSet::new();
+    }
+
+    fn record(&self, (id, chunk): (Uuid, Option<u64>)) -> Option<Vec<u8>> {
+        let space = self.spaces.get(&id)?;
+        let Some(chunk) = chunk else {
+            return (space.head != Head::default()).then(|| encode_record(&space.head));
+        };
+        let entries: Vec<(u64, Freed)> =
+            space.queue.range(chunk * CHUNK..(chunk + 1) * CHUNK).map(|(place, freed)| (*place, *freed)).collect();
+        (!entries.is_empty()).then(|| encode_record(&entries))
+    }
+
+    /// Reads back what a record holds. False: the name is not one of these records'.
+    pub(crate) fn load(&mut self, name: &str, bytes: &[u8]) -> Result<bool, DecodeError> {
+        let Some(rest) = name.strip_prefix(PREFIX) else { return Ok(false) };
+        let (id, is_chunk) = rest.split_once('/').map_or((rest, false), |(id, _)| (id, true));
+        let id = Uuid::parse_str(id).map_err(|_| DecodeError::Key(name.to_string()))?;
+        let space = self.spaces.entry(id).or_default();
+        if !is_chunk {
+            space.head = decode_record(name, bytes)?;
+            return Ok(true);
+        }
+        for (place, freed) in decode_record::<Vec<(u64, Freed)>>(name, bytes)? {
+            space.places.insert(freed.ip, place);
+            space.queue.insert(place, freed);
+        }
+        Ok(true)
+    }
+}
+
+fn record_name((id, chunk): (Uuid, Option<u64>)) -> String {
+    chunk.map_or_else(|| format!("{PREFIX}{id}"), |chunk| format!("{PREFIX}{id}/{chunk}"))
+}
