@@ -1,1 +1,4 @@
-//! Empty so far.
+//! The node: makes this machine's Open vSwitch equal to the node's view.
+
+pub mod bridge;
+pub mod translate;
