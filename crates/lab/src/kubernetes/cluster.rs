@@ -1,0 +1,415 @@
+//! The control plane on one host, and the cluster's workers.
+//!
+//! etcd, kube-apiserver, controller manager and scheduler are ordinary processes of the host; who may do what is
+//! decided by RBAC and client certificates, as in production. The controller manager allocates no pod ranges: addresses
+//! are the network's business. Starting overlaps what can overlap, so that three workers and the control plane are up
+//! about when the API server is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::command::{self, Output, TOOL};
+use crate::error::{LabError, Result};
+use crate::host::Host;
+use crate::kubernetes::api::Api;
+use crate::kubernetes::images::Images;
+use crate::kubernetes::pki::{Authority, service_account_keys};
+use crate::kubernetes::programs::Programs;
+use crate::kubernetes::worker::Worker;
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::state::write_whole;
+use crate::wait;
+
+/// Where the API server listens.
+const PORT: u16 = 6443;
+/// How long the API server may take to be ready on a busy machine.
+const READY: Duration = Duration::from_secs(60);
+/// How long a node may take to register after that.
+const REGISTERED: Duration = Duration::from_secs(60);
+/// The user that everything is allowed to.
+const ADMIN: &str = "admin";
+/// The processes of the control plane.
+const PARTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/// What a user of the lab may want to be different.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The IPv4 range of Services.
+    pub services_v4: String,
+    /// The IPv6 range of Services, at most 20 bits long.
+    pub services_v6: String,
+    /// The address of the DNS Service, told to kubelets.
+    pub dns: String,
+    /// Further arguments for kube-apiserver.
+    pub apiserver_args: Vec<String>,
+    /// Further arguments for kubelets.
+    pub kubelet_args: Vec<String>,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        ClusterOptions {
+            services_v4: "10.96.0.0/16".into(),
+            services_v6: "fd00:96::/112".into(),
+            dns: "10.96.0.10".into(),
+            apiserver_args: Vec::new(),
+            kubelet_args: Vec::new(),
+        }
+    }
+}
+
+/// A Kubernetes cluster on hosts of the lab.
+pub struct Cluster {
+    pub(super) host: Host,
+    pub(super) dir: PathBuf,
+    pub(super) programs: Programs,
+    pub(super) options: ClusterOptions,
+    pub(super) group: String,
+    api: Api,
+    processes: Vec<Process>,
+    workers: Vec<Worker>,
+    images: Images,
+}
+
+impl Cluster {
+    /// Start a control plane on `control` and a worker on each of `workers`, with the usual options. It returns when the API
+    /// server is ready and every worker's kubelet is started; [`Cluster::wait_registered`] waits for the nodes.
+    pub fn start(control: &Host, workers: &[Host], programs: &Programs, images: &Images) -> Result<Cluster> {
+        Self::start_with(control, workers, programs, images, ClusterOptions::default())
+    }
+
+    /// As [`Cluster::start`], with options.
+    pub fn start_with(
+        control: &Host,
+        workers: &[Host],
+        programs: &Programs,
+        images: &Images,
+        options: ClusterOptions,
+    ) -> Result<Cluster> {
+        let mut cluster = Self::around(control, programs, images, options)?;
+        control.lab().record(|state| state.cgroups.push(cluster.group.clone()))?;
+        cluster.start_store_and_api()?;
+        let started = cluster.start_runtimes(workers);
+        cluster.wait_ready()?;
+        cluster.start_controllers()?;
+        for mut worker in started? {
+            worker.start_kubelet(&cluster)?;
+            cluster.workers.push(worker);
+        }
+        Ok(cluster)
+    }
+
+    fn around(control: &Host, programs: &Programs, images: &Images, options: ClusterOptions) -> Result<Cluster> {
+        let dir = control.folder("kubernetes")?;
+        let pki = dir.join("pki");
+        let authority = Authority::open(&pki, "ca")?;
+        let identity = authority.client(ADMIN, ADMIN, Some("system:masters"))?;
+        let server = SocketAddr::new(IpAddr::V4(control.ipv4()), PORT);
+        let api = Api::new(control.netns(), server, &authority.certificate(), &identity)?;
+        let cluster = Cluster {
+            host: control.clone(),
+            dir,
+            programs: programs.clone(),
+            options,
+            group: format!("ladon-{}", control.lab().name),
+            api,
+            processes: Vec::new(),
+            workers: Vec::new(),
+            images: images.clone(),
+        };
+        cluster.kubeconfig(ADMIN, Some("system:masters"))?;
+        Ok(cluster)
+    }
+
+    /// The cluster that a kept lab runs, with the workers among `workers`. Its options are taken to be the usual ones.
+    pub fn adopt(lab: &Lab, control: &Host, workers: &[Host], programs: &Programs, images: &Images) -> Result<Cluster> {
+        let mut cluster = Self::around(control, programs, images, ClusterOptions::default())?;
+        for part in PARTS {
+            let name = format!("{}-{part}", control.name());
+            let process = lab.process(&name).ok_or_else(|| LabError::Unfit(format!("the lab has no process {name}")))?;
+            cluster.processes.push(process);
+        }
+        for host in workers {
+            cluster.workers.push(Worker::adopt(lab, host)?);
+        }
+        Ok(cluster)
+    }
+
+    fn start_store_and_api(&mut self) -> Result<()> {
+        let pki = self.dir.join("pki");
+        let authority = Authority::open(&pki, "ca")?;
+        authority.server("apiserver", &self.server_names()?)?;
+        Authority::open(&pki, "front-proxy-ca")?.client("front-proxy", "front-proxy-client", None)?;
+        service_account_keys(&pki)?;
+        self.spawn("etcd", Command::new("etcd").args(self.etcd_args()))?;
+        let args = self.apiserver_args();
+        self.spawn("kube-apiserver", Command::new(self.programs.path("kube-apiserver")?).args(args))
+    }
+
+    /// The API server's certificate names its own address and the first of the Service range.
+    fn server_names(&self) -> Result<Vec<String>> {
+        let first = |range: &str| -> Result<String> {
+            let network = range.split('/').next().unwrap_or_default();
+            let address: IpAddr = network.parse().map_err(|_| LabError::Unfit(format!("{range} is no Service range")))?;
+            Ok(match address {
+                IpAddr::V4(address) => IpAddr::V4((u32::from(address) + 1).into()),
+                IpAddr::V6(address) => IpAddr::V6((u128::from(address) + 1).into()),
+            }
+            .to_string())
+        };
+        let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
+        let addresses = [self.host.ipv4().to_string(), self.host.ipv6().to_string(), "127.0.0.1".into()];
+        let services = [first(&self.options.services_v4)?, first(&self.options.services_v6)?];
+        Ok(names.map(String::from).into_iter().chain(addresses).chain(services).collect())
+    }
+
+    fn etcd_args(&self) -> Vec<String> {
+        vec![
+            format!("--data-dir={}", self.dir.join("etcd").display()),
+            "--listen-client-urls=http://127.0.0.1:2379".into(),
+            "--advertise-client-urls=http://127.0.0.1:2379".into(),
+            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            // The lab's data need not survive the machine.
+            "--unsafe-no-fsync".into(),
+        ]
+    }
+
+    fn apiserver_args(&self) -> Vec<String> {
+        let pki = |name: &str| self.dir.join("pki").join(name).display().to_string();
+        let mut args = vec![
+            "--etcd-servers=http://127.0.0.1:2379".into(),
+            format!("--bind-address={}", self.host.ipv4()),
+            format!("--advertise-address={}", self.host.ipv4()),
+            format!("--secure-port={PORT}"),
+            format!("--tls-cert-file={}", pki("apiserver.crt")),
+            format!("--tls-private-key-file={}", pki("apiserver.key")),
+            format!("--cert-dir={}", pki("")),
+            format!("--client-ca-file={}", pki("ca.crt")),
+            "--authorization-mode=Node,RBAC".into(),
+            "--allow-privileged".into(),
+            format!("--service-cluster-ip-range={},{}", self.options.services_v4, self.options.services_v6),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            format!("--service-account-key-file={}", pki("sa.pub")),
+            format!("--service-account-signing-key-file={}", pki("sa.key")),
+            format!("--requestheader-client-ca-file={}", pki("front-proxy-ca.crt")),
+            "--requestheader-allowed-names=front-proxy-client".into(),
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+            "--requestheader-group-headers=X-Remote-Group".into(),
+            "--requestheader-username-headers=X-Remote-User".into(),
+            format!("--proxy-client-cert-file={}", pki("front-proxy.crt")),
+            format!("--proxy-client-key-file={}", pki("front-proxy.key")),
+            "--kubelet-preferred-address-types=InternalIP".into(),
+            "--profiling=false".into(),
+        ];
+        args.extend(self.options.apiserver_args.clone());
+        args
+    }
+
+    fn start_runtimes(&self, hosts: &[Host]) -> Result<Vec<Worker>> {
+        let images = &self.images;
+        std::thread::scope(|scope| {
+            let starting: Vec<_> =
+                hosts.iter().map(|host| scope.spawn(move || Worker::start_runtime(host, images))).collect();
+            starting.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    }
+
+    fn start_controllers(&mut self) -> Result<()> {
+        let manager = self.kubeconfig("system:kube-controller-manager", None)?;
+        let scheduler = self.kubeconfig("system:kube-scheduler", None)?;
+        let args = [self.common_args(&manager), self.manager_args()].concat();
+        self.spawn("kube-controller-manager", Command::new(self.programs.path("kube-controller-manager")?).args(args))?;
+        let args = self.common_args(&scheduler);
+        self.spawn("kube-scheduler", Command::new(self.programs.path("kube-scheduler")?).args(args))
+    }
+
+    fn common_args(&self, kubeconfig: &Path) -> Vec<String> {
+        let config = kubeconfig.display();
+        vec![
+            format!("--kubeconfig={config}"),
+            format!("--authentication-kubeconfig={config}"),
+            format!("--authorization-kubeconfig={config}"),
+            "--leader-elect=false".into(),
+            "--bind-address=127.0.0.1".into(),
+        ]
+    }
+
+    fn manager_args(&self) -> Vec<String> {
+        let pki = |name: &str| self.dir.join("pki").join(name).display().to_string();
+        vec![
+            "--use-service-account-credentials".into(),
+            format!("--service-account-private-key-file={}", pki("sa.key")),
+            format!("--root-ca-file={}", pki("ca.crt")),
+            "--allocate-node-cidrs=false".into(),
+        ]
+    }
+
+    fn spawn(&mut self, name: &str, command: &Command) -> Result<()> {
+        let process = self.host.spawn(name, command)?;
+        self.processes.push(process);
+        Ok(())
+    }
+
+    /// Wait until the API server says that it is ready.
+    pub fn wait_ready(&self) -> Result<()> {
+        let server = self.process("kube-apiserver")?;
+        server.wait_until("the API server to be ready", READY, || match self.api.get("/readyz") {
+            Ok(response) if response.is_success() => Ok(Some(())),
+            Ok(response) => Err(format!("status {}: {}", response.status, response.body)),
+            Err(error) => Err(crate::error::chain(&error)),
+        })
+    }
+
+    /// Start one more worker. It returns when its kubelet is started.
+    pub fn add_worker(&mut self, host: &Host) -> Result<&Worker> {
+        let mut worker = Worker::start_runtime(host, &self.images)?;
+        worker.start_kubelet(self)?;
+        self.workers.push(worker);
+        Ok(self.workers.last().expect("one was pushed"))
+    }
+
+    /// Wait until every worker is a Node. Without a network they are NotReady.
+    pub fn wait_registered(&self) -> Result<()> {
+        self.workers.iter().try_for_each(|worker| self.wait_node(worker, "registered", |_| true))
+    }
+
+    /// Wait until every worker is a Node that is Ready, which needs a CNI configuration.
+    pub fn wait_nodes_ready(&self) -> Result<()> {
+        self.workers.iter().try_for_each(|worker| self.wait_node(worker, "Ready", is_ready))
+    }
+
+    fn wait_node(&self, worker: &Worker, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        let name = worker.name();
+        let path = format!("/api/v1/nodes/{name}");
+        worker.kubelet()?.wait_until(&format!("node {name} to be {what}"), REGISTERED, || {
+            let node = self.api.get(&path).map_err(|error| crate::error::chain(&error))?;
+            match holds(&node.json()) && node.is_success() {
+                true => Ok(Some(())),
+                false => Err(format!("{} {}", node.status, conditions(&node.json()))),
+            }
+        })
+    }
+
+    /// The control plane's host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The API server, as the administrator.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Its URL.
+    pub fn server(&self) -> String {
+        format!("https://{}:{PORT}", self.host.ipv4())
+    }
+
+    /// The certificate authority that signed the API server's certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.dir.join("pki/ca.crt")
+    }
+
+    /// The options that it runs with.
+    pub fn options(&self) -> &ClusterOptions {
+        &self.options
+    }
+
+    /// The workers, in the order in which they were added.
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// The worker on the host of this name.
+    pub fn worker(&self, name: &str) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.name() == name)
+    }
+
+    /// One of `etcd`, `kube-apiserver`, `kube-controller-manager` and `kube-scheduler`.
+    pub fn process(&self, part: &str) -> Result<&Process> {
+        let name = format!("{}-{part}", self.host.name());
+        let found = self.processes.iter().find(|process| process.name() == name);
+        found.ok_or_else(|| LabError::Unfit(format!("the control plane has no process {part}")))
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.config_path(ADMIN)
+    }
+
+    /// A kubeconfig for a user in a group, with a certificate of its own. What it may do, RBAC says.
+    pub fn kubeconfig(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
+        let path = self.config_path(user);
+        let authority = Authority::open(&self.dir.join("pki"), "ca")?;
+        let identity = authority.client(&file_name(user), user, group)?;
+        let config = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "lab", "cluster": {"server": self.server(), "certificate-authority": authority.certificate()}}],
+            "users": [{"name": user, "user": {"client-certificate": identity.certificate, "client-key": identity.key}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+            "current-context": "lab",
+        });
+        write_whole(&path, config.to_string().as_bytes())?;
+        Ok(path)
+    }
+
+    fn config_path(&self, user: &str) -> PathBuf {
+        self.dir.join(format!("{}.conf", file_name(user)))
+    }
+
+    /// A `kubectl` command as the administrator, on the control plane's host.
+    pub fn kubectl_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.host.command(&self.programs.path("kubectl")?.to_string_lossy());
+        command.arg("--kubeconfig").arg(self.admin_kubeconfig()).args(args);
+        // Discovery is cached below HOME; the lab's belongs to the lab.
+        command.env("HOME", &self.dir);
+        Ok(command)
+    }
+
+    /// Run `kubectl` as the administrator and give what it printed.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_output(args, TOOL)?.ok()
+    }
+
+    /// Run `kubectl` as the administrator, with a deadline, and give everything about how it ended.
+    pub fn kubectl_output(&self, args: &[&str], deadline: Duration) -> Result<Output> {
+        command::run(&mut self.kubectl_command(args)?, deadline)
+    }
+
+    /// Apply manifests, YAML or JSON.
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        command::run_with_input(&mut self.kubectl_command(&["apply", "-f", "-"])?, manifests, TOOL)?.ok()
+    }
+
+    /// Wait until `holds` is true of the object at an API path; the error shows its last status.
+    pub fn wait_for(&self, what: &str, path: &str, deadline: Duration, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait::until(what, deadline, || {
+            let response = self.api.get(path).map_err(|error| crate::error::chain(&error))?;
+            let object = response.json();
+            match response.is_success() && holds(&object) {
+                true => Ok(Some(object)),
+                false => Err(format!("{} {}", response.status, object["status"])),
+            }
+        })
+    }
+}
+
+fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+fn conditions(node: &Value) -> String {
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.map(|one| format!("{}={} {}; ", one["type"], one["status"], one["message"])).collect()
+}
+
+fn file_name(user: &str) -> String {
+    user.replace([':', '/'], "-")
+}

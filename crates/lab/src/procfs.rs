@@ -1,0 +1,155 @@
+//! Processes as /proc shows them, named so that a reused number is never mistaken for the old process.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::wait;
+
+/// How long a process may take to be gone after SIGKILL.
+const DEATH: Duration = Duration::from_secs(20);
+
+/// A process: its number and, in clock ticks since boot, when it started.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub pid: i32,
+    pub started: u64,
+}
+
+/// What /proc/PID/stat says.
+struct Stat {
+    state: char,
+    parent: i32,
+    started: u64,
+}
+
+impl ProcessId {
+    /// The process that has this number now.
+    pub fn now(pid: i32) -> Option<Self> {
+        stat(pid).map(|stat| ProcessId { pid, started: stat.started })
+    }
+
+    /// This very process.
+    pub fn this() -> Self {
+        let pid = std::process::id() as i32;
+        Self::now(pid).unwrap_or(ProcessId { pid, started: 0 })
+    }
+
+    /// It runs: not gone, not replaced by another of its number, not a zombie.
+    pub fn is_running(self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// Send it a signal, unless it is gone.
+    pub fn signal(self, signal: Signal) {
+        if self.is_running() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name in parentheses may hold anything, so fields are counted from the last one.
+fn parse_stat(line: &str) -> Option<Stat> {
+    let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// Every process of the machine with its parent's number.
+fn all() -> Vec<(ProcessId, i32)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter_map(|pid| stat(pid).map(|stat| (ProcessId { pid, started: stat.started }, stat.parent)))
+        .collect()
+}
+
+/// The processes of which `is_member` is true and everything they started, without this process and its ancestors.
+pub fn family(is_member: impl Fn(ProcessId) -> bool) -> Vec<ProcessId> {
+    let everyone = all();
+    let spared = ancestors(&everyone, std::process::id() as i32);
+    let mut members: HashSet<i32> =
+        everyone.iter().filter(|(id, _)| is_member(*id)).map(|(id, _)| id.pid).filter(|pid| !spared.contains(pid)).collect();
+    loop {
+        let before = members.len();
+        let children: Vec<i32> =
+            everyone.iter().filter(|(_, parent)| members.contains(parent)).map(|(id, _)| id.pid).collect();
+        members.extend(children.into_iter().filter(|pid| !spared.contains(pid)));
+        if members.len() == before {
+            break;
+        }
+    }
+    everyone.into_iter().map(|(id, _)| id).filter(|id| members.contains(&id.pid) && id.is_running()).collect()
+}
+
+fn ancestors(everyone: &[(ProcessId, i32)], of: i32) -> HashSet<i32> {
+    let mut line = HashSet::from([of, 1]);
+    let mut at = of;
+    while let Some((_, parent)) = everyone.iter().find(|(id, _)| id.pid == at) {
+        if !line.insert(*parent) {
+            break;
+        }
+        at = *parent;
+    }
+    line
+}
+
+/// Its environment holds exactly `variable`, given as NAME=value.
+pub fn has_variable(id: ProcessId, variable: &str) -> bool {
+    contains(&format!("/proc/{}/environ", id.pid), |word| word == variable.as_bytes())
+}
+
+/// One of its arguments starts with `prefix`.
+pub fn has_argument(id: ProcessId, prefix: &str) -> bool {
+    contains(&format!("/proc/{}/cmdline", id.pid), |word| word.starts_with(prefix.as_bytes()))
+}
+
+fn contains(path: &str, wanted: impl Fn(&[u8]) -> bool) -> bool {
+    fs::read(path).is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(wanted))
+}
+
+/// End every process that `find` names, again and again until it names none.
+pub fn end_all(what: &str, find: impl Fn() -> Vec<ProcessId>) -> Result<()> {
+    wait::until(&format!("the end of {what}"), DEATH, || {
+        let left = find();
+        left.iter().for_each(|id| id.signal(Signal::SIGKILL));
+        if left.is_empty() { Ok(Some(())) } else { Err(format!("still running: {left:?}")) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse_the_fields() {
+        let line = "7 (a) b (c)) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 1";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.started), ('S', 3, 4242));
+    }
+
+    #[test]
+    fn a_reused_number_is_another_process() {
+        let this = ProcessId::this();
+        assert!(this.is_running());
+        assert!(!ProcessId { started: this.started + 1, ..this }.is_running());
+    }
+
+    #[test]
+    fn nobody_ends_himself_or_his_parents() {
+        let this = ProcessId::this();
+        assert!(family(|_| true).iter().all(|id| id.pid != this.pid && id.pid != 1));
+    }
+}

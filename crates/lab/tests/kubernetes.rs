@@ -1,0 +1,57 @@
+//! A control plane and a worker come up, the node registers, a pod runs; then all of it goes away.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use lab::kubernetes::{self, AGNHOST, Cluster};
+use lab::{Lab, Progress, Underlay, traffic};
+
+/// Debian's plainest plugin, standing for a network: this test is about the lab.
+const CONFLIST: &str = r#"{"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge", "bridge": "cni0",
+  "isGateway": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/24"}]]}}]}"#;
+
+#[test]
+fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
+    let progress = Progress::quiet();
+    let programs = kubernetes::programs(None, &progress).unwrap();
+    let images = kubernetes::images(&programs, None).unwrap();
+    let lab = Lab::scratch().unwrap();
+    let (name, dir) = (lab.name().to_owned(), lab.dir().to_owned());
+    let underlay = Underlay::new(&lab).unwrap();
+    let (control, n1) = (underlay.host("control", 1).unwrap(), underlay.host("n1", 11).unwrap());
+
+    let started = Instant::now();
+    let cluster = Cluster::start(&control, &[n1], &programs, &images).unwrap();
+    cluster.wait_registered().unwrap();
+    eprintln!("up in {:.1} s", started.elapsed().as_secs_f32());
+    let nodes = cluster.kubectl(&["get", "nodes", "-o", "name"]).unwrap();
+    assert_eq!(nodes.trim(), "node/n1");
+    let addresses = cluster.api().get("/api/v1/nodes/n1").unwrap().json()["status"]["addresses"].to_string();
+    assert!(addresses.contains("192.0.2.11") && addresses.contains("2001:db8::11"), "{addresses}");
+
+    let worker = cluster.worker("n1").unwrap();
+    for plugin in ["bridge", "host-local"] {
+        fs::copy(format!("/usr/lib/cni/{plugin}"), worker.cni_bin().join(plugin)).unwrap();
+    }
+    fs::write(worker.cni_conf().join("10-plain.conflist"), CONFLIST).unwrap();
+    cluster.wait_nodes_ready().unwrap();
+    let second = Duration::from_secs(1);
+    cluster.wait_for("the default account", "/api/v1/namespaces/default/serviceaccounts/default", 20 * second, |_| true).unwrap();
+    cluster.kubectl(&["run", "web", "--image", AGNHOST, "--image-pull-policy=Never", "--", "netexec"]).unwrap();
+    let is_running = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+    let pod = cluster.wait_for("the pod to run", "/api/v1/namespaces/default/pods/web", 30 * second, is_running).unwrap();
+    let address = format!("{}:8080", pod["status"]["podIP"].as_str().unwrap()).parse().unwrap();
+    let page = || traffic::http_get(worker.host().netns(), address, "/hostname", 5 * second);
+    lab::wait::until("the pod to serve", 20 * second, || Ok::<_, lab::LabError>((page()?.text() == "web").then_some(()))).unwrap();
+    let inside = worker.pod_netns("default", "web").unwrap();
+    assert!(traffic::is_reachable(&inside, "10.99.0.1".parse().unwrap()).unwrap());
+    assert!(cluster.kubectl(&["exec", "web", "--", "nc", "-h"]).is_ok());
+    let user = cluster.kubeconfig("somebody", None).unwrap();
+    assert!(cluster.kubectl(&["--kubeconfig", &user.to_string_lossy(), "get", "pods"]).is_err(), "RBAC binds nobody yet");
+
+    lab.down().unwrap();
+    assert!(!dir.exists());
+    let groups = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path().join(format!("ladon-{name}")));
+    assert_eq!(groups.filter(|group| group.exists()).collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
+    assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains(&dir.display().to_string()));
+}
