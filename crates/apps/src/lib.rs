@@ -20,6 +20,7 @@ pub mod l2;
 pub mod neighbours;
 pub mod routing;
 pub mod spoof;
+pub mod testing;
 
 pub use apps::{ALL, App, Output, Root, RootKind};
 pub use engine::{Delta, Engine, Work};
