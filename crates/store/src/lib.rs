@@ -19,8 +19,8 @@
 mod change;
 mod codec;
 mod memory;
-// mod redb;
-// pub mod suite;
+mod redb;
+pub mod suite;
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use model::{Object, ObjectKey, Revision};
 pub use change::{Change, Commit};
 pub use codec::{DecodeError, decode_record, encode_record};
 pub use memory::Memory;
-// pub use redb::{LogLimits, OpenError, Redb};
+pub use redb::{CHANGES_MAX, LogLimits, OpenError, Options, Redb};
 
 /// The prefix of every key: the version of the layout.
 pub const PREFIX: &str = "/ladon/v1";

@@ -1,0 +1,359 @@
+//! The embedded store: one file, one server (redb: copy-on-write B-trees, checksummed commits).
+//!
+//! Three tables: entries (key → revision of the last change, value), the log (revision → changes) and a few numbers. A
+//! transaction is one commit of redb with an `fsync`, so after `kill -9` or a power cut the file holds exactly the commits
+//! up to one of them, and every one that was answered. Many small writes are slow for the same reason: the server's writer
+//! puts many requests into one transaction.
+//!
+//! A full disk is found out before the file is touched ([`Options::reserve_bytes`]); if writing fails all the same, redb
+//! refuses to go on and the file is opened anew, which tells what is in it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use model::Revision;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
+
+use crate::codec::{self, LogEntry};
+use crate::{ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction};
+
+const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const NUMBERS: TableDefinition<&[u8], u64> = TableDefinition::new("numbers");
+
+/// Numbers: the latest revision, the log's size, the version of the tables.
+const REVISION: &[u8] = b"revision";
+const LOG_BYTES: &[u8] = b"log_bytes";
+const FORMAT: &[u8] = b"format";
+const FORMAT_VERSION: u64 = 1;
+
+/// Memory for the file's pages. Reads come from the server's own picture, so that a small cache does.
+const CACHE_BYTES: usize = 64 << 20;
+/// Log entries that one transaction removes at most: old ones go little by little.
+const TRIM_MAX: usize = 64;
+/// A history with more commits than this is told as compacted: a snapshot is smaller.
+pub const CHANGES_MAX: u64 = 20_000;
+/// What a transaction may need on the disk beyond its own bytes, several times over: copies of the trees' pages.
+const OVERHEAD_FACTOR: u64 = 4;
+
+/// How far back the log of changes reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogLimits {
+    /// Older entries are removed.
+    pub age: Duration,
+    /// The oldest entries are removed when all together are larger.
+    pub bytes: u64,
+}
+
+impl Default for LogLimits {
+    /// Two hours, 256 MiB.
+    fn default() -> LogLimits {
+        LogLimits { age: Duration::from_secs(2 * 3600), bytes: 256 << 20 }
+    }
+}
+
+/// What can be chosen of the embedded store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    pub log: LogLimits,
+    /// Free bytes on the disk below which nothing is written.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Options {
+    /// Eight MiB of reserve.
+    fn default() -> Options {
+        Options { log: LogLimits::default(), reserve_bytes: 8 << 20 }
+    }
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: another process has the store open: the embedded store means exactly one server")]
+    InUse { path: PathBuf },
+    #[error("{path}: the store's tables have version {found}, this release knows {FORMAT_VERSION}: use the release that wrote them")]
+    Format { path: PathBuf, found: u64 },
+    #[error("opening the store in {path}")]
+    Failed { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+/// A store in one file.
+pub struct Redb {
+    path: PathBuf,
+    options: Options,
+    /// None after a failure, until it is opened anew.
+    database: Mutex<Option<Arc<Database>>>,
+}
+
+impl Redb {
+    /// Opens the store in `path`, which is made if it is absent (mode 0600). A store that was not closed is repaired.
+    pub fn open(path: impl Into<PathBuf>, options: Options) -> Result<Redb, OpenError> {
+        let path = path.into();
+        let database = open(&path)?;
+        Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))) })
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut slot = self.slot();
+        if let Some(database) = &*slot {
+            return Ok(database.clone());
+        }
+        let opened = open(&self.path).map_err(|source| StoreError::Failed { doing: "opening its file again", source: source.into() })?;
+        let database = Arc::new(opened);
+        *slot = Some(database.clone());
+        Ok(database)
+    }
+
+    /// What came of a transaction whose writing failed: the file, opened anew, has it or not.
+    fn settle(&self, failure: TransactError, wanted: Revision) -> Result<Revision, TransactError> {
+        *self.slot() = None;
+        let database = self.database().map_err(|again| {
+            tracing::error!("the store cannot be opened again after '{failure}': {again}; nothing can be written until it can");
+            again
+        });
+        let is_there = database.and_then(|database| revision(&database)).is_ok_and(|revision| revision == wanted);
+        if is_there { Ok(wanted) } else { Err(failure) }
+    }
+
+    fn has_room(&self, transaction: &Transaction) -> bool {
+        let bytes: usize = transaction.ops.iter().map(op_bytes).sum();
+        let needed = self.options.reserve_bytes + bytes as u64 * OVERHEAD_FACTOR;
+        let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A disk that cannot be asked is found full by writing.
+        nix::sys::statvfs::statvfs(directory)
+            .is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 >= needed)
+    }
+
+    fn write(&self, database: &Database, transaction: &Transaction) -> Result<Revision, TransactError> {
+        let write = database.begin_write().map_err(failed("beginning a transaction"))?;
+        let next = Revision(revision_in(&write)?.0 + 1);
+        {
+            let mut entries = write.open_table(ENTRIES).map_err(failed("opening a table"))?;
+            check_guards(&entries, transaction)?;
+            let mut log = LogEntry::new(unix_secs());
+            for op in &transaction.ops {
+                apply(&mut entries, op, next, &mut log)?;
+            }
+            self.append(&write, next, &log)?;
+        }
+        set(&write, REVISION, next.0)?;
+        write.commit().map_err(failed("making a transaction durable"))?;
+        Ok(next)
+    }
+
+    /// Appends to the log and removes what is too old or too much.
+    fn append(&self, write: &WriteTransaction, revision: Revision, entry: &LogEntry) -> Result<(), TransactError> {
+        let doing = failed("writing the log");
+        let mut log = write.open_table(LOG).map_err(failed("opening a table"))?;
+        log.insert(revision.0, entry.bytes()).map_err(&doing)?;
+        let mut bytes = number(write, LOG_BYTES)? + entry.bytes().len() as u64;
+        let oldest = unix_secs().saturating_sub(self.options.log.age.as_secs());
+        for _ in 0..TRIM_MAX {
+            let Some((key, size, time)) = oldest_entry(&log)? else { break };
+            let is_spare = time < oldest || bytes > self.options.log.bytes;
+            if !is_spare || key == revision.0 {
+                break;
+            }
+            bytes = bytes.saturating_sub(size);
+            log.remove(key).map_err(&doing)?;
+        }
+        set(write, LOG_BYTES, bytes)
+    }
+}
+
+/// Revision, size and time of the log's first entry.
+fn oldest_entry(log: &Table<u64, &[u8]>) -> Result<Option<(u64, u64, u64)>, TransactError> {
+    let Some((key, value)) = log.first().map_err(failed::<StorageError>("reading the log"))? else { return Ok(None) };
+    let time = codec::log_time(value.value()).map_err(StoreError::from)?;
+    Ok(Some((key.value(), value.value().len() as u64, time)))
+}
+
+/// A transaction's share in bytes, roughly: its value is in the table and in the log.
+fn op_bytes(op: &Op) -> usize {
+    const OBJECT: usize = 2048;
+    match op {
+        Op::Put(_) => OBJECT,
+        Op::PutRecord(_, bytes) => bytes.len(),
+        Op::Delete(_) | Op::DeleteRecord(_) => OBJECT / 2,
+    }
+}
+
+fn open(path: &Path) -> Result<Database, OpenError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path: path.into(), source };
+    let file = file(path).map_err(|error| failed(error.into()))?;
+    let backend = redb::backends::FileBackend::new(file).map_err(|error| failed(error.into()))?;
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.into() },
+        other => failed(other.into()),
+    })?;
+    match format(&database).map_err(|error| failed(error.into()))? {
+        FORMAT_VERSION => Ok(database),
+        found => Err(OpenError::Format { path: path.into(), found }),
+    }
+}
+
+fn file(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// The version of the tables, which are made if the file is new.
+fn format(database: &Database) -> Result<u64, redb::Error> {
+    let read = database.begin_read()?;
+    if let Ok(numbers) = read.open_table(NUMBERS)
+        && let Some(version) = numbers.get(FORMAT)?
+    {
+        return Ok(version.value());
+    }
+    let write = database.begin_write()?;
+    {
+        write.open_table(ENTRIES)?;
+        write.open_table(LOG)?;
+        write.open_table(NUMBERS)?.insert(FORMAT, FORMAT_VERSION)?;
+    }
+    write.commit()?;
+    Ok(FORMAT_VERSION)
+}
+
+fn failed<E: Into<redb::Error>>(doing: &'static str) -> impl Fn(E) -> TransactError {
+    move |error| match error.into() {
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => TransactError::Full,
+        error => TransactError::Store(StoreError::Failed { doing, source: error.into() }),
+    }
+}
+
+fn reading<E: Into<redb::Error>>(error: E) -> StoreError {
+    StoreError::Failed { doing: "reading", source: error.into().into() }
+}
+
+fn unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn number(write: &WriteTransaction, name: &[u8]) -> Result<u64, TransactError> {
+    let numbers = write.open_table(NUMBERS).map_err(failed("opening a table"))?;
+    let number = numbers.get(name).map_err(failed("reading a number"))?;
+    Ok(number.map(|number| number.value()).unwrap_or_default())
+}
+
+fn set(write: &WriteTransaction, name: &[u8], value: u64) -> Result<(), TransactError> {
+    let mut numbers = write.open_table(NUMBERS).map_err(failed("opening a table"))?;
+    numbers.insert(name, value).map_err(failed("writing a number"))?;
+    Ok(())
+}
+
+fn revision_in(write: &WriteTransaction) -> Result<Revision, TransactError> {
+    number(write, REVISION).map(Revision)
+}
+
+fn revision(database: &Database) -> Result<Revision, StoreError> {
+    let read = database.begin_read().map_err(reading)?;
+    let numbers = read.open_table(NUMBERS).map_err(reading)?;
+    let number = numbers.get(REVISION).map_err(reading)?;
+    Ok(Revision(number.map(|number| number.value()).unwrap_or_default()))
+}
+
+fn check_guards(entries: &Table<&[u8], &[u8]>, transaction: &Transaction) -> Result<(), TransactError> {
+    for guard in &transaction.guards {
+        let entry = entries.get(guard.key.to_string().as_bytes()).map_err(failed::<StorageError>("reading an entry"))?;
+        let modified = match &entry {
+            Some(entry) => codec::split_revision(entry.value()).map_err(StoreError::from)?.0,
+            None => Revision(0),
+        };
+        if modified != guard.modified {
+            return Err(TransactError::Conflict { key: guard.key.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Applies one operation and tells the log about it, if it is about an object.
+fn apply(entries: &mut Table<&[u8], &[u8]>, op: &Op, revision: Revision, log: &mut LogEntry) -> Result<(), TransactError> {
+    let key = op.key();
+    let text = key.to_string();
+    let after = match op {
+        Op::Put(object) => Some(codec::encode_object(object)),
+        Op::PutRecord(_, bytes) => Some(bytes.clone()),
+        Op::Delete(_) | Op::DeleteRecord(_) => None,
+    };
+    let before = match &after {
+        Some(after) => entries.insert(text.as_bytes(), codec::with_revision(revision, after).as_slice()),
+        None => entries.remove(text.as_bytes()),
+    };
+    let before = before.map_err(failed::<StorageError>("writing an entry"))?.map(|entry| entry.value().to_vec());
+    if let Key::Object(_) = key
+        && (before.is_some() || after.is_some())
+    {
+        let before = before.as_deref().map(codec::split_revision).transpose().map_err(StoreError::from)?;
+        log.push(&text, before.map(|(_, bytes)| bytes), after.as_deref());
+    }
+    Ok(())
+}
+
+impl Store for Redb {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        let database = self.database()?;
+        // One read transaction sees one state of all tables.
+        let read = database.begin_read().map_err(reading)?;
+        let revision = read.open_table(NUMBERS).map_err(reading)?.get(REVISION).map_err(reading)?.map(|number| number.value());
+        let mut snapshot = Snapshot { revision: Revision(revision.unwrap_or_default()), ..Snapshot::default() };
+        for entry in read.open_table(ENTRIES).map_err(reading)?.iter().map_err(reading)? {
+            let (key, value) = entry.map_err(reading)?;
+            let text = String::from_utf8_lossy(key.value()).into_owned();
+            let (modified, bytes) = codec::split_revision(value.value())?;
+            match Key::parse(&text).ok_or_else(|| codec::DecodeError::Key(text.clone()))? {
+                Key::Object(_) => snapshot.objects.push((codec::decode_object(&text, bytes)?, modified)),
+                Key::Record(name) => snapshot.records.push((name, bytes.to_vec(), modified)),
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        let database = self.database()?;
+        let latest = revision(&database)?;
+        if from > latest {
+            return Err(ChangesError::Future(from));
+        }
+        let read = database.begin_read().map_err(reading)?;
+        let log = read.open_table(LOG).map_err(reading)?;
+        let first = log.first().map_err(reading)?.map_or(latest.0, |(first, _)| first.value().saturating_sub(1));
+        let oldest = Revision(first.max(latest.0.saturating_sub(CHANGES_MAX)));
+        if from < oldest {
+            return Err(ChangesError::Compacted { oldest });
+        }
+        let mut commits = Vec::new();
+        for entry in log.range(from.0 + 1..).map_err(reading)? {
+            let (revision, entry) = entry.map_err(reading)?;
+            commits.push(codec::decode_log(Revision(revision.value()), entry.value()).map_err(StoreError::from)?);
+        }
+        Ok(commits)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        let database = self.database()?;
+        if transaction.ops.is_empty() {
+            let read = database.begin_write().map_err(failed("beginning a transaction"))?;
+            check_guards(&read.open_table(ENTRIES).map_err(failed("opening a table"))?, transaction)?;
+            return revision_in(&read);
+        }
+        if !self.has_room(transaction) {
+            return Err(TransactError::Full);
+        }
+        let wanted = Revision(revision(&database)?.0 + 1);
+        match self.write(&database, transaction) {
+            Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
+                drop(database);
+                self.settle(failure, wanted)
+            }
+            other => other,
+        }
+    }
+}

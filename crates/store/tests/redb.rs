@@ -1,0 +1,202 @@
+//! The embedded store: the suite, its log's limits, `kill -9`, and a full disk.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Object, Revision};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use store::{ChangesError, LogLimits, Memory, Op, OpenError, Options, Redb, Store, TransactError, Transaction, suite};
+
+fn put(name: &str) -> Transaction {
+    Transaction { guards: Vec::new(), ops: vec![Op::Put(Arc::new(Object::from(suite::node(name))))] }
+}
+
+fn open(directory: &Path) -> Redb {
+    Redb::open(directory.join("store"), Options { reserve_bytes: 0, ..Options::default() }).unwrap()
+}
+
+fn write_nodes(count: u64, store: &Redb) {
+    for n in 0..count {
+        store.transact(&put(&n.to_string())).unwrap();
+    }
+}
+
+#[test]
+fn the_memory_store_passes_the_suite() {
+    suite::suite(Memory::new);
+}
+
+#[test]
+fn the_embedded_store_passes_the_suite() {
+    let directory = tempfile::tempdir().unwrap();
+    let number = std::cell::Cell::new(0);
+    suite::suite(|| {
+        number.set(number.get() + 1);
+        Redb::open(directory.path().join(number.get().to_string()), Options::default()).unwrap()
+    });
+}
+
+#[test]
+fn what_was_answered_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = {
+        let store = open(directory.path());
+        write_nodes(10, &store);
+        store.load().unwrap()
+    };
+    let store = open(directory.path());
+    assert_eq!(store.load().unwrap(), before);
+    assert_eq!(store.changes(Revision(0)).unwrap().len(), 10);
+}
+
+#[test]
+fn a_second_server_on_one_store_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = open(directory.path());
+    let second = Redb::open(directory.path().join("store"), Options::default());
+    assert!(matches!(second, Err(OpenError::InUse { .. })));
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("store"), vec![7; 100_000]).unwrap();
+    assert!(matches!(Redb::open(directory.path().join("store"), Options::default()), Err(OpenError::Failed { .. })));
+}
+
+#[test]
+fn the_log_forgets_what_is_too_much_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = LogLimits { bytes: 4096, ..LogLimits::default() };
+    let store = Redb::open(directory.path().join("store"), Options { log, reserve_bytes: 0 }).unwrap();
+    write_nodes(100, &store);
+    let Err(ChangesError::Compacted { oldest }) = store.changes(Revision(0)) else { panic!("the log has no limit") };
+    assert!(oldest > Revision(50) && oldest < Revision(100), "{oldest}");
+    assert_eq!(store.changes(oldest).unwrap().len() as u64, 100 - oldest.0);
+    assert!(store.changes(Revision(oldest.0 - 1)).is_err());
+}
+
+#[test]
+fn the_log_forgets_what_is_too_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    write_nodes(3, &open(directory.path()));
+    // An age of zero: whatever was written in an earlier second is too old.
+    let log = LogLimits { age: Duration::ZERO, ..LogLimits::default() };
+    let store = Redb::open(path, Options { log, reserve_bytes: 0 }).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while store.changes(Revision(2)).is_ok() {
+        store.transact(&put("again")).unwrap();
+        assert!(std::time::Instant::now() < deadline, "nothing is forgotten");
+    }
+}
+
+/// The other side of the test below, when it is started with a directory: writes until it is killed.
+#[test]
+fn child_that_is_killed() {
+    let Ok(directory) = std::env::var("LADON_STORE_CRASH") else { return };
+    let store = open(Path::new(&directory));
+    let mut out = std::io::stdout();
+    for n in store.load().unwrap().revision.0 + 1.. {
+        let names = [format!("{n}-a"), format!("{n}-b")];
+        let ops = names.iter().map(|name| Op::Put(Arc::new(Object::from(suite::node(name))))).collect();
+        let revision = store.transact(&Transaction { guards: Vec::new(), ops }).unwrap();
+        writeln!(out, "\nanswered {revision}").unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_killed_server_has_lost_nothing_that_it_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut rng = 0x9e37_79b9_7f4a_7c15u64 ^ u64::from(std::process::id());
+    println!("seed {rng}");
+    for _ in 0..8 {
+        rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let answered = crash(directory.path(), 1 + (rng >> 33) % 20);
+        let store = open(directory.path());
+        let snapshot = store.load().unwrap();
+        assert!(snapshot.revision.0 >= answered, "answered {answered}, found {}", snapshot.revision);
+        assert_eq!(snapshot.objects.len() as u64, 2 * snapshot.revision.0, "a transaction is there as a whole or not at all");
+        assert_eq!(store.changes(Revision(0)).unwrap().len() as u64, snapshot.revision.0);
+    }
+}
+
+/// Lets a process write until it has answered some times, kills it in the middle of whatever it does then, and tells the
+/// last revision that it answered.
+fn crash(directory: &Path, answers: u64) -> u64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_is_killed", "--nocapture"])
+        .env("LADON_STORE_CRASH", directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut revisions = lines.filter_map(|line| line.strip_prefix("answered ")?.parse::<u64>().ok());
+    let mut last = revisions.by_ref().take(answers as usize).last();
+    child.kill().unwrap();
+    last = revisions.last().or(last);
+    child.wait().unwrap();
+    last.expect("the child answered")
+}
+
+/// A small disk of its own.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new(size: &str) -> Disk {
+        let directory = tempfile::tempdir().unwrap();
+        mount(Some("ladon-test"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some(format!("size={size}").as_str())).unwrap();
+        Disk(directory)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        umount2(self.0.path(), MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// Fills the disk through the store until it says that it is full; the number of writes that it took.
+fn fill(store: &Redb) -> u64 {
+    for n in 0.. {
+        let ops = vec![Op::PutRecord(format!("filler/{n}"), vec![n as u8; 64 << 10])];
+        match store.transact(&Transaction { guards: Vec::new(), ops }) {
+            Ok(_) => {}
+            Err(TransactError::Full) => return n,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    unreachable!()
+}
+
+fn a_full_disk_is_a_clear_error(reserve_bytes: u64) {
+    let disk = Disk::new("24m");
+    let path = disk.0.path().join("store");
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 6 << 20]).unwrap();
+    let options = Options { reserve_bytes, ..Options::default() };
+    let store = Redb::open(&path, options).unwrap();
+    let taken = fill(&store);
+    assert!(taken > 5, "{taken} writes");
+    let full = store.load().unwrap();
+    assert_eq!((full.revision.0, full.records.len() as u64), (taken, taken), "nothing is half applied");
+    std::fs::remove_file(&ballast).unwrap();
+    store.transact(&put("b")).expect("there is room again");
+    let after = store.load().unwrap();
+    drop(store);
+    assert_eq!(Redb::open(&path, options).unwrap().load().unwrap(), after);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_not_written_to() {
+    a_full_disk_is_a_clear_error(2 << 20);
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_of_a_write_loses_nothing() {
+    a_full_disk_is_a_clear_error(0);
+}
