@@ -113,3 +113,48 @@ async fn the_link_ends_with_its_last_handle() {
         .unwrap()
         .unwrap();
 }
+
+/// Lets the link open, on an empty database with Open vSwitch's schema.
+async fn opened(listener: &UnixListener) -> UnixStream {
+    let schema = std::fs::read_to_string("/usr/share/openvswitch/vswitch.ovsschema").unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_until(&mut stream, "get_schema").await;
+    let reply = format!(r#"{{"id":1,"result":{schema},"error":null}}"#);
+    stream.write_all(reply.as_bytes()).await.unwrap();
+    read_until(&mut stream, "monitor_cond_since").await;
+    let reply =
+        r#"{"id":2,"result":[false,"00000000-0000-0000-0000-000000000000",{}],"error":null}"#;
+    stream.write_all(reply.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_probed_and_given_up_only_if_it_stays_silent() {
+    let dir = TempDir::new().unwrap();
+    let listener = UnixListener::bind(dir.path().join("db.sock")).unwrap();
+    let link = Link::start(settings(&dir));
+    let mut stream = opened(&listener).await;
+    read_until(&mut stream, r#""method":"echo""#).await;
+    stream
+        .write_all(br#"{"id":3,"result":[],"error":null}"#)
+        .await
+        .unwrap();
+    read_until(&mut stream, r#""method":"echo""#).await;
+    assert_eq!(*link.connection().borrow(), Connection::Connected);
+    reason(&link, "did not answer within 30 s").await;
+}
+
+#[tokio::test]
+async fn an_update_that_does_not_fit_starts_a_new_replica() {
+    let dir = TempDir::new().unwrap();
+    let listener = UnixListener::bind(dir.path().join("db.sock")).unwrap();
+    let link = Link::start(settings(&dir));
+    let mut stream = opened(&listener).await;
+    let row = "6e5d54f5-d4bb-4a3d-8ee1-4b1d8e3c2a10";
+    let update = format!(
+        r#"{{"id":null,"method":"update3","params":["ladon","{row}",{{"Port":{{"{row}":{{"modify":{{}}}}}}}}]}}"#
+    );
+    stream.write_all(update.as_bytes()).await.unwrap();
+    reason(&link, "the replica does not have it").await;
+    opened(&listener).await;
+}

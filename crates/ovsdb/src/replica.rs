@@ -55,14 +55,16 @@ pub enum Delta {
 }
 
 impl Change {
-    pub fn old(&self) -> Option<&Row> {
+    /// The row before the change; none if it is new.
+    pub fn before(&self) -> Option<&Row> {
         match &self.delta {
             Delta::Inserted(_) => None,
             Delta::Modified { old, .. } | Delta::Deleted(old) => Some(old),
         }
     }
 
-    pub fn new(&self) -> Option<&Row> {
+    /// The row after the change; none if it is gone.
+    pub fn after(&self) -> Option<&Row> {
         match &self.delta {
             Delta::Inserted(new) | Delta::Modified { new, .. } => Some(new),
             Delta::Deleted(_) => None,

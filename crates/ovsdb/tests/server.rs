@@ -310,7 +310,7 @@ fn a_standalone_server_answers_a_returning_client_with_everything_and_the_replic
     let changes = follow(&mut client, &mut replica);
     assert_eq!(changes.len(), 1, "{changes:?}");
     assert_eq!(
-        changes[0].new().unwrap().string("fail_mode"),
+        changes[0].after().unwrap().string("fail_mode"),
         Some("secure")
     );
 }
@@ -340,7 +340,7 @@ fn a_clustered_server_answers_a_returning_client_with_what_changed_since() {
     assert!(reply.is_resumed);
     let changes = replica.resume(&reply).unwrap();
     assert_eq!(changes.len(), 1);
-    assert_eq!(changes[0].new().unwrap().integer("ofport"), Some(7));
+    assert_eq!(changes[0].after().unwrap().integer("ofport"), Some(7));
 }
 
 #[test]

@@ -2,18 +2,8 @@
 
 use super::columns::{BRIDGE, INTERFACE, PORT, named};
 use ovsdb::{Replica, Row, Uuid};
+pub use pipeline::OfPort;
 use std::collections::BTreeMap;
-use std::fmt;
-
-/// The number by which OpenFlow knows a port of a bridge; never zero.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct OfPort(pub u32);
-
-impl fmt::Display for OfPort {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
 
 /// The interfaces of one bridge, by name.
 pub type Interfaces = BTreeMap<String, Interface>;

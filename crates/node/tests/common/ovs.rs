@@ -80,7 +80,7 @@ impl DummyOvs {
 
     /// SIGKILL, as a crash would.
     pub fn kill_server(&mut self) {
-        self.server.take().map(end);
+        end(self.server.take());
     }
 
     pub fn start_vswitchd(&mut self) {
@@ -108,7 +108,7 @@ impl DummyOvs {
     }
 
     pub fn kill_vswitchd(&mut self) {
-        self.vswitchd.take().map(end);
+        end(self.vswitchd.take());
     }
 
     /// Runs `ovs-vsctl`; its output without white space at the ends.
@@ -173,9 +173,11 @@ fn spawn(mut command: Command) -> Child {
         .unwrap()
 }
 
-fn end(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 /// Runs a command that must succeed; its output without white space at the ends.
