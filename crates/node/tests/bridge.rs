@@ -526,14 +526,14 @@ async fn a_change_is_published_within_milliseconds() {
         took[10], took[19]
     );
     // Loose, because tests share the machine; alone it is a fraction of a millisecond.
-    assert!(took[10] < Duration::from_millis(50), "{took:?}");
+    assert!(took[10] < Duration::from_millis(100), "{took:?}");
 }
 
 #[tokio::test]
 async fn without_vswitchd_a_port_is_given_up_with_that_reason() {
     let ovs = DummyOvs::without_vswitchd();
     let link = Link::start(Settings {
-        deadline: Duration::from_millis(300),
+        deadline: Duration::from_secs(2),
         ..Settings::new(ovs.socket())
     });
     let error = link.ensure_bridge(integration_bridge()).await.unwrap_err();
