@@ -18,4 +18,4 @@ pub mod state;
 mod writer;
 
 pub use state::{Change, Commit, State};
-pub use writer::{Clock, Core, Lagged, Subscription, Tx, WriteError, Written};
+pub use writer::{BATCH_MAX, Clock, Core, LAG_MAX, Lagged, QUEUE_MAX, Subscription, Tx, WriteError, Written};

@@ -1,0 +1,297 @@
+//! Addresses: never twice, not at once again, in blocks where they can be, and a clear error when there are none.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use common::{World, network, plain, pod, slaac, subnet};
+use model::*;
+use proptest::prelude::*;
+use server::ipam::{IpamError, QUARANTINE_SECS, Wanted, release_idle};
+use server::{Tx, WriteError};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+async fn world(cidrs: &[&str]) -> (World, NetworkId) {
+    let (world, network) = (World::new(), network(1));
+    world.put(network.clone()).await;
+    for cidr in cidrs {
+        world.put(subnet(&network, cidr)).await;
+    }
+    (world, network.id)
+}
+
+fn ips(port: &Port) -> Vec<String> {
+    port.addresses().map(|ip| ip.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_port_gets_the_lowest_address_of_each_family() {
+    let (world, network) = world(&["10.0.0.0/24", "fd00::/64"]).await;
+    let port = world.port(plain(network)).await.unwrap();
+    assert_eq!(ips(&port), ["10.0.0.2", "fd00::2"]);
+    assert_eq!(port.mac.to_string()[..8], *"fa:16:3e");
+    assert_eq!(ips(&world.port(plain(network)).await.unwrap()), ["10.0.0.3", "fd00::3"]);
+}
+
+#[tokio::test]
+async fn a_slaac_address_follows_from_the_mac() {
+    let (world, network) = (World::new(), network(1));
+    world.put(network.clone()).await;
+    let auto = slaac(&network, "fd00:9::/64");
+    world.put(auto.clone()).await;
+    let mac = Some("fa:16:3e:80:fe:1f".parse().unwrap());
+    let port = world.port(common::Wish { mac, ..plain(network.id) }).await.unwrap();
+    assert_eq!(ips(&port), ["fd00:9::f816:3eff:fe80:fe1f"]);
+    let wanted = Some(vec![Wanted::Address { subnet: None, ip: ip("fd00:9::5") }]);
+    let chosen = world.port(common::Wish { wanted, ..plain(network.id) }).await;
+    assert!(matches!(chosen, Err(IpamError::AutomaticSubnet { .. })));
+    let router = common::Wish { owner: owner::ROUTER_INTERFACE.into(), wanted: Some(vec![Wanted::Address { subnet: Some(auto.id), ip: ip("fd00:9::1") }]), ..plain(network.id) };
+    assert_eq!(ips(&world.port(router).await.unwrap()), ["fd00:9::1"]);
+}
+
+#[tokio::test]
+async fn chosen_addresses_are_checked() {
+    let (world, network) = world(&["10.0.0.0/24"]).await;
+    let want = |text: &str| common::Wish { wanted: Some(vec![Wanted::Address { subnet: None, ip: ip(text) }]), ..plain(network) };
+    world.port(want("10.0.0.9")).await.unwrap();
+    assert!(matches!(world.port(want("10.0.0.9")).await, Err(IpamError::IpAddressInUse { .. })));
+    assert!(matches!(world.port(want("10.0.1.9")).await, Err(IpamError::InvalidIpForNetwork { .. })));
+    for special in ["10.0.0.0", "10.0.0.255"] {
+        assert!(matches!(world.port(want(special)).await, Err(IpamError::InvalidIpForSubnet { .. })), "{special}");
+    }
+    let mac = world.port(plain(network)).await.unwrap().mac;
+    let same = common::Wish { mac: Some(mac), ..plain(network) };
+    assert!(matches!(world.port(same).await, Err(IpamError::MacAddressInUse { .. })));
+    let none = common::Wish { wanted: Some(Vec::new()), ..plain(network) };
+    assert!(world.port(none).await.unwrap().fixed_ips.is_empty());
+}
+
+#[tokio::test]
+async fn pods_of_one_node_share_a_block_and_everything_follows_from_it() {
+    let (world, network) = world(&["10.244.0.0/16", "fd00:244::/64"]).await;
+    let (a, b, c) = (world.port(pod(network, "n1")).await, world.port(pod(network, "n1")).await, world.port(pod(network, "n2")).await);
+    let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+    assert_eq!(ips(&a), ["10.244.255.128", "fd00:244::af4:ff80"], "the uppermost block without the broadcast address");
+    assert_eq!(a.mac.to_string(), "06:1a:0a:f4:ff:80");
+    assert!(a.block.is_some() && a.block == b.block && c.block.is_some() && a.block != c.block);
+    let state = world.core.state();
+    let block = state.block(a.block.unwrap()).unwrap();
+    assert!(a.addresses().all(|ip| block.contains(ip)));
+    assert_eq!((block.node.0.as_str(), block.v4.to_string().as_str()), ("n1", "10.244.255.128/26"));
+}
+
+#[tokio::test]
+async fn a_slaac_network_has_blocks_with_eui64_addresses() {
+    let (world, network) = (World::new(), network(1));
+    world.put(network.clone()).await;
+    world.put(subnet(&network, "10.244.0.0/16")).await;
+    world.put(slaac(&network, "fd00:244::/64")).await;
+    let port = world.port(pod(network.id, "n1")).await.unwrap();
+    assert_eq!(ips(&port), ["10.244.255.128", "fd00:244::41a:aff:fef4:ff80"]);
+    assert!(port.block.is_some());
+}
+
+#[tokio::test]
+async fn a_small_subnet_and_an_own_choice_give_single_addresses() {
+    let (world, small) = world(&["10.0.0.0/24"]).await;
+    assert_eq!(world.port(pod(small, "n1")).await.unwrap().block, None);
+    let big = network(2);
+    world.put(big.clone()).await;
+    world.put(subnet(&big, "10.8.0.0/16")).await;
+    let wanted = Some(vec![Wanted::Address { subnet: None, ip: ip("10.8.7.7") }]);
+    assert_eq!(world.port(common::Wish { wanted, ..pod(big.id, "n1") }).await.unwrap().block, None);
+    assert_eq!(ips(&world.port(plain(big.id)).await.unwrap()), ["10.8.0.2"]);
+}
+
+#[tokio::test]
+async fn a_port_that_moves_leaves_its_block_and_keeps_its_address() {
+    let (world, network) = world(&["10.244.0.0/16"]).await;
+    let port = world.port(pod(network, "n1")).await.unwrap();
+    world.put(Port { host: Some(NodeName("n2".into())), ..port.clone() }).await;
+    let state = world.core.state();
+    let moved = state.port(port.id).unwrap();
+    assert_eq!((moved.block, &moved.fixed_ips), (None, &port.fixed_ips));
+    let next = world.port(pod(network, "n1")).await.unwrap();
+    assert_ne!(next.fixed_ips, port.fixed_ips);
+}
+
+#[tokio::test]
+async fn a_block_ends_when_its_last_port_is_gone_for_long_enough() {
+    let (world, network) = world(&["10.244.0.0/16"]).await;
+    let port = world.port(pod(network, "n1")).await.unwrap();
+    let release = |tx: &mut Tx| Ok::<usize, WriteError>(release_idle(tx, None));
+    assert_eq!(world.core.write(release).await.unwrap().value, 0);
+    world.delete_port(port.id).await;
+    assert_eq!(world.core.write(release).await.unwrap().value, 0, "in quarantine");
+    world.pass(QUARANTINE_SECS);
+    assert_eq!(world.core.write(release).await.unwrap().value, 1);
+    assert_eq!(world.core.state().all::<Block>().count(), 0);
+    let other = world.port(pod(network, "n2")).await.unwrap();
+    assert_ne!(other.fixed_ips, port.fixed_ips, "a place that was never used comes first");
+}
+
+#[tokio::test]
+async fn deleting_a_subnet_ends_its_blocks() {
+    let (world, network) = world(&["10.244.0.0/16", "fd00:244::/64"]).await;
+    let port = world.port(pod(network, "n1")).await.unwrap();
+    world.delete_port(port.id).await;
+    let state = world.core.state();
+    let subnet = state.subnet(port.fixed_ips[1].subnet).unwrap();
+    world.delete(ObjectKey::new(Kind::Subnet, subnet.id)).await;
+    assert!(world.core.state().all::<Block>().all(|block| block.v6.is_empty()));
+    world.delete(ObjectKey::new(Kind::Subnet, port.fixed_ips[0].subnet)).await;
+    assert_eq!(world.core.state().all::<Block>().count(), 0);
+}
+
+#[tokio::test]
+async fn a_full_subnet_says_so_and_a_freed_address_comes_back_after_the_quarantine() {
+    let (world, network) = world(&["10.0.0.0/29"]).await;
+    let mut ports = Vec::new();
+    for _ in 0..5 {
+        ports.push(world.port(plain(network)).await.unwrap());
+    }
+    assert!(matches!(world.port(plain(network)).await, Err(IpamError::Exhausted { .. })));
+    for port in [&ports[3], &ports[1]] {
+        world.delete_port(port.id).await;
+        world.pass(1);
+    }
+    assert!(matches!(world.port(plain(network)).await, Err(IpamError::Exhausted { .. })), "in quarantine");
+    let world = world.restarted();
+    assert!(world.port(plain(network)).await.is_err(), "also after a restart");
+    world.pass(QUARANTINE_SECS);
+    for first_freed in [&ports[3], &ports[1]] {
+        assert_eq!(ips(&world.port(plain(network)).await.unwrap()), ips(first_freed));
+    }
+}
+
+#[tokio::test]
+async fn when_the_pool_has_nothing_else_single_addresses_come_from_blocks() {
+    let (world, network) = world(&["10.0.0.0/22"]).await;
+    let first = world.port(pod(network, "n1")).await.unwrap();
+    let mut got = BTreeSet::from([first.fixed_ips[0].ip]);
+    let mut count = 1;
+    while let Ok(port) = world.port(plain(network)).await {
+        assert!(got.insert(port.fixed_ips[0].ip));
+        assert_eq!(port.block, None);
+        count += 1;
+    }
+    assert_eq!(count, 1024 - 3, "all but network, gateway and broadcast address");
+}
+
+/// What happens to a network.
+#[derive(Clone, Debug)]
+enum Step {
+    Pod(u8),
+    Plain,
+    Choose(u8),
+    Delete(usize),
+    Pass(i64),
+    Release,
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..5u8).prop_map(Step::Pod),
+        6 => Just(Step::Plain),
+        2 => any::<u8>().prop_map(Step::Choose),
+        7 => any::<usize>().prop_map(Step::Delete),
+        3 => (1..40i64).prop_map(Step::Pass),
+        1 => Just(Step::Release),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+/// What an onlooker knows.
+#[derive(Default)]
+struct Onlooker {
+    ports: Vec<Port>,
+    freed: BTreeMap<IpAddr, i64>,
+}
+
+impl Onlooker {
+    fn got(&mut self, port: Port, now: i64, is_chosen: bool) {
+        for ip in port.addresses() {
+            let freed = self.freed.remove(&ip);
+            assert!(is_chosen || freed.is_none_or(|at| now - at >= QUARANTINE_SECS), "{ip} came back after {:?} s", freed.map(|at| now - at));
+        }
+        self.ports.push(port);
+    }
+
+    fn check(&self, world: &World) {
+        let state = world.core.state();
+        let mut ips = BTreeSet::new();
+        let mut macs = BTreeSet::new();
+        let mut keys = BTreeSet::new();
+        for port in state.all::<Port>() {
+            assert!(port.addresses().all(|ip| ips.insert(ip)), "an address twice");
+            assert!(macs.insert(port.mac), "a MAC twice");
+            assert!(keys.insert(port.key), "a key twice");
+            let block = port.block.map(|id| state.block(id).expect("a port's block exists"));
+            assert!(block.is_none_or(|block| port.home() == Some(&block.node) && port.addresses().all(|ip| block.contains(ip))));
+        }
+        let blocks: Vec<&Block> = state.all::<Block>().collect();
+        for (n, block) in blocks.iter().enumerate() {
+            let gateway = state.subnet(block.subnet).unwrap().gateway.unwrap();
+            assert!(!block.contains(gateway));
+            assert!(blocks[..n].iter().all(|other| !other.v4.contains(&block.v4) && !block.v4.contains(&other.v4)), "blocks overlap");
+        }
+    }
+}
+
+async fn run(cidrs: &[&str], steps: Vec<Step>) {
+    let (mut world, network) = world(cidrs).await;
+    let mut onlooker = Onlooker::default();
+    for step in steps {
+        let now = world.now();
+        let (wish, is_chosen) = match step {
+            Step::Pod(host) => (pod(network, &format!("n{host}")), false),
+            Step::Plain => (plain(network), false),
+            Step::Choose(low) => {
+                let wanted = Some(vec![Wanted::Address { subnet: None, ip: ip(&format!("10.0.1.{low}")) }]);
+                (common::Wish { wanted, ..plain(network) }, true)
+            }
+            other => {
+                change(&mut world, &mut onlooker, other).await;
+                continue;
+            }
+        };
+        if let Ok(port) = world.port(wish).await {
+            onlooker.got(port, now, is_chosen);
+        }
+        onlooker.check(&world);
+    }
+}
+
+async fn change(world: &mut World, onlooker: &mut Onlooker, step: Step) {
+    match step {
+        Step::Delete(number) if !onlooker.ports.is_empty() => {
+            let port = onlooker.ports.swap_remove(number % onlooker.ports.len());
+            world.delete_port(port.id).await;
+            onlooker.freed.extend(port.addresses().map(|ip| (ip, world.now())));
+        }
+        Step::Pass(secs) => world.pass(secs),
+        Step::Release => drop(world.core.write(|tx: &mut Tx| Ok::<usize, WriteError>(release_idle(tx, None))).await.unwrap()),
+        Step::Restart => {
+            let before = world.core.state();
+            *world = world.restarted();
+            assert_eq!(*before, *world.core.state());
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_address_mac_or_key_is_given_twice(steps in steps(), is_big in any::<bool>()) {
+        let cidrs: &[&str] = if is_big { &["10.0.0.0/21", "fd00::/64"] } else { &["10.0.1.0/28", "fd00::/64"] };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(cidrs, steps));
+    }
+}

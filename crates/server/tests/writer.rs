@@ -1,0 +1,222 @@
+//! The one writer: nothing lost, nothing half done, nothing told before it is durable.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{World, network, plain, subnet};
+use model::*;
+use server::{Core, Tx, WriteError};
+use store::{ChangesError, Commit, Snapshot, Store, StoreError, TransactError, Transaction};
+use uuid::Uuid;
+
+/// A refusal of a closure's own, or the writer's.
+#[derive(Debug, PartialEq)]
+enum Refused {
+    ByMe,
+    Write(WriteError),
+}
+
+impl From<WriteError> for Refused {
+    fn from(error: WriteError) -> Refused {
+        Refused::Write(error)
+    }
+}
+
+/// Adds one to a network's MTU.
+fn add_one(tx: &mut Tx) -> Result<u16, Refused> {
+    let mut network = tx.state().network(network(1).id).cloned().ok_or(Refused::ByMe)?;
+    network.mtu += 1;
+    tx.put(network.clone());
+    Ok(network.mtu)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_writers_lose_no_update_and_share_no_address_or_key() {
+    let world = World::new();
+    world.put(network(1)).await;
+    world.put(subnet(&network(1), "10.0.0.0/22")).await;
+    let writers: Vec<_> = (0..300)
+        .map(|_| {
+            let core = world.core.clone();
+            tokio::spawn(async move {
+                core.write(add_one).await.unwrap();
+                core.write(|tx: &mut Tx| common::make_port(tx, &plain(network(1).id))).await.unwrap();
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let state = world.core.state();
+    assert_eq!(state.network(network(1).id).unwrap().mtu, 1450 + 300);
+    let unique = |values: Vec<String>| values.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert_eq!(unique(state.all::<Port>().map(|port| port.fixed_ips[0].ip.to_string()).collect()), 300);
+    assert_eq!(unique(state.all::<Port>().map(|port| port.key.to_string()).collect()), 300);
+}
+
+#[tokio::test]
+async fn a_closure_that_fails_leaves_nothing_behind() {
+    let world = World::new();
+    world.put(network(1)).await;
+    let before = world.core.state();
+    let result = world.core.write(|tx: &mut Tx| {
+        add_one(tx)?;
+        tx.delete(ObjectKey::new(Kind::Network, network(1).id));
+        let _ = tx.network_key()?;
+        Err::<(), _>(Refused::ByMe)
+    });
+    assert_eq!(result.await.unwrap_err(), Refused::ByMe);
+    assert_eq!(*world.core.state(), *before);
+    assert_eq!(*world.restarted().core.state(), *before);
+    let key = world.core.write(|tx: &mut Tx| tx.network_key()).await.unwrap();
+    assert_eq!(key.value, NetworkKey(1));
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_is_an_error_and_the_writer_goes_on() {
+    let world = World::new();
+    world.put(network(1)).await;
+    let panicked = world.core.write(|tx: &mut Tx| {
+        add_one(tx)?;
+        if tx.state().revision() > Revision(0) { panic!("on purpose") }
+        Ok::<(), Refused>(())
+    });
+    assert_eq!(panicked.await.unwrap_err(), Refused::Write(WriteError::Internal("on purpose".into())));
+    assert_eq!(world.core.write(add_one).await.unwrap().value, 1451);
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_and_nothing_changes() {
+    let world = World::new();
+    world.put(network(1)).await;
+    let before = world.core.state();
+    world.store.set_full(true);
+    assert_eq!(world.core.write(add_one).await.unwrap_err(), Refused::Write(WriteError::StoreFull));
+    assert_eq!(*world.core.state(), *before);
+    world.store.set_full(false);
+    assert_eq!(world.core.write(add_one).await.unwrap().value, 1451);
+}
+
+#[tokio::test]
+async fn keys_are_never_used_again() {
+    let world = World::new();
+    let one = world.core.write(|tx: &mut Tx| tx.port_key()).await.unwrap().value;
+    let world = world.restarted();
+    let two = world.core.write(|tx: &mut Tx| tx.port_key()).await.unwrap().value;
+    assert_eq!((one, two), (PortKey(1), PortKey(2)));
+}
+
+#[tokio::test]
+async fn subscribers_see_every_commit_once_and_in_order() {
+    let world = World::new();
+    world.put(network(1)).await;
+    let (state, mut commits) = world.core.subscribe();
+    let mut followed = (*state).clone();
+    for _ in 0..50 {
+        world.core.write(add_one).await.unwrap();
+    }
+    while followed.revision() < world.core.state().revision() {
+        let commit = commits.next().await.unwrap().unwrap();
+        assert_eq!(commit.revision.0, followed.revision().0 + 1);
+        followed.apply(&commit);
+    }
+    assert_eq!(followed, *world.core.state());
+    let told = world.core.changes(state.revision()).await.unwrap();
+    assert_eq!(told.len() as u64, followed.revision().0 - state.revision().0);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_lags_is_told() {
+    let world = World::new();
+    world.put(network(1)).await;
+    let (_, mut commits) = world.core.subscribe();
+    let store_commits = server::LAG_MAX as u64 + 10;
+    while world.core.state().revision().0 <= store_commits {
+        world.core.write(add_one).await.unwrap();
+    }
+    assert!(commits.next().await.is_err());
+}
+
+/// A store that is slow and counts, so that closures gather.
+struct Slow {
+    inner: store::Memory,
+    transactions: AtomicUsize,
+    gate: std::sync::Mutex<()>,
+}
+
+impl Store for Slow {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        self.inner.load()
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        self.inner.changes(from)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        let _open = self.gate.lock().unwrap();
+        self.transactions.fetch_add(1, Ordering::SeqCst);
+        self.inner.transact(transaction)
+    }
+}
+
+fn put_network(number: u128) -> impl FnMut(&mut Tx) -> Result<(), WriteError> {
+    move |tx| {
+        tx.put(network(number));
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_together_are_one_transaction_and_the_queue_is_bounded() {
+    let store = Arc::new(Slow { inner: store::Memory::new(), transactions: AtomicUsize::new(0), gate: std::sync::Mutex::new(()) });
+    let core = Core::start(store.clone()).unwrap();
+    let held = store.gate.lock().unwrap();
+    let writes: Vec<_> = (0..server::QUEUE_MAX as u128 + server::BATCH_MAX as u128 + 10)
+        .map(|number| {
+            // Polled once, in order, so that all of them are in the queue or refused before the gate opens.
+            let mut write = Box::pin({ let core = core.clone(); async move { core.write(put_network(number + 1)).await } });
+            let waker = futures::task::noop_waker();
+            let polled = write.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+            (write, polled)
+        })
+        .collect();
+    drop(held);
+    let (mut done, mut refused) = (0, 0);
+    for (write, polled) in writes {
+        match polled {
+            std::task::Poll::Ready(result) => refused += usize::from(result == Err(WriteError::TooBusy)),
+            std::task::Poll::Pending => done += usize::from(write.await.is_ok()),
+        }
+    }
+    assert!(refused >= 10 && done >= server::QUEUE_MAX, "{refused} refused, {done} done");
+    let transactions = store.transactions.load(Ordering::SeqCst);
+    assert!(transactions <= done / server::BATCH_MAX + 3, "{transactions} transactions for {done} writes");
+    assert_eq!(core.state().all::<Network>().count(), done);
+}
+
+#[tokio::test]
+async fn what_is_answered_is_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let open = || store::Redb::open(&path, store::Options { reserve_bytes: 0, ..Default::default() });
+    let core = Core::start(Arc::new(open().unwrap())).unwrap();
+    for number in 1..=10 {
+        core.write(put_network(number)).await.unwrap();
+    }
+    let state = core.state();
+    drop(core);
+    // The writer's thread ends on its own time.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let store = loop {
+        match open() {
+            Ok(store) => break store,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(*Core::start(Arc::new(store)).unwrap().state(), *state);
+    assert!(state.network(NetworkId(Uuid::from_u128(10))).is_some());
+}
