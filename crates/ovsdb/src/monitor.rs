@@ -2,7 +2,8 @@
 //! `monitor_cond_since`).
 //!
 //! The server's reply says whether it still knew what changed since the client's last transaction. If so, it sends just
-//! that; if not, everything. Standalone databases never know; clustered ones remember a hundred transactions.
+//! that; if not, everything. Standalone databases never know; clustered ones remember up to a hundred transactions,
+//! and no more of them than the database itself is large.
 
 use crate::schema::{array, field, object, text};
 use crate::{Condition, DecodeError, Json, Message, Name, Uuid, call};

@@ -320,6 +320,16 @@ fn a_clustered_server_answers_a_returning_client_with_what_changed_since() {
     let server = Server::clustered();
     let mut client = Client::connect(&server);
     client.transact(bridge()).unwrap();
+    // The server remembers no more atoms of history than the database holds: fill it, so that small changes are remembered.
+    let filling = Value::map((0..500).map(|n| (n.to_string(), "x")));
+    let fill = [("external_ids".into(), filling)];
+    client
+        .transact(vec![Operation::update("Open_vSwitch", vec![], fill)])
+        .unwrap();
+    let small = [("mtu_request".into(), Value::from(1400))];
+    client
+        .transact(vec![Operation::update("Interface", vec![], small)])
+        .unwrap();
     let mut replica = replica(&mut client);
     follow(&mut client, &mut replica);
     assert!(!replica.last_txn().is_nil());
