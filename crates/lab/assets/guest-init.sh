@@ -22,7 +22,7 @@ hostname >/www/index.html
 httpd -p 80 -h /www
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
-echo ready >/dev/ttyS0
+echo "guest obeys" >/dev/ttyS0
 while :; do
 	read -r token line <&3 || continue
 	echo "<<$token<<" >&3

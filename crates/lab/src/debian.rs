@@ -37,6 +37,9 @@ pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    if !nix::unistd::Uid::effective().is_root() {
+        return Err(LabError::Unfit(format!("the packages {} are missing, and only root may install them", missing.join(" "))));
+    }
     let _policy = forbid_services()?;
     progress.during("reading Debian's package lists", || apt(&["update"], &missing))?;
     let mut args = vec!["install", "--no-install-recommends"];

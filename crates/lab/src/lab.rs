@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Doing, LabError, Result, chain};
 use crate::process::{Process, Spec};
-use crate::signals::{OnInterrupt, on_interrupt};
+use crate::signals::{OnInterrupt, give_way, on_interrupt};
 use crate::state::{State, make_dir};
 use crate::teardown;
 
@@ -41,6 +41,7 @@ impl Lab {
     /// `dir` is taken away first; a lab that is still wanted there is an error.
     pub fn new(name: &str, dir: impl AsRef<Path>) -> Result<Lab> {
         check_name(name)?;
+        check_root()?;
         let dir = dir.as_ref();
         if let Some(state) = State::load(dir)? {
             if state.owner.is_running() {
@@ -156,6 +157,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        give_way();
         self.shared.end_quietly();
     }
 }
@@ -168,6 +170,7 @@ impl Shared {
 
     /// Change what is remembered, on disk too.
     pub fn record(&self, change: impl FnOnce(&mut State)) -> Result<()> {
+        give_way();
         let mut state = self.state();
         if self.over.load(Ordering::SeqCst) {
             return Err(LabError::Unfit(format!("the lab in {} is over", self.dir.display())));
@@ -209,6 +212,13 @@ impl Shared {
     }
 }
 
+fn check_root() -> Result<()> {
+    if nix::unistd::Uid::effective().is_root() {
+        return Ok(());
+    }
+    Err(LabError::Unfit("a lab makes network namespaces, which only root may; run this as root".into()))
+}
+
 /// A name that fits into interface and namespace names.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let fits = !name.is_empty()
@@ -220,9 +230,10 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Err(LabError::Unfit(format!("{name:?} is no name for a lab or host: 1 to {NAME_MAX} of a-z, 0-9 and -")))
 }
 
-/// A file's text, or nothing where it cannot be read: for messages about failures.
+/// The last lines of a file, or nothing where it cannot be read: for messages about failures.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let bytes = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::fcntl::OFlag;
@@ -23,6 +24,17 @@ struct Registry {
 }
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { watching: false, next: 0, actions: Vec::new() });
+
+/// The actions are running; the process ends after them.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Returns at once, or never when the process is being interrupted: its own end must not overtake the tidying up, and
+/// errors that come of it are nobody's business.
+pub fn give_way() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        thread::park();
+    }
+}
 
 /// Runs its action on SIGINT or SIGTERM for as long as it lives.
 #[must_use = "the action is forgotten when this is dropped"]
@@ -64,6 +76,7 @@ fn watch() -> Result<()> {
 }
 
 fn interrupted(signal: Signal) -> ! {
+    INTERRUPTED.store(true, Ordering::SeqCst);
     eprintln!("\n{}: taking the lab away", signal.as_str());
     loop {
         let action = REGISTRY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).actions.pop();

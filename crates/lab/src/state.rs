@@ -75,6 +75,11 @@ impl State {
         }
     }
 
+    /// A lab of which only logs are left.
+    pub fn nothing() -> Self {
+        State { owner: ProcessId { pid: 0, started: 0 }, ..Self::new("") }
+    }
+
     /// The state kept in `dir`, if there is one.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE);

@@ -133,8 +133,12 @@ fn remove_files(dir: &Path, logs: Logs) -> Result<()> {
             _ => {}
         }
     }
-    if logs == Logs::Remove {
-        let _ = fs::remove_dir(dir);
+    match logs {
+        // What is left is still known as a lab's, so that a later take-down removes it.
+        Logs::Keep => State::nothing().save(dir),
+        Logs::Remove => {
+            let _ = fs::remove_dir(dir);
+            Ok(())
+        }
     }
-    Ok(())
 }

@@ -26,6 +26,8 @@ pub use image::{VmImage, cache_dir, image};
 const BOOT: Duration = Duration::from_secs(90);
 /// How long a command in the guest may take, unless told otherwise.
 const COMMAND: Duration = Duration::from_secs(30);
+/// What the guest says on its console when it obeys.
+const BOOTED: &str = "guest obeys";
 /// The guest's memory.
 const MEMORY_MIB: u32 = 256;
 /// The longest name of a network interface.
@@ -85,7 +87,7 @@ impl Vm {
 
     /// Wait until the guest obeys commands.
     pub fn wait_booted(&self) -> Result<()> {
-        let is_up = || Ok(tail(&self.console, 5).lines().any(|line| line.trim() == "ready").then_some(()));
+        let is_up = || Ok(tail(&self.console, 5).contains(BOOTED).then_some(()));
         self.process.wait_until(&format!("{} to boot (console: {})", self.name, self.console.display()), BOOT, is_up)
     }
 
