@@ -1,1 +1,141 @@
-//! Empty so far.
+//! `ladon kube`: Kubernetes on Ladon's networks. It watches Kubernetes and writes Neutron and Octavia objects, and knows nothing
+//! of what becomes of them: pods appear to everybody as ordinary ports, Services as ordinary load balancers.
+//!
+//! ```text
+//! run ── elector: waits for the Lease, renews it; while it is ours:
+//!         ├── topology: networks, subnets, router, group            (built once before the rest, then kept)
+//!         ├── ports:    pods                          → ports
+//!         ├── machines: Nodes                         → ports and routes
+//!         ├── services: Services and EndpointSlices   → load balancers
+//!         └── events:   reports                       → Events
+//! ```
+//!
+//! Losing the Lease drops all of them at once, and whatever they knew with them: the next holder reads Kubernetes first and
+//! the server second, so what is on the server and not in Kubernetes is nobody's.
+//!
+//! Kubernetes needs nothing installed but this program's rights: `get, list, watch` on pods, nodes, services, endpointslices
+//! and servicecidrs, `patch` on services/status, `create, patch, get` on events (events.k8s.io), and `get, create, update` on
+//! leases in the Lease's namespace. No finalizer is put on anything.
+//!
+//! Not here: how a pod is plugged in (`ladon-cni`), and what a load balancer is made of on the wire.
+
+pub mod config;
+pub mod error;
+pub mod events;
+pub mod ids;
+pub mod lease;
+pub mod mirror;
+pub mod neutron;
+pub mod node;
+pub mod pod;
+pub mod ports;
+pub mod queue;
+pub mod service;
+pub mod topology;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use config::Config;
+pub use error::Error;
+use events::Reporter;
+use ids::Keys;
+use lease::{Elector, Fence};
+use neutron::Neutron;
+use topology::{Builder, Topology, Trouble};
+
+/// Wait before the topology is tried again.
+const TOPOLOGY_RETRY: Duration = Duration::from_secs(2);
+
+/// Runs until `shutdown` is ready, then gives the Lease back. Ends earlier only for mistakes that nothing but another
+/// configuration heals.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    config.check()?;
+    // The process has one TLS provider; whoever was first chose the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let holder = config.holder()?;
+    let (fence_end, fence) = Fence::new();
+    let neutron = Neutron::new(&config, fence)?;
+    let client = client(&config).await?;
+    let mut elector = Elector::new(client.clone(), &config, holder.clone(), fence_end);
+    let config = Arc::new(config);
+    let result = tokio::select! {
+        () = shutdown => Ok(()),
+        Err(error) = serve(&mut elector, &config, client, neutron, holder) => Err(error),
+    };
+    elector.release().await;
+    result
+}
+
+/// Active whenever the Lease is ours, for ever.
+async fn serve(elector: &mut Elector, config: &Arc<Config>, client: Client, neutron: Neutron, holder: String) -> Result<(), Error> {
+    loop {
+        elector.acquire().await;
+        tokio::select! {
+            () = elector.keep() => {}
+            result = act(config.clone(), client.clone(), neutron.clone(), holder.clone()) => result?,
+        }
+    }
+}
+
+/// Everything that the holder of the Lease does.
+async fn act(config: Arc<Config>, client: Client, neutron: Neutron, holder: String) -> Result<(), Error> {
+    let keys = Keys::new(&config.cluster);
+    let builder = Builder { config: config.clone(), keys, kubernetes: client.clone(), neutron: neutron.clone() };
+    let topology = first_topology(&builder).await?;
+    info!(cluster = config.cluster, pods = %topology.pod_network, router = %topology.router, "the cluster's networks are there");
+    let (current, topology) = watch::channel(Arc::new(topology));
+    let wanted = Arc::new(Notify::new());
+    let (reporter, events) = Reporter::new(client.clone(), holder);
+    let ports = ports::Ports::new(client.clone(), neutron.clone(), &config, topology.clone(), reporter.clone());
+    let machines = node::Machines::new(client.clone(), neutron.clone(), &config, topology.clone(), reporter.clone());
+    let services = service::Services::new(client, neutron, &config, topology, wanted.clone(), reporter);
+    // Tasks of their own, so that a long comparison of one delays no other; ended with this function.
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(builder.keep(current, wanted));
+    tasks.spawn(ports.run());
+    tasks.spawn(machines.run());
+    tasks.spawn(services.run());
+    tasks.spawn(events);
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    Ok(())
+}
+
+/// The topology, however long the server takes to be there; a mistake in the ranges is an error.
+async fn first_topology(builder: &Builder) -> Result<Topology, Error> {
+    loop {
+        match builder.build().await {
+            Ok(topology) => return Ok(topology),
+            Err(Trouble::Plan(error)) => return Err(error.into()),
+            Err(error) => warn!(%error, "the cluster's networks cannot be made yet: new pods and Services wait; trying again"),
+        }
+        tokio::time::sleep(TOPOLOGY_RETRY).await;
+    }
+}
+
+async fn client(config: &Config) -> Result<Client, Error> {
+    let config = match &config.kubeconfig {
+        Some(path) => kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?,
+        None => kube::Config::incluster()?,
+    };
+    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+}
+
+/// Waits until then; for ever where there is nothing to wait for.
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,252 @@
+//! One active instance: a Lease of Kubernetes, held, renewed and given back.
+//!
+//! The holder's identity is stable. An instance that was killed finds its own name on the Lease when it comes back and goes on at
+//! once; another one waits until it has seen no renewal for the Lease's whole duration, by its own clock (as client-go does:
+//! clocks of machines differ).
+//!
+//! The holder may write only while the [`Fence`] is open: two thirds of the duration, counted from *before* the last renewal that
+//! succeeded. A write takes at most a third of it, so none of ours can meet one of the next holder.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+/// Renewals and attempts in one duration.
+const ATTEMPTS: u32 = 6;
+
+/// Says whether we may write now.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    open_until: watch::Receiver<Instant>,
+}
+
+impl Fence {
+    /// A fence, closed, and the end that opens it.
+    pub fn new() -> (watch::Sender<Instant>, Fence) {
+        let (sender, open_until) = watch::channel(Instant::now());
+        (sender, Fence { open_until })
+    }
+
+    pub fn is_open(&self) -> bool {
+        Instant::now() < *self.open_until.borrow()
+    }
+
+    /// Waits until the fence has closed.
+    pub async fn closed(&self) {
+        loop {
+            let until = *self.open_until.borrow();
+            if Instant::now() >= until {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+}
+
+/// What to do about a Lease that looks like this.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Decision {
+    Create,
+    /// Take or renew it; the number of its transitions afterwards.
+    Take { transitions: i32 },
+    /// It is another one's.
+    Wait,
+}
+
+/// A Lease as last seen, and since when it has not changed.
+struct Sighting {
+    version: Option<String>,
+    since: Instant,
+}
+
+fn decide(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration, duration: Duration) -> Decision {
+    let Some(spec) = lease else { return Decision::Create };
+    let holder = spec.holder_identity.as_deref().unwrap_or("");
+    let transitions = spec.lease_transitions.unwrap_or(0);
+    if holder == me {
+        return Decision::Take { transitions };
+    }
+    let theirs = spec.lease_duration_seconds.map_or(duration, |secs| Duration::from_secs(secs.max(1) as u64));
+    if holder.is_empty() || unchanged >= theirs { Decision::Take { transitions: transitions + 1 } } else { Decision::Wait }
+}
+
+/// Our claim on the Lease.
+pub struct Elector {
+    api: Api<Lease>,
+    name: String,
+    me: String,
+    duration: Duration,
+    fence: watch::Sender<Instant>,
+    seen: Sighting,
+}
+
+impl Elector {
+    pub fn new(client: Client, config: &crate::config::Config, me: String, fence: watch::Sender<Instant>) -> Elector {
+        Elector {
+            api: Api::namespaced(client, &config.lease.namespace),
+            name: config.lease.name.clone(),
+            me,
+            duration: config.lease_duration(),
+            fence,
+            seen: Sighting { version: None, since: Instant::now() },
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.duration / ATTEMPTS
+    }
+
+    /// Waits until the Lease is ours.
+    pub async fn acquire(&mut self) {
+        let mut is_told = false;
+        loop {
+            match self.attempt().await {
+                Ok(true) => return info!(lease = self.name, holder = self.me, "active: the Lease is ours"),
+                Ok(false) if !is_told => info!(lease = self.name, "standing by: another instance holds the Lease"),
+                Ok(false) => {}
+                Err(error) => warn!(lease = self.name, %error, "cannot read or take the Lease; trying again"),
+            }
+            is_told = true;
+            sleep(self.interval()).await;
+        }
+    }
+
+    /// Renews the Lease until it is lost.
+    pub async fn keep(&mut self) {
+        loop {
+            sleep(self.interval()).await;
+            match self.attempt().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.fence.send_replace(Instant::now());
+                    return warn!(lease = self.name, "another instance took the Lease; standing by");
+                }
+                Err(error) => warn!(lease = self.name, %error, "cannot renew the Lease"),
+            }
+            if Instant::now() >= *self.fence.borrow() {
+                return warn!(lease = self.name, "the Lease could not be renewed in time; no more writes until it is ours again");
+            }
+        }
+    }
+
+    /// Gives the Lease back, so that another instance need not wait.
+    pub async fn release(&mut self) {
+        self.fence.send_replace(Instant::now());
+        let Ok(Ok(mut lease)) = timeout(self.interval(), self.api.get(&self.name)).await else { return };
+        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.me)) else { return };
+        spec.holder_identity = None;
+        if let Err(error) = self.api.replace(&self.name, &PostParams::default(), &lease).await {
+            warn!(lease = self.name, %error, "cannot give the Lease back; it runs out by itself");
+        }
+    }
+
+    /// One try to take or renew; true if the Lease is ours now.
+    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        let began = Instant::now();
+        let limit = self.interval();
+        let tried = timeout(limit, self.try_once()).await;
+        let is_ours = tried.unwrap_or_else(|_| Err(kube::Error::Service("no answer from kube-apiserver".into())))?;
+        if is_ours {
+            self.fence.send_replace(began + self.duration * 2 / 3);
+        }
+        Ok(is_ours)
+    }
+
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let lease = self.api.get_opt(&self.name).await?;
+        let version = lease.as_ref().and_then(ResourceExt::resource_version);
+        if version != self.seen.version {
+            self.seen = Sighting { version, since: Instant::now() };
+        }
+        let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
+        let written = match decide(spec, &self.me, self.seen.since.elapsed(), self.duration) {
+            Decision::Wait => return Ok(false),
+            Decision::Create => self.api.create(&PostParams::default(), &self.lease(None, 0)).await,
+            Decision::Take { transitions } => {
+                let lease = self.lease(lease.as_ref(), transitions);
+                self.api.replace(&self.name, &PostParams::default(), &lease).await
+            }
+        };
+        match written {
+            Ok(_) => Ok(true),
+            // Another instance was faster: look again next time.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lease(&self, before: Option<&Lease>, transitions: i32) -> Lease {
+        let now = Some(MicroTime(jiff::Timestamp::now()));
+        let old = before.and_then(|lease| lease.spec.as_ref()).filter(|spec| spec.holder_identity.as_deref() == Some(&self.me));
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                resource_version: before.and_then(ResourceExt::resource_version),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.me.clone()),
+                lease_duration_seconds: Some(self.duration.as_secs() as i32),
+                acquire_time: old.and_then(|spec| spec.acquire_time.clone()).or_else(|| now.clone()),
+                renew_time: now,
+                lease_transitions: Some(transitions),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DURATION: Duration = Duration::from_secs(15);
+
+    fn held_by(holder: &str) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(holder.into()),
+            lease_duration_seconds: Some(15),
+            lease_transitions: Some(3),
+            ..LeaseSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_missing_lease_is_made() {
+        assert_eq!(decide(None, "me", Duration::ZERO, DURATION), Decision::Create);
+    }
+
+    #[test]
+    fn my_own_lease_is_resumed_at_once() {
+        assert_eq!(decide(Some(&held_by("me")), "me", Duration::ZERO, DURATION), Decision::Take { transitions: 3 });
+    }
+
+    #[test]
+    fn anothers_lease_is_taken_only_after_its_whole_duration_without_a_change() {
+        let lease = held_by("you");
+        assert_eq!(decide(Some(&lease), "me", Duration::from_secs(14), DURATION), Decision::Wait);
+        assert_eq!(decide(Some(&lease), "me", Duration::from_secs(15), DURATION), Decision::Take { transitions: 4 });
+    }
+
+    #[test]
+    fn a_lease_given_back_is_taken_at_once() {
+        assert_eq!(decide(Some(&held_by("")), "me", Duration::ZERO, DURATION), Decision::Take { transitions: 4 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fence_closes_by_itself() {
+        let (sender, fence) = Fence::new();
+        assert!(!fence.is_open());
+        sender.send_replace(Instant::now() + Duration::from_secs(10));
+        assert!(fence.is_open());
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(!fence.is_open());
+        fence.closed().await;
+    }
+}

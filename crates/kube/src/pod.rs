@@ -1,0 +1,109 @@
+//! Which port a pod needs: plain functions of the pod.
+//!
+//! A pod needs a port from the moment it has a node until it is gone or has ended. Pods on the host's network need none. The
+//! port's `device_id` is what the container runtime calls the pod's uid: for a static pod that is not the uid of its mirror in
+//! the API but the mirror's annotation.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::events::shortened;
+
+/// `device_owner` of pods' ports.
+pub const OWNER: &str = "ladon:pod";
+/// Annotation of a static pod's mirror: the uid by which the kubelet knows the pod.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Longest name that Neutron takes.
+const NAME_MAX: usize = 255;
+
+/// What matters of a pod that needs a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredPort {
+    /// `device_id` of the port.
+    pub uid: String,
+    /// The uid of the API's object, for Events.
+    pub object_uid: String,
+    /// `namespace/name`.
+    pub name: String,
+    pub host: String,
+    pub is_static: bool,
+}
+
+impl DesiredPort {
+    /// The port's name.
+    pub fn port_name(&self) -> String {
+        shortened(&self.name, NAME_MAX)
+    }
+}
+
+/// The port that a pod needs, if it needs one.
+pub fn desired_port(pod: &Pod) -> Option<DesiredPort> {
+    let spec = pod.spec.as_ref()?;
+    let host = spec.node_name.as_ref().filter(|name| !name.is_empty())?;
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if spec.host_network == Some(true) || matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let object_uid = pod.metadata.uid.clone()?;
+    let mirror = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR)).filter(|uid| !uid.is_empty());
+    Some(DesiredPort {
+        uid: mirror.unwrap_or(&object_uid).clone(),
+        object_uid,
+        name: crate::mirror::name_of(pod),
+        host: host.clone(),
+        is_static: mirror.is_some(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value, phase: &str, annotations: Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "annotations": annotations},
+            "spec": spec,
+            "status": {"phase": phase},
+        }))
+        .unwrap()
+    }
+
+    fn spec() -> Value {
+        json!({"nodeName": "n1", "containers": []})
+    }
+
+    #[test]
+    fn a_pod_with_a_node_needs_a_port_there() {
+        let port = desired_port(&pod(spec(), "Pending", json!({}))).unwrap();
+        assert_eq!((port.uid.as_str(), port.name.as_str(), port.host.as_str()), ("u1", "shop/web", "n1"));
+    }
+
+    #[test]
+    fn a_static_pod_is_known_by_its_mirror_annotation() {
+        let port = desired_port(&pod(spec(), "Running", json!({"kubernetes.io/config.mirror": "hash"}))).unwrap();
+        assert_eq!((port.uid.as_str(), port.object_uid.as_str(), port.is_static), ("hash", "u1", true));
+    }
+
+    #[test]
+    fn pods_without_a_node_on_the_hosts_network_or_ended_need_none() {
+        assert_eq!(desired_port(&pod(json!({"containers": []}), "Pending", json!({}))), None);
+        assert_eq!(desired_port(&pod(json!({"containers": [], "nodeName": ""}), "Pending", json!({}))), None);
+        assert_eq!(desired_port(&pod(json!({"containers": [], "nodeName": "n1", "hostNetwork": true}), "Running", json!({}))), None);
+        assert_eq!(desired_port(&pod(spec(), "Succeeded", json!({}))), None);
+        assert_eq!(desired_port(&pod(spec(), "Failed", json!({}))), None);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_keeps_its_port_until_it_is_gone() {
+        let mut pod = pod(spec(), "Running", json!({}));
+        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+        assert!(desired_port(&pod).is_some());
+    }
+
+    #[test]
+    fn a_long_name_is_cut_to_what_neutron_takes() {
+        let mut pod = pod(spec(), "Running", json!({}));
+        pod.metadata.name = Some("x".repeat(253));
+        assert_eq!(desired_port(&pod).unwrap().port_name().len(), NAME_MAX);
+    }
+}

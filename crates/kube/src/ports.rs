@@ -1,0 +1,330 @@
+//! A port for every pod: the reconciler that compares pods with ports and makes them one to one.
+//!
+//! A pod that was seen goes into the queue by its uid. What is due together is made by one request; a batch that the server
+//! refuses is made one by one, so that a bad pod fails alone. Ports are found again by their owner when this process starts
+//! and every few minutes after: whatever was left by a crash is either a pod's or an orphan, and orphans go.
+//!
+//! Task: one, which owns everything here; requests run beside it and report back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::events::{Report, Reporter, reference};
+use crate::ids::Keys;
+use crate::mirror::{Change, Mirror, watch};
+use crate::neutron::types::{NewPort, Port};
+use crate::neutron::{ApiError, Neutron};
+use crate::pod::{DesiredPort, OWNER, desired_port};
+use crate::queue::Queue;
+use crate::topology::Topology;
+use crate::until;
+
+/// Ports in one request.
+pub const BATCH_MAX: usize = 100;
+/// Requests under way.
+const REQUESTS_MAX: usize = 16;
+/// Single creates under way for one refused batch.
+const SINGLES_MAX: usize = 8;
+/// A kubelet makes the mirror of a running static pod again when someone deletes it: its port is kept that long.
+const STATIC_GRACE: Duration = Duration::from_secs(90);
+/// Failures in a row after which a user hears of a server that does not answer.
+const SILENT_FAILURES: u32 = 3;
+/// Wait after a list that failed.
+const LIST_RETRY: Duration = Duration::from_secs(2);
+
+type Uid = String;
+
+/// A port that is there.
+struct Actual {
+    id: Uuid,
+    /// Number of the list that was the latest when the port was seen or made.
+    epoch: u64,
+}
+
+/// What a request did.
+enum Done {
+    Created(Vec<(Uid, Result<Port, ApiError>)>),
+    Deleted { uid: Uid, id: Uuid, result: Result<(), ApiError> },
+    Listed { epoch: u64, result: Result<Vec<Port>, ApiError> },
+    DuplicateDeleted { id: Uuid, result: Result<(), ApiError> },
+}
+
+/// See the module.
+pub struct Ports {
+    neutron: Neutron,
+    keys: Keys,
+    topology: watch::Receiver<Arc<Topology>>,
+    reporter: Reporter,
+    pods: Mirror<DesiredPort>,
+    watch: BoxStream<'static, Event<Pod>>,
+    desired: HashMap<Uid, DesiredPort>,
+    actual: HashMap<Uid, Actual>,
+    queue: Queue<Uid>,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    resync: Interval,
+    epoch: u64,
+    is_listed: bool,
+}
+
+impl Ports {
+    pub fn new(client: Client, neutron: Neutron, config: &Config, topology: watch::Receiver<Arc<Topology>>, reporter: Reporter) -> Ports {
+        let selector = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+        let mut resync = tokio::time::interval_at(Instant::now() + config.resync(), config.resync());
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ports {
+            neutron,
+            keys: Keys::new(&config.cluster),
+            topology,
+            reporter,
+            pods: Mirror::new(),
+            watch: watch(Api::all(client), watcher::Config::default().fields(selector), "pods"),
+            desired: HashMap::new(),
+            actual: HashMap::new(),
+            queue: Queue::new(),
+            running: FuturesUnordered::new(),
+            resync,
+            epoch: 0,
+            is_listed: false,
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            self.start_due();
+            let due = self.queue.next_due().filter(|_| self.is_listed && self.running.len() < REQUESTS_MAX);
+            tokio::select! {
+                Some(event) = self.watch.next() => self.pod_event(event),
+                Some(done) = self.running.next() => self.finished(done),
+                () = until(due) => {}
+                _ = self.resync.tick(), if self.is_listed => self.list(Duration::ZERO),
+            }
+        }
+    }
+
+    fn pod_event(&mut self, event: Event<Pod>) {
+        let was_complete = self.pods.is_complete();
+        for change in self.pods.apply(event, desired_port) {
+            self.pod_changed(change);
+        }
+        // Ports are listed after pods, so that a port whose pod is not known has no pod.
+        if self.pods.is_complete() && !was_complete {
+            self.list(Duration::ZERO);
+        }
+    }
+
+    fn pod_changed(&mut self, change: Change<DesiredPort>) {
+        let now = Instant::now();
+        let stays = |old: &DesiredPort| change.after.as_ref().is_some_and(|new| new.uid == old.uid);
+        if let Some(old) = change.before.filter(|old| !stays(old)) {
+            if self.desired.get(&old.uid).is_some_and(|known| known.name == old.name) {
+                self.desired.remove(&old.uid);
+            }
+            let grace = if old.is_static { STATIC_GRACE } else { Duration::ZERO };
+            self.queue.push_fresh(old.uid, now + grace);
+        }
+        if let Some(new) = change.after {
+            self.queue.push_fresh(new.uid.clone(), now);
+            self.desired.insert(new.uid.clone(), new);
+        }
+    }
+
+    /// Starts what is due: deletes one by one, creates together.
+    fn start_due(&mut self) {
+        if !self.is_listed {
+            return;
+        }
+        let now = Instant::now();
+        let mut batch: Vec<(Uid, Uuid, NewPort)> = Vec::new();
+        while self.running.len() < REQUESTS_MAX && batch.len() < BATCH_MAX {
+            let Some(uid) = self.queue.pop(now) else { break };
+            match (self.desired.get(&uid), self.actual.get(&uid)) {
+                (Some(pod), None) => {
+                    let port = self.new_port(pod);
+                    let key = self.keys.pod(&uid);
+                    batch.push((uid, key, port));
+                }
+                (None, Some(port)) => self.start_delete(uid, port.id),
+                (Some(_), Some(_)) | (None, None) => self.queue.done(&uid),
+            }
+        }
+        if !batch.is_empty() {
+            self.running.push(create(self.neutron.clone(), batch).map(Done::Created).boxed());
+        }
+    }
+
+    fn new_port(&self, pod: &DesiredPort) -> NewPort {
+        let topology = self.topology.borrow();
+        NewPort {
+            network_id: topology.pod_network,
+            name: pod.port_name(),
+            device_owner: OWNER,
+            device_id: pod.uid.clone(),
+            host: pod.host.clone(),
+            security_groups: vec![topology.group],
+            allowed_address_pairs: Vec::new(),
+            project_id: self.neutron.project().map(str::to_owned),
+        }
+    }
+
+    fn start_delete(&self, uid: Uid, id: Uuid) {
+        let neutron = self.neutron.clone();
+        let delete = async move {
+            let result = neutron.delete_port(id).await;
+            Done::Deleted { uid, id, result }
+        };
+        self.running.push(delete.boxed());
+    }
+
+    fn list(&mut self, after: Duration) {
+        self.epoch += 1;
+        let (neutron, network, epoch) = (self.neutron.clone(), self.topology.borrow().pod_network, self.epoch);
+        let list = async move {
+            tokio::time::sleep(after).await;
+            let result = neutron.ports_of_owner(network, OWNER).await;
+            Done::Listed { epoch, result }
+        };
+        self.running.push(list.boxed());
+    }
+
+    fn finished(&mut self, done: Done) {
+        match done {
+            Done::Created(results) => results.into_iter().for_each(|(uid, result)| self.created(uid, result)),
+            Done::Deleted { uid, id, result: Ok(()) } => {
+                debug!(uid, port = %id, "freed a pod's port");
+                self.actual.remove(&uid);
+                self.queue.done(&uid);
+            }
+            Done::Deleted { uid, id, result: Err(error) } => {
+                warn!(uid, port = %id, %error, "cannot free a pod's port; trying again");
+                self.queue.failed(&uid, Instant::now());
+            }
+            Done::Listed { epoch, result: Ok(ports) } => self.listed(epoch, ports),
+            Done::Listed { result: Err(error), .. } => {
+                warn!(%error, advice = error.advice(), "cannot list the pods' ports; trying again");
+                self.list(LIST_RETRY);
+            }
+            Done::DuplicateDeleted { id, result: Err(error) } => warn!(port = %id, %error, "cannot delete a second port of a pod"),
+            Done::DuplicateDeleted { .. } => {}
+        }
+    }
+
+    fn created(&mut self, uid: Uid, result: Result<Port, ApiError>) {
+        match result {
+            Ok(port) => {
+                debug!(uid, port = %port.id, "a pod has its port");
+                self.actual.insert(uid.clone(), Actual { id: port.id, epoch: self.epoch });
+                self.queue.done(&uid);
+            }
+            Err(error) => {
+                let failures = self.queue.failed(&uid, Instant::now());
+                let Some(pod) = self.desired.get(&uid) else { return };
+                debug!(pod = pod.name, %error, failures, "no port");
+                if error.is_refusal() || failures >= SILENT_FAILURES {
+                    self.reporter.warn(failure(pod, &error));
+                }
+            }
+        }
+    }
+
+    /// Compares all ports with all pods. Ports that were made or freed while the list was read are left to the next one.
+    fn listed(&mut self, epoch: u64, ports: Vec<Port>) {
+        let now = Instant::now();
+        let (kept, duplicates) = self.one_each(ports);
+        let before: HashSet<Uid> = self.actual.keys().cloned().collect();
+        for (uid, id) in &kept {
+            if !before.contains(uid) && !self.queue.is_running(uid) {
+                self.actual.insert(uid.clone(), Actual { id: *id, epoch });
+                // A static pod whose mirror is not there may be about to get it back.
+                self.queue.push(uid.clone(), now);
+            }
+        }
+        let is_lost = |uid: &Uid, port: &Actual| port.epoch < epoch && !kept.contains_key(uid) && !self.queue.is_running(uid);
+        let lost: Vec<Uid> = self.actual.iter().filter(|(uid, port)| is_lost(uid, port)).map(|(uid, _)| uid.clone()).collect();
+        for uid in lost {
+            warn!(uid, "a pod's port was deleted by someone else; making it again");
+            self.actual.remove(&uid);
+            self.queue.push(uid, now);
+        }
+        let orphans = self.actual.keys().filter(|uid| !self.desired.contains_key(*uid)).count();
+        if !self.is_listed || orphans > 0 {
+            info!(ports = self.actual.len(), pods = self.desired.len(), orphans, "compared ports with pods");
+        }
+        self.is_listed = true;
+        self.delete_duplicates(duplicates);
+    }
+
+    /// One port for each uid: the one with the id that we would give it, else the one that works. The rest is too much.
+    fn one_each(&self, mut ports: Vec<Port>) -> (HashMap<Uid, Uuid>, Vec<Uuid>) {
+        ports.sort_by_key(|port| (port.id != self.keys.pod(&port.device_id), port.status != "ACTIVE", port.id));
+        let (mut kept, mut duplicates) = (HashMap::new(), Vec::new());
+        for port in ports {
+            if kept.contains_key(&port.device_id) {
+                duplicates.push(port.id);
+            } else {
+                kept.insert(port.device_id, port.id);
+            }
+        }
+        (kept, duplicates)
+    }
+
+    fn delete_duplicates(&self, duplicates: Vec<Uuid>) {
+        for id in duplicates {
+            let neutron = self.neutron.clone();
+            let delete = async move {
+                let result = neutron.delete_port(id).await;
+                Done::DuplicateDeleted { id, result }
+            };
+            self.running.push(delete.boxed());
+        }
+    }
+}
+
+/// Makes ports: one request, or one by one where the server refuses the lot.
+async fn create(neutron: Neutron, batch: Vec<(Uid, Uuid, NewPort)>) -> Vec<(Uid, Result<Port, ApiError>)> {
+    if batch.len() > 1 {
+        let keys: Vec<Uuid> = batch.iter().map(|(_, key, _)| *key).collect();
+        let ports: Vec<NewPort> = batch.iter().map(|(_, _, port)| port.clone()).collect();
+        match neutron.create_ports(&keys, &ports).await {
+            Ok(made) => return matched(batch, made),
+            Err(error) if error.is_refusal() => debug!(%error, ports = batch.len(), "a batch was refused; making its ports one by one"),
+            Err(error) => return batch.into_iter().map(|(uid, _, _)| (uid, Err(error.clone()))).collect(),
+        }
+    }
+    let single = |(uid, key, port): (Uid, Uuid, NewPort)| {
+        let neutron = neutron.clone();
+        async move {
+            let result = neutron.create_port(key, &port).await;
+            (uid, result)
+        }
+    };
+    futures::stream::iter(batch).map(single).buffer_unordered(SINGLES_MAX).collect().await
+}
+
+fn matched(batch: Vec<(Uid, Uuid, NewPort)>, made: Vec<Port>) -> Vec<(Uid, Result<Port, ApiError>)> {
+    let mut made: HashMap<Uid, Port> = made.into_iter().map(|port| (port.device_id.clone(), port)).collect();
+    let missing = || ApiError::Unreadable { doing: "POST /v2.0/ports".into(), why: "a port is missing in the answer".into() };
+    batch.into_iter().map(|(uid, _, _)| { let port = made.remove(&uid).ok_or_else(missing); (uid, port) }).collect()
+}
+
+fn failure(pod: &DesiredPort, error: &ApiError) -> Report {
+    Report {
+        about: reference("Pod", &pod.name, &pod.object_uid),
+        reason: "LadonPortFailed",
+        action: "CreatePort",
+        note: format!("the pod has no port on the network yet, so its containers cannot start; {}; {error}", error.advice()),
+    }
+}

@@ -1,0 +1,193 @@
+//! One Service's load balancers: reading what the server has and doing what differs.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Trouble;
+use super::desired::{DesiredLb, member_list};
+use super::diff::{ActualLb, ActualListener, ActualPool, Step, next_step};
+use crate::ids::Keys;
+use crate::neutron::types::Balancer;
+use crate::neutron::{ApiError, Neutron};
+use crate::topology::Topology;
+
+/// What is known of a Service's load balancers.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Load balancers that are there, or were; `None` where the inside has to be read again.
+    balancers: Vec<(Uuid, Option<ActualLb>)>,
+    /// What the Service's owner has been told of what it does not get.
+    pub told: Vec<String>,
+}
+
+impl Known {
+    pub fn is_nothing(&self) -> bool {
+        self.balancers.is_empty()
+    }
+
+    /// One more that the server has.
+    pub fn adopt(&mut self, balancer: &Balancer) {
+        if !self.balancers.iter().any(|(id, _)| *id == balancer.id) {
+            self.balancers.push((balancer.id, None));
+        }
+    }
+
+    /// What the server has must be read again.
+    pub fn forget(&mut self) {
+        self.balancers.iter_mut().for_each(|(_, actual)| *actual = None);
+    }
+}
+
+/// More steps than any difference takes; who needs more gets answers that never say what was asked for.
+fn steps_max(wanted: &DesiredLb, actual: &ActualLb) -> usize {
+    4 * (wanted.ports.len() + actual.listeners.len() + actual.pools.len()) + 4
+}
+
+fn never_ends(step: &Step) -> ApiError {
+    ApiError::Unreadable { doing: format!("{step:?}"), why: "the server's answers never show the change".into() }
+}
+
+/// Does the requests of one piece of work.
+pub struct Worker {
+    pub neutron: Neutron,
+    pub keys: Keys,
+    pub topology: Arc<Topology>,
+}
+
+impl Worker {
+    /// Makes the Service's load balancers exactly these. What was reached is returned also when something failed.
+    pub async fn reconcile(&self, mut known: Known, desired: Vec<DesiredLb>) -> (Known, Result<(), Trouble>) {
+        let result = self.converge(&mut known, &desired).await;
+        if result.is_err() {
+            known.forget();
+        }
+        (known, result)
+    }
+
+    async fn converge(&self, known: &mut Known, desired: &[DesiredLb]) -> Result<(), Trouble> {
+        self.load(known).await?;
+        self.remove_strays(known, desired).await?;
+        for wanted in desired {
+            let index = match known.balancers.iter().position(|(_, actual)| actual.as_ref().is_some_and(|actual| actual.vip == wanted.vip)) {
+                Some(index) => index,
+                None => self.create(known, wanted).await?,
+            };
+            let actual = known.balancers[index].1.as_mut().expect("loaded above");
+            let mut steps_left = steps_max(wanted, actual);
+            while let Some(step) = next_step(wanted, actual) {
+                steps_left = steps_left.checked_sub(1).ok_or_else(|| never_ends(&step))?;
+                let next = self.perform(step, wanted, actual).await?;
+                *actual = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has to be read again; what is gone is forgotten.
+    async fn load(&self, known: &mut Known) -> Result<(), ApiError> {
+        let mut index = 0;
+        while let Some((id, actual)) = known.balancers.get(index) {
+            if actual.is_some() {
+                index += 1;
+                continue;
+            }
+            match self.neutron.balancer(*id).await? {
+                Some(balancer) => {
+                    known.balancers[index].1 = Some(self.inside(balancer).await?);
+                    index += 1;
+                }
+                None => drop(known.balancers.remove(index)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn inside(&self, balancer: Balancer) -> Result<ActualLb, ApiError> {
+        let listeners = self.neutron.listeners_of(balancer.id).await?;
+        let mut pools = Vec::new();
+        for pool in self.neutron.pools_of(balancer.id).await? {
+            let members = self.neutron.members_of(pool.id).await?;
+            let members = members.into_iter().map(|member| ((member.address, member.protocol_port), member.weight)).collect();
+            pools.push(ActualPool { id: pool.id, name: pool.name, protocol: pool.protocol, members });
+        }
+        let listeners = listeners.into_iter().map(|listener| ActualListener {
+            id: listener.id,
+            protocol: listener.protocol,
+            port: listener.protocol_port,
+            pool: listener.default_pool_id,
+        });
+        Ok(ActualLb { id: balancer.id, name: balancer.name, vip: balancer.vip_address, listeners: listeners.collect(), pools })
+    }
+
+    /// Load balancers at addresses that the Service has not, and second ones at the same address.
+    async fn remove_strays(&self, known: &mut Known, desired: &[DesiredLb]) -> Result<(), ApiError> {
+        let mut index = 0;
+        while let Some((id, actual)) = known.balancers.get(index) {
+            let vip = actual.as_ref().map(|actual| actual.vip);
+            let is_wanted = desired.iter().any(|wanted| Some(wanted.vip) == vip);
+            let is_second = known.balancers[..index].iter().any(|(_, other)| other.as_ref().map(|other| other.vip) == vip);
+            if is_wanted && !is_second {
+                index += 1;
+            } else {
+                self.neutron.delete_balancer(*id).await?;
+                known.balancers.remove(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a load balancer; one that an earlier attempt made is taken over with whatever is in it.
+    async fn create(&self, known: &mut Known, wanted: &DesiredLb) -> Result<usize, Trouble> {
+        let subnet = self.topology.subnet_of(wanted.vip).ok_or(Trouble::NoSubnet(wanted.vip))?;
+        let key = self.keys.balancer(&wanted.service_uid, wanted.vip);
+        let description = format!("Kubernetes Service {} ({})", wanted.name, wanted.service_uid);
+        let made = self.neutron.create_balancer(key, &wanted.name, &description, wanted.vip, subnet).await?;
+        known.adopt(&made);
+        let index = known.balancers.iter().position(|(id, _)| *id == made.id).expect("just adopted");
+        known.balancers[index].1 = Some(if made.is_empty() {
+            ActualLb { id: made.id, name: made.name, vip: made.vip_address, listeners: Vec::new(), pools: Vec::new() }
+        } else {
+            self.inside(made).await?
+        });
+        Ok(index)
+    }
+
+    /// Does one step and returns what is there afterwards.
+    async fn perform(&self, step: Step<'_>, wanted: &DesiredLb, actual: &ActualLb) -> Result<ActualLb, ApiError> {
+        let mut next = actual.clone();
+        match step {
+            Step::Rename => next.name = self.neutron.rename_balancer(actual.id, &wanted.name).await?.name,
+            Step::DeleteListener(id) => {
+                self.neutron.delete_listener(id).await?;
+                next.listeners.retain(|listener| listener.id != id);
+            }
+            Step::DeletePool(id) => {
+                self.neutron.delete_pool(id).await?;
+                next.pools.retain(|pool| pool.id != id);
+            }
+            Step::CreatePool(port) => {
+                let key = self.keys.pool(&actual.id.to_string(), &port.name);
+                let pool = self.neutron.create_pool(key, actual.id, &port.name, port.protocol.word()).await?;
+                next.pools.push(ActualPool { id: pool.id, name: pool.name, protocol: pool.protocol, members: Default::default() });
+            }
+            Step::SetMembers { pool, members } => {
+                self.neutron.set_members(pool, &member_list(members)).await?;
+                let changed = next.pools.iter_mut().find(|candidate| candidate.id == pool).expect("the step names a pool that is there");
+                changed.members.clone_from(members);
+            }
+            Step::CreateListener { port, pool } => {
+                let key = self.keys.listener(&actual.id.to_string(), &port.name);
+                let listener = self.neutron.create_listener(key, actual.id, &port.name, port.protocol.word(), port.port, pool).await?;
+                let (protocol, pool) = (listener.protocol, listener.default_pool_id);
+                next.listeners.push(ActualListener { id: listener.id, protocol, port: listener.protocol_port, pool });
+            }
+            Step::SetPool { listener, pool } => {
+                let answer = self.neutron.set_default_pool(listener, pool).await?;
+                let changed = next.listeners.iter_mut().find(|candidate| candidate.id == listener).expect("the step names a listener that is there");
+                changed.pool = answer.default_pool_id;
+            }
+        }
+        Ok(next)
+    }
+}

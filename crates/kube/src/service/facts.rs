@@ -1,0 +1,183 @@
+//! What matters of a Service and of an EndpointSlice: the rest is dropped as soon as it is read.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+
+/// Label of a slice: the Service that it belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A protocol that a Service's port may have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    fn parse(text: Option<&str>) -> Option<Protocol> {
+        match text.unwrap_or("TCP") {
+            "TCP" => Some(Protocol::Tcp),
+            "UDP" => Some(Protocol::Udp),
+            "SCTP" => Some(Protocol::Sctp),
+            _ => None,
+        }
+    }
+
+    /// As Octavia and Kubernetes write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        }
+    }
+}
+
+/// A Service with addresses of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub uid: String,
+    /// `namespace/name`.
+    pub name: String,
+    /// At most one of each family.
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+    pub is_client_affine: bool,
+    /// What the condition in the Service's status says now.
+    pub told: Option<Told>,
+}
+
+/// Our condition as it stands in a Service's status.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    pub is_true: bool,
+    pub reason: String,
+    pub message: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Empty where there is only one and it has no name.
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// Type of our condition in a Service's status.
+pub const CONDITION: &str = "LadonReady";
+
+impl Service {
+    /// None for Services without an address of their own: headless ones and ExternalName.
+    pub fn of(service: &KubeService) -> Option<Service> {
+        let spec = service.spec.as_ref()?;
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return None;
+        }
+        let single = spec.cluster_ip.iter().cloned().collect();
+        let addresses: Vec<IpAddr> =
+            spec.cluster_ips.as_ref().unwrap_or(&single).iter().filter_map(|address| address.parse().ok()).collect();
+        if addresses.is_empty() {
+            return None;
+        }
+        let ports = spec.ports.iter().flatten().filter_map(|port| {
+            let name = port.name.clone().unwrap_or_default();
+            Some(ServicePort { name, protocol: Protocol::parse(port.protocol.as_deref())?, port: u16::try_from(port.port).ok()? })
+        });
+        Some(Service {
+            uid: service.metadata.uid.clone()?,
+            name: crate::mirror::name_of(service),
+            addresses,
+            ports: ports.collect(),
+            is_client_affine: spec.session_affinity.as_deref() == Some("ClientIP"),
+            told: told(service),
+        })
+    }
+}
+
+fn told(service: &KubeService) -> Option<Told> {
+    let conditions = service.status.as_ref()?.conditions.as_ref()?;
+    let ours = conditions.iter().find(|condition| condition.type_ == CONDITION)?;
+    Some(Told { is_true: ours.status == "True", reason: ours.reason.clone(), message: ours.message.clone() })
+}
+
+/// How usable an endpoint is; a greater one wins where slices name the same endpoint twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Health {
+    /// Neither ready nor serving: it keeps its connections.
+    Idle,
+    /// On its way out and still answering: the last resort.
+    Leaving,
+    Ready,
+}
+
+/// Some of a Service's endpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slice {
+    /// `namespace/name` of the Service.
+    pub service: String,
+    /// Of one family.
+    pub endpoints: Vec<(IpAddr, Health)>,
+    pub ports: Vec<SlicePort>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlicePort {
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+impl Slice {
+    /// None for slices of no Service and for slices of names instead of addresses.
+    pub fn of(slice: &EndpointSlice) -> Option<Slice> {
+        let is_v4 = match slice.address_type.as_str() {
+            "IPv4" => true,
+            "IPv6" => false,
+            _ => return None,
+        };
+        let service = format!("{}/{}", slice.namespace()?, slice.labels().get(SERVICE_NAME)?);
+        let endpoints = slice.endpoints.iter().filter_map(|endpoint| {
+            // All addresses of one endpoint are the same thing: the API says to use the first.
+            let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            (address.is_ipv4() == is_v4).then(|| (address, health(conditions.ready, conditions.serving, conditions.terminating)))
+        });
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let name = port.name.clone().unwrap_or_default();
+            Some(SlicePort { name, protocol: Protocol::parse(port.protocol.as_deref())?, port: u16::try_from(port.port?).ok()? })
+        });
+        Some(Slice { service, endpoints: endpoints.collect(), ports: ports.collect() })
+    }
+}
+
+/// Unknown means ready, and serving means what ready means (the API's words). `publishNotReadyAddresses` is a ready that stays
+/// set while the pod leaves, so ready goes first.
+fn health(ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>) -> Health {
+    let is_ready = ready.unwrap_or(true);
+    match (is_ready, serving.unwrap_or(is_ready), terminating.unwrap_or(false)) {
+        (true, _, _) => Health::Ready,
+        (false, true, true) => Health::Leaving,
+        (false, _, _) => Health::Idle,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoints_conditions_mean_what_the_api_says() {
+        assert_eq!(health(None, None, None), Health::Ready);
+        assert_eq!(health(Some(true), Some(true), Some(false)), Health::Ready);
+        assert_eq!(health(Some(false), Some(true), Some(true)), Health::Leaving);
+        assert_eq!(health(Some(false), Some(false), Some(true)), Health::Idle);
+        assert_eq!(health(Some(false), Some(false), Some(false)), Health::Idle);
+        assert_eq!(health(Some(false), None, Some(true)), Health::Idle);
+        // publishNotReadyAddresses
+        assert_eq!(health(Some(true), Some(false), Some(true)), Health::Ready);
+    }
+}

@@ -1,0 +1,315 @@
+//! Services and their endpoints become load balancers: the reconciler.
+//!
+//! A change of a Service or of one of its slices puts the Service's name into the queue; whatever changed, the work is the
+//! same: compute what should be ([`desired`]), compare with what is ([`diff`]), do what differs. What the server has is
+//! remembered, so that scaling costs one request; after any error, and now and then, it is read again.
+//!
+//! Services of type NodePort and LoadBalancer get their ClusterIP part. Headless ones need nothing.
+//!
+//! Task: one, which owns everything here; requests run beside it and report back.
+
+pub mod balancer;
+pub mod desired;
+pub mod diff;
+pub mod facts;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::events::{Report, Reporter, reference, shortened};
+use crate::ids::Keys;
+use crate::mirror::{Change, Mirror, Name, watch};
+use crate::neutron::{ApiError, Neutron};
+use crate::queue::Queue;
+use crate::topology::Topology;
+use crate::until;
+use balancer::{Known, Worker};
+use facts::{CONDITION, Service, Slice, Told};
+
+/// Services worked on at the same time.
+const RUNNING_MAX: usize = 8;
+/// Failures in a row after which a user hears of a server that does not answer.
+const SILENT_FAILURES: u32 = 3;
+/// Status writes under way; further ones wait until the Service is looked at again.
+const STATUS_WRITES_MAX: usize = 32;
+/// Wait after a status that was not written.
+const STATUS_RETRY: Duration = Duration::from_secs(5);
+/// Wait after a list that failed.
+const LIST_RETRY: Duration = Duration::from_secs(2);
+
+/// Why a Service is not served as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("its address {0} is in no Service subnet")]
+    NoSubnet(std::net::IpAddr),
+}
+
+impl Trouble {
+    fn advice(&self) -> &'static str {
+        match self {
+            Trouble::Api(error) => error.advice(),
+            Trouble::NoSubnet(_) => "add the range to network.services of `ladon kube`, or remove that setting so that ServiceCIDRs are used",
+        }
+    }
+
+    fn is_refusal(&self) -> bool {
+        match self {
+            Trouble::Api(error) => error.is_refusal(),
+            Trouble::NoSubnet(_) => true,
+        }
+    }
+}
+
+struct Outcome {
+    name: Name,
+    known: Known,
+    result: Result<(), Trouble>,
+}
+
+/// See the module.
+pub struct Services {
+    client: Client,
+    neutron: Neutron,
+    keys: Keys,
+    topology: watch::Receiver<Arc<Topology>>,
+    /// Asks for another look at the cluster's ranges.
+    topology_wanted: Arc<Notify>,
+    reporter: Reporter,
+    services: Mirror<Service>,
+    slices: Mirror<Slice>,
+    slices_of: HashMap<Name, BTreeSet<Name>>,
+    service_watch: BoxStream<'static, Event<KubeService>>,
+    slice_watch: BoxStream<'static, Event<EndpointSlice>>,
+    known: HashMap<Name, Known>,
+    queue: Queue<Name>,
+    running: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    resync: Interval,
+    is_listed: bool,
+    status_permits: Arc<Semaphore>,
+}
+
+impl Services {
+    pub fn new(
+        client: Client,
+        neutron: Neutron,
+        config: &Config,
+        topology: watch::Receiver<Arc<Topology>>,
+        topology_wanted: Arc<Notify>,
+        reporter: Reporter,
+    ) -> Services {
+        let mut resync = tokio::time::interval_at(Instant::now() + config.resync(), config.resync());
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Services {
+            neutron,
+            keys: Keys::new(&config.cluster),
+            topology,
+            topology_wanted,
+            reporter,
+            services: Mirror::new(),
+            slices: Mirror::new(),
+            slices_of: HashMap::new(),
+            service_watch: watch(Api::all(client.clone()), watcher::Config::default(), "services"),
+            slice_watch: watch(Api::all(client.clone()), watcher::Config::default(), "endpointslices"),
+            client,
+            known: HashMap::new(),
+            queue: Queue::new(),
+            running: FuturesUnordered::new(),
+            resync,
+            is_listed: false,
+            status_permits: Arc::new(Semaphore::new(STATUS_WRITES_MAX)),
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            self.start_due();
+            let due = self.queue.next_due().filter(|_| self.is_listed && self.running.len() < RUNNING_MAX);
+            tokio::select! {
+                Some(event) = self.service_watch.next() => self.service_event(event),
+                Some(event) = self.slice_watch.next() => self.slice_event(event),
+                Some(outcome) = self.running.next() => self.finished(outcome),
+                () = until(due) => {}
+                _ = self.resync.tick(), if self.is_listed => self.list().await,
+                changed = self.topology.changed() => if changed.is_ok() { self.all_again(Duration::ZERO) },
+            }
+            if !self.is_listed && self.services.is_complete() && self.slices.is_complete() {
+                self.list().await;
+            }
+        }
+    }
+
+    fn service_event(&mut self, event: Event<KubeService>) {
+        for change in self.services.apply(event, Service::of) {
+            self.queue.push_fresh(change.name, Instant::now());
+        }
+    }
+
+    fn slice_event(&mut self, event: Event<EndpointSlice>) {
+        for Change { name, before, after } in self.slices.apply(event, Slice::of) {
+            if let Some(old) = before {
+                if let Some(names) = self.slices_of.get_mut(&old.service) {
+                    names.remove(&name);
+                    if names.is_empty() {
+                        self.slices_of.remove(&old.service);
+                    }
+                }
+                self.queue.push(old.service, Instant::now());
+            }
+            if let Some(new) = after {
+                self.queue.push(new.service.clone(), Instant::now());
+                self.slices_of.entry(new.service).or_default().insert(name);
+            }
+        }
+    }
+
+    /// All load balancers on the Service subnets: those of Services are adopted, the others go.
+    async fn list(&mut self) {
+        let subnets: Vec<_> = self.topology.borrow().service_subnets.iter().map(|(_, subnet)| *subnet).collect();
+        let mut there = HashSet::new();
+        for subnet in subnets {
+            match self.neutron.balancers_on(subnet).await {
+                Ok(balancers) => {
+                    for balancer in balancers {
+                        there.insert(balancer.name.clone());
+                        self.known.entry(balancer.name.clone()).or_default().adopt(&balancer);
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, advice = error.advice(), "cannot list the Services' load balancers; trying again");
+                    return tokio::time::sleep(LIST_RETRY).await;
+                }
+            }
+        }
+        let strays = there.iter().filter(|name| self.services.get(name).is_none()).count();
+        if !self.is_listed || strays > 0 {
+            info!(balancers = there.len(), services = self.services.iter().count(), strays, "compared load balancers with Services");
+        }
+        let spread = if self.is_listed { self.resync.period() } else { Duration::ZERO };
+        self.is_listed = true;
+        self.all_again(spread);
+    }
+
+    /// Everything is read and compared again, evenly over a time.
+    fn all_again(&mut self, spread: Duration) {
+        let (now, count) = (Instant::now(), self.known.len().max(1) as u32);
+        self.known.values_mut().for_each(Known::forget);
+        let names = self.known.keys().chain(self.services.iter().map(|(name, _)| name).filter(|name| !self.known.contains_key(*name)));
+        for (index, name) in names.enumerate() {
+            let is_stray = self.services.get(name).is_none();
+            let wait = if is_stray { Duration::ZERO } else { spread * index as u32 / count };
+            self.queue.push(name.clone(), now + wait);
+        }
+    }
+
+    fn start_due(&mut self) {
+        while self.is_listed && self.running.len() < RUNNING_MAX {
+            let Some(name) = self.queue.pop(Instant::now()) else { return };
+            let service = self.services.get(&name);
+            let known = self.known.remove(&name).unwrap_or_default();
+            if service.is_none() && known.is_nothing() {
+                self.queue.done(&name);
+                continue;
+            }
+            let slices: Vec<&Slice> = self.slices_of.get(&name).into_iter().flatten().filter_map(|slice| self.slices.get(slice)).collect();
+            let wanted = service.map(|service| desired::desired_load_balancers(service, &slices)).unwrap_or_default();
+            let worker = Worker { neutron: self.neutron.clone(), keys: self.keys, topology: self.topology.borrow().clone() };
+            let work = async move {
+                let (known, result) = worker.reconcile(known, wanted).await;
+                Outcome { name, known, result }
+            };
+            self.running.push(work.boxed());
+        }
+    }
+
+    fn finished(&mut self, outcome: Outcome) {
+        let Outcome { name, known, result } = outcome;
+        if !known.is_nothing() {
+            self.known.insert(name.clone(), known);
+        }
+        match result {
+            Ok(()) => {
+                self.queue.done(&name);
+                self.served(&name);
+            }
+            Err(trouble) => {
+                let failures = self.queue.failed(&name, Instant::now());
+                debug!(service = name, error = %trouble, failures, "not as it should be");
+                if let Trouble::NoSubnet(_) = trouble {
+                    self.topology_wanted.notify_one();
+                }
+                if trouble.is_refusal() && failures > 1 || failures >= SILENT_FAILURES {
+                    self.failed(&name, &trouble);
+                }
+            }
+        }
+    }
+
+    fn served(&mut self, name: &str) {
+        let Some(service) = self.services.get(name).cloned() else { return };
+        let shortfalls: Vec<String> = desired::shortfalls(&service).into_iter().map(|shortfall| shortfall.note).collect();
+        if let Some(known) = self.known.get_mut(name).filter(|known| known.told != shortfalls) {
+            known.told.clone_from(&shortfalls);
+            for note in &shortfalls {
+                let about = reference("Service", name, &service.uid);
+                self.reporter.warn(Report { about, reason: "LadonServiceLimited", action: "Balance", note: note.clone() });
+            }
+        }
+        let message = shortfalls.join("; ");
+        self.tell(&service, Told { is_true: true, reason: "Programmed".into(), message });
+    }
+
+    fn failed(&mut self, name: &str, trouble: &Trouble) {
+        let Some(service) = self.services.get(name).cloned() else {
+            return warn!(service = name, error = %trouble, "cannot remove the load balancer of a Service that is gone; trying again");
+        };
+        let note = format!("the Service's latest state is not in force: connections go where they went before, or nowhere if it is new; {}; {trouble}", trouble.advice());
+        let about = reference("Service", name, &service.uid);
+        self.reporter.warn(Report { about, reason: "LadonServiceFailed", action: "Balance", note: note.clone() });
+        self.tell(&service, Told { is_true: false, reason: "Failed".into(), message: note });
+    }
+
+    /// Writes our condition into the Service's status, if it says something else now.
+    fn tell(&mut self, service: &Service, told: Told) {
+        if service.told.as_ref() == Some(&told) {
+            return;
+        }
+        let Some((namespace, name)) = service.name.split_once('/') else { return };
+        let Ok(permit) = self.status_permits.clone().try_acquire_owned() else {
+            return self.queue.push(service.name.clone(), Instant::now() + STATUS_RETRY);
+        };
+        let (api, name): (Api<KubeService>, _) = (Api::namespaced(self.client.clone(), namespace), name.to_owned());
+        let condition = json!({
+            "type": CONDITION,
+            "status": if told.is_true { "True" } else { "False" },
+            "reason": told.reason,
+            "message": shortened(&told.message, 1024),
+            "lastTransitionTime": jiff::Timestamp::now(),
+        });
+        // Not awaited: the queue must not wait for kube-apiserver. A lost one is written the next time the Service is looked at.
+        tokio::spawn(async move {
+            let _permit = permit;
+            let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+            if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
+                debug!(service = name, %error, "cannot write the status");
+            }
+        });
+    }
+}
