@@ -1,10 +1,11 @@
 //! The list of apps, and what an app is.
 
-use model::{Kind, ObjectKey, PortId};
+use ipnet::IpNet;
+use model::{Kind, NetworkId, ObjectKey, PortId};
 use pipeline::{Flow, Group};
 
 use crate::sight::Sight;
-use crate::{classify, l2, neighbours, routing, spoof};
+use crate::{classify, l2, neighbours, routing, security, spoof};
 
 /// What an app is run for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -13,6 +14,8 @@ pub enum RootKind {
     Object(Kind),
     /// Every port that is attached here.
     Attached,
+    /// Every address in view that belongs to a security group.
+    Address,
     /// Once per node.
     Here,
 }
@@ -22,6 +25,7 @@ pub enum RootKind {
 pub enum Root {
     Object(ObjectKey),
     Attached(PortId),
+    Address(NetworkId, IpNet),
     Here,
 }
 
@@ -30,6 +34,7 @@ impl Root {
         match self {
             Root::Object(key) => RootKind::Object(key.kind),
             Root::Attached(_) => RootKind::Attached,
+            Root::Address(..) => RootKind::Address,
             Root::Here => RootKind::Here,
         }
     }
@@ -58,7 +63,7 @@ pub struct App {
 }
 
 /// Every app, in the order of the packet.
-pub const ALL: &[&App] = &[&classify::APP, &spoof::APP, &neighbours::APP, &routing::APP, &l2::APP];
+pub const ALL: &[&App] = &[&classify::APP, &spoof::APP, &neighbours::APP, &security::APP, &routing::APP, &l2::APP];
 
 #[cfg(test)]
 mod tests {

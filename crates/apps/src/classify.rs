@@ -26,6 +26,7 @@ fn run(sight: &Sight, root: Root) -> Output {
             _ => Vec::new(),
         },
         Root::Here => vec![turn_back()],
+        Root::Address(..) => Vec::new(),
     };
     flows.into()
 }
@@ -41,7 +42,7 @@ fn from_port(sight: &Sight, port: &Port, attachment: &Attachment, network: &Netw
         .set(NAT_ZONE, attachment.nat_zone)
         .set(HAIRPIN_ZONE, attachment.hairpin_zone)
         .set(IS_MEMBER, u8::from(is_member(sight, port)))
-        .set(OWN_IDENTITY, own_identity(sight, port))
+        .set(OWN_IDENTITY, sight.own_identity(port))
         .goto(Table::SpoofGuard)
         .because(key(port))
 }
@@ -63,7 +64,7 @@ fn receive(sight: &Sight, port: &Port, attachment: &Attachment) -> Flow {
         .set(DOMAIN, sight.domain(port.network))
         .set(RULES_ZONE, attachment.rules_zone)
         .set(NAT_ZONE, attachment.nat_zone)
-        .set(OWN_IDENTITY, own_identity(sight, port))
+        .set(OWN_IDENTITY, sight.own_identity(port))
         .set(TO_POD, u8::from(port.device_owner == owner::POD))
         .goto(Table::IngressTrack)
         .because(key(port))
@@ -77,10 +78,6 @@ fn deliver(port: &Port, attachment: &Attachment) -> Flow {
 /// An answer that was made out of the question goes back where the question came from.
 fn turn_back() -> Flow {
     Table::Deliver.when([TURN_BACK.is(1u8)]).priority(Priority::High).act(Action::OutputBack).because(Reason::Pipeline)
-}
-
-fn own_identity(sight: &Sight, port: &Port) -> u32 {
-    sight.identity(&sight.group_keys(&port.security_groups))
 }
 
 fn is_member(sight: &Sight, port: &Port) -> bool {

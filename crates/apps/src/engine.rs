@@ -4,11 +4,10 @@
 //! touched; units that read something touched run again. The desired flows follow by difference. The full recompute is the
 //! same code with everything touched: it is the oracle for the incremental path, and what a start is.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Kind, ObjectKey};
-use pipeline::{Conflict, Flow, FlowKey, Group, GroupId};
+use pipeline::{Action, Conflict, Flow, FlowKey, Group, GroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::apps::{App, Output, Root, RootKind};
@@ -61,11 +60,11 @@ pub struct Work {
 pub struct Engine {
     apps: &'static [&'static App],
     view: View,
-    numbers: RefCell<Numbers>,
     ran: FxHashMap<Unit, Ran>,
     readers: FxHashMap<Dep, FxHashSet<Unit>>,
-    /// Who wants a flow. More than one unit may want the same; if they want different things it is a conflict, and the least
-    /// flow holds, so that every order of changes ends the same.
+    /// Who wants a flow. Clauses of conjunctions that share a match become one flow. Otherwise more than one unit may want the
+    /// same; if they want different things it is a conflict, and the least flow holds, so that every order of changes ends
+    /// the same.
     flows: FxHashMap<FlowKey, BTreeMap<Unit, Flow>>,
     groups: FxHashMap<GroupId, BTreeMap<Unit, Group>>,
     work: Work,
@@ -76,8 +75,7 @@ impl Engine {
     pub fn new(apps: &'static [&'static App], numbers: Numbers) -> Engine {
         Engine {
             apps,
-            view: View::default(),
-            numbers: RefCell::new(numbers),
+            view: View::new(numbers),
             ran: FxHashMap::default(),
             readers: FxHashMap::default(),
             flows: FxHashMap::default(),
@@ -91,12 +89,12 @@ impl Engine {
     }
 
     pub fn numbers(&self) -> Numbers {
-        self.numbers.borrow().clone()
+        self.view.numbers().borrow().clone()
     }
 
     /// How many numbers have been given: they need saving when this grew.
     pub fn numbers_given(&self) -> usize {
-        self.numbers.borrow().len()
+        self.view.numbers().borrow().len()
     }
 
     pub fn work(&self) -> Work {
@@ -104,8 +102,8 @@ impl Engine {
     }
 
     /// Every desired flow.
-    pub fn flows(&self) -> impl Iterator<Item = &Flow> {
-        self.flows.values().filter_map(|wanted| wanted.values().min())
+    pub fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
+        self.flows.values().filter_map(effective)
     }
 
     /// Every desired group.
@@ -117,7 +115,8 @@ impl Engine {
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.flows.values().filter_map(|wanted| {
             let first = wanted.values().min()?;
-            let second = wanted.values().find(|flow| flow.actions != first.actions || flow.goto != first.goto)?;
+            let is_other = |flow: &&Flow| (flow.actions != first.actions || flow.goto != first.goto) && !(is_clause(flow) && is_clause(first));
+            let second = wanted.values().find(is_other)?;
             Some(Conflict { first: Box::new(first.clone()), second: Box::new(second.clone()) })
         })
     }
@@ -139,6 +138,7 @@ impl Engine {
             Dep::Object(key) => Root::Object(key),
             Dep::Attachment(port) => Root::Attached(port),
             Dep::Here => Root::Here,
+            Dep::Address(network, address) => Root::Address(network, address),
             Dep::Index(_) | Dep::Domain(_) => return Vec::new(),
         };
         let is_root = |app: &&'static App| app.roots.contains(&root.kind());
@@ -174,7 +174,7 @@ impl Engine {
         if !self.is_there(unit.root) {
             return Default::default();
         }
-        let sight = Sight::new(&self.view, &self.numbers);
+        let sight = Sight::new(&self.view);
         let output = (self.apps[usize::from(unit.app)].run)(&sight, unit.root);
         let read = sight.into_read();
         self.work.runs += 1;
@@ -187,6 +187,7 @@ impl Engine {
         match root {
             Root::Object(key) => self.view.object(key).is_some(),
             Root::Attached(port) => self.view.attachment(port).is_some(),
+            Root::Address(network, address) => self.view.address_identity(network, address).is_some(),
             Root::Here => true,
         }
     }
@@ -272,7 +273,21 @@ impl Engine {
 }
 
 fn least(flows: &FxHashMap<FlowKey, BTreeMap<Unit, Flow>>, key: &FlowKey) -> Option<Flow> {
-    flows.get(key)?.values().min().cloned()
+    effective(flows.get(key)?)
+}
+
+/// The one flow that the switch gets for what several units want of the same packets.
+fn effective(wanted: &BTreeMap<Unit, Flow>) -> Option<Flow> {
+    let mut flow = wanted.values().min()?.clone();
+    if wanted.len() > 1 && wanted.values().all(is_clause) {
+        let clauses: BTreeSet<&Action> = wanted.values().flat_map(|flow| &flow.actions).collect();
+        flow.actions = clauses.into_iter().cloned().collect();
+    }
+    Some(flow)
+}
+
+fn is_clause(flow: &Flow) -> bool {
+    !flow.actions.is_empty() && flow.actions.iter().all(|action| matches!(action, Action::Conjunction { .. }))
 }
 
 fn first(groups: &FxHashMap<GroupId, BTreeMap<Unit, Group>>, id: GroupId) -> Option<Group> {

@@ -31,6 +31,7 @@ fn run(sight: &Sight, root: Root) -> Output {
         Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).and_then(|port| for_port(sight, port)),
         Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).and_then(|block| for_block(sight, block)),
         Root::Object(key) => sight.network(key.id).filter(|network| network.is_flooding).map(|network| flood(sight, network)),
+        Root::Address(..) => None,
         Root::Here => Some(to_everybody().into_iter().chain(through_tunnel(sight)).collect()),
     }
     .unwrap_or_default()

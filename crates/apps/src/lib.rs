@@ -11,6 +11,7 @@
 mod apps;
 mod domains;
 mod engine;
+mod identities;
 mod numbers;
 mod sight;
 mod view;
@@ -19,6 +20,7 @@ pub mod classify;
 pub mod l2;
 pub mod neighbours;
 pub mod routing;
+pub mod security;
 pub mod spoof;
 pub mod testing;
 

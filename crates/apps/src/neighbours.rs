@@ -33,6 +33,7 @@ fn run(sight: &Sight, root: Root) -> Output {
         Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).map(|block| for_block(sight, block)),
         Root::Object(key) => sight.port(key.id).map(|port| for_port(sight, port)),
         Root::Attached(id) => sight.live(id).map(|(port, ..)| own_probes(port)),
+        Root::Address(..) => None,
         Root::Here => Some(vec![advertise(), probe_from_nowhere()]),
     }
     .unwrap_or_default()

@@ -5,36 +5,65 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::SecurityGroupId;
 use serde::{Deserialize, Serialize};
 
 /// What can have a number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum NumberKey {
-    /// A set of security groups, by their keys: the identity of an address.
-    Identity(BTreeSet<u32>),
-    /// A conjunction, by a text that its app makes unique.
-    Conjunction(String),
+    /// A set of security groups: the identity of an address.
+    Identity(BTreeSet<SecurityGroupId>),
+    /// The conjunction of a security group rule.
+    Conjunction(model::RuleId),
     /// A select group below another, by listener and position.
     Group(u32, u32),
 }
 
 /// The numbers given so far. Zero is never given.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<(NumberKey, u32)>", into = "Vec<(NumberKey, u32)>")]
 pub struct Numbers {
-    /// Pairs, because JSON has no maps with structured keys.
-    #[serde(with = "pairs")]
     given: BTreeMap<NumberKey, u32>,
-    last: u32,
+    keys: BTreeMap<u32, NumberKey>,
+}
+
+// As pairs, because JSON has no maps with structured keys.
+impl From<Vec<(NumberKey, u32)>> for Numbers {
+    fn from(pairs: Vec<(NumberKey, u32)>) -> Numbers {
+        Numbers { keys: pairs.iter().map(|(key, number)| (*number, key.clone())).collect(), given: pairs.into_iter().collect() }
+    }
+}
+
+impl From<Numbers> for Vec<(NumberKey, u32)> {
+    fn from(numbers: Numbers) -> Vec<(NumberKey, u32)> {
+        numbers.given.into_iter().collect()
+    }
 }
 
 impl Numbers {
     /// The number of `key`: a new one if it has none.
     pub fn of(&mut self, key: NumberKey) -> u32 {
-        let last = &mut self.last;
-        *self.given.entry(key).or_insert_with(|| {
-            *last = last.checked_add(1).expect("four thousand million numbers outlast a node");
-            *last
-        })
+        if let Some(number) = self.given.get(&key) {
+            return *number;
+        }
+        let last = self.keys.last_key_value().map_or(0, |(number, _)| *number);
+        let number = last.checked_add(1).expect("four thousand million numbers outlast a node");
+        self.given.insert(key.clone(), number);
+        self.keys.insert(number, key);
+        number
+    }
+
+    /// The number of a set of groups. Zero: the empty set.
+    pub fn identity(&mut self, groups: &BTreeSet<SecurityGroupId>) -> u32 {
+        if groups.is_empty() { 0 } else { self.of(NumberKey::Identity(groups.clone())) }
+    }
+
+    /// The groups of the set with the number `number`: none for a number that no set has.
+    pub fn groups(&self, number: u32) -> BTreeSet<SecurityGroupId> {
+        match self.keys.get(&number) {
+            Some(NumberKey::Identity(groups)) => groups.clone(),
+            _ => BTreeSet::new(),
+        }
     }
 
     /// How many have been given: the table needs saving when this grew.
@@ -47,19 +76,6 @@ impl Numbers {
     }
 }
 
-mod pairs {
-    use super::{BTreeMap, NumberKey};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(map: &BTreeMap<NumberKey, u32>, serializer: S) -> Result<S::Ok, S::Error> {
-        map.iter().collect::<Vec<_>>().serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<NumberKey, u32>, D::Error> {
-        Ok(Vec::<(NumberKey, u32)>::deserialize(deserializer)?.into_iter().collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,9 +83,10 @@ mod tests {
     #[test]
     fn a_thing_keeps_its_number() {
         let mut numbers = Numbers::default();
-        let set = NumberKey::Identity(BTreeSet::from([1, 2]));
+        let group = |n| SecurityGroupId(uuid::Uuid::from_u128(n));
+        let set = NumberKey::Identity(BTreeSet::from([group(1), group(2)]));
         let first = numbers.of(set.clone());
-        let other = numbers.of(NumberKey::Identity(BTreeSet::from([3])));
+        let other = numbers.of(NumberKey::Identity(BTreeSet::from([group(3)])));
         assert_ne!(first, other);
         assert_eq!(numbers.of(set), first);
     }

@@ -33,7 +33,7 @@ fn run(sight: &Sight, root: Root) -> Output {
         Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).map(|port| for_port(sight, port)),
         Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).map(|block| next_hops_of_block(sight, block)),
         Root::Object(key) => sight.router(key.id).filter(|router| router.is_admin_up).map(|router| extra_routes(sight, router)),
-        Root::Attached(_) => None,
+        Root::Attached(_) | Root::Address(..) => None,
         Root::Here => Some([time_is_up(), no_way(), never_routed()].concat()),
     }
     .unwrap_or_default()

@@ -4,19 +4,19 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use model::{
-    Block, GroupKey, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId, Router, RouterId,
+    Block, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId, Router, RouterId,
     Rule, SecurityGroup, SecurityGroupId, Subnet,
 };
 use uuid::Uuid;
 
-use crate::numbers::{NumberKey, Numbers};
+use crate::numbers::NumberKey;
 use crate::view::{Attachment, Dep, Here, Index, View};
 
 /// A view that remembers what was read of it.
 pub struct Sight<'a> {
     view: &'a View,
-    numbers: &'a RefCell<Numbers>,
     read: RefCell<BTreeSet<Dep>>,
 }
 
@@ -41,8 +41,8 @@ macro_rules! collections {
 }
 
 impl<'a> Sight<'a> {
-    pub(crate) fn new(view: &'a View, numbers: &'a RefCell<Numbers>) -> Sight<'a> {
-        Sight { view, numbers, read: RefCell::default() }
+    pub(crate) fn new(view: &'a View) -> Sight<'a> {
+        Sight { view, read: RefCell::default() }
     }
 
     pub(crate) fn into_read(self) -> Vec<Dep> {
@@ -93,8 +93,6 @@ impl<'a> Sight<'a> {
         interfaces_of InterfacesOf(RouterId) -> port Port;
         /// Ports attached here, by network.
         attached_on AttachedOn(NetworkId) -> port Port;
-        /// Ports attached here, by security group.
-        attached_in AttachedIn(SecurityGroupId) -> port Port;
         blocks_on BlocksOn(NetworkId) -> block Block;
         rules_of RulesOf(SecurityGroupId) -> rule Rule;
         balancers_on BalancersOn(NetworkId) -> load_balancer LoadBalancer;
@@ -134,22 +132,25 @@ impl<'a> Sight<'a> {
         self.node(node.id())?.reachable_from(&here.tunnel_addresses)
     }
 
-    /// The keys of those of `groups` that are in view.
-    pub fn group_keys(&self, groups: &[SecurityGroupId]) -> BTreeSet<GroupKey> {
-        groups.iter().filter_map(|group| self.security_group(*group)).map(|group| group.key).collect()
+    /// The number of the set of `port`'s security groups. Zero: it has none.
+    pub fn own_identity(&self, port: &Port) -> u32 {
+        self.view.numbers().borrow_mut().identity(&port.security_groups.iter().copied().collect())
     }
 
-    /// The number of a set of security groups. Zero: the empty set.
-    pub fn identity(&self, groups: &BTreeSet<GroupKey>) -> u32 {
-        if groups.is_empty() {
-            return 0;
-        }
-        self.number(NumberKey::Identity(groups.iter().map(|group| group.0).collect()))
+    /// The identity of an address on a network: its number and its set of groups.
+    pub fn address_identity(&self, network: NetworkId, address: IpNet) -> Option<(u32, &'a BTreeSet<SecurityGroupId>)> {
+        self.note(Dep::Address(network, address));
+        self.view.address_identity(network, address)
+    }
+
+    /// The numbers in an index of identities, in order.
+    pub fn identities(&self, index: Index) -> Vec<u32> {
+        self.ids(index).into_iter().map(|id| id.as_u128() as u32).collect()
     }
 
     /// The number that this node gave to `key`.
     pub fn number(&self, key: NumberKey) -> u32 {
-        self.numbers.borrow_mut().of(key)
+        self.view.numbers().borrow_mut().of(key)
     }
 
     /// An attached port that may send and receive: with its attachment and its network.

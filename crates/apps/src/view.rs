@@ -4,16 +4,20 @@
 //! read something changed. An [`Index`] is one such thing of its own: who reads "the rules of this group" is re-run when a
 //! rule joins or leaves the group, and only who also read the rule itself when the rule changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use model::{Kind, LoadBalancerId, NetworkId, NodeName, Object, ObjectKey, PoolId, PortId, RouterId, SecurityGroupId};
 use pipeline::OfPort;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
 use crate::domains::Domains;
+use crate::identities::Addresses;
+use crate::numbers::Numbers;
 
 /// A port that is plugged into this node's switch, with the numbers that the node keeps for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,8 +62,6 @@ pub enum Index {
     InterfacesOf(RouterId),
     /// Ports attached here, by network.
     AttachedOn(NetworkId),
-    /// Ports attached here, by security group.
-    AttachedIn(SecurityGroupId),
     /// Ports with a home on another node, by network and node: the replication list.
     PortsAt(NetworkId, Uuid),
     /// Nodes that are home to something on a network.
@@ -68,8 +70,16 @@ pub enum Index {
     RulesOf(SecurityGroupId),
     /// Rules whose remote side is the group.
     RulesNaming(SecurityGroupId),
-    /// Ports in view that belong to a group.
-    PortsIn(SecurityGroupId),
+    /// Ports attached here, by the number of their own set of groups.
+    AttachedAs(u32),
+    /// Numbers of the sets of groups of ports attached here that hold the group.
+    IdentitiesWith(SecurityGroupId),
+    /// Ports that have an address on a network, as a fixed one or by an address pair.
+    PortsWith(NetworkId, IpNet),
+    /// Addresses in view, by the number of their set of groups.
+    AddressesAs(u32),
+    /// Numbers of the sets of groups of addresses in view that hold the group.
+    AddressIdentitiesWith(SecurityGroupId),
     BalancersOn(NetworkId),
     ListenersOf(LoadBalancerId),
     /// Listeners whose default pool it is.
@@ -89,19 +99,39 @@ pub enum Dep {
     Here,
     /// The routing domain of a network.
     Domain(NetworkId),
+    /// The identity of an address on a network.
+    Address(NetworkId, IpNet),
 }
 
 /// A node's view.
-#[derive(Clone, Default, Debug)]
+#[derive(Default, Debug)]
 pub struct View {
     objects: FxHashMap<ObjectKey, Arc<Object>>,
     attachments: FxHashMap<PortId, Attachment>,
     here: Here,
     indexes: FxHashMap<Index, BTreeSet<Uuid>>,
     domains: Domains,
+    addresses: Addresses,
+    numbers: RefCell<Numbers>,
 }
 
 impl View {
+    /// An empty view of a node that has given `numbers` so far.
+    pub fn new(numbers: Numbers) -> View {
+        View { numbers: RefCell::new(numbers), ..View::default() }
+    }
+
+    /// The numbers given on this node. They only grow, and the same thing always has the same one: giving a number is no
+    /// change of the view.
+    pub(crate) fn numbers(&self) -> &RefCell<Numbers> {
+        &self.numbers
+    }
+
+    /// The identity of an address on a network, if it belongs to any group: its number and its groups.
+    pub fn address_identity(&self, network: NetworkId, address: IpNet) -> Option<(u32, &BTreeSet<SecurityGroupId>)> {
+        self.addresses.of(network, address)
+    }
+
     pub fn object(&self, key: ObjectKey) -> Option<&Arc<Object>> {
         self.objects.get(&key)
     }
@@ -157,10 +187,11 @@ impl View {
         }
         touched.insert(Dep::Object(key));
         let is_attached = key.kind == Kind::Port && self.attachments.contains_key(&PortId(key.id));
-        let before = old.as_deref().map(|object| memberships(object, is_attached)).unwrap_or_default();
-        let after = new.as_deref().map(|object| memberships(object, is_attached)).unwrap_or_default();
+        let before = old.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
+        let after = new.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
         self.move_memberships(key.id, &before, &after, touched);
         self.recompute_domains(old.as_deref(), new.as_deref(), touched);
+        self.recompute_addresses(&before, &after, touched);
     }
 
     fn reattach(&mut self, port: PortId, new: Option<Attachment>, touched: &mut FxHashSet<Dep>) {
@@ -173,18 +204,43 @@ impl View {
         }
         touched.insert(Dep::Attachment(port));
         if let Some(object) = self.objects.get(&ObjectKey::new(Kind::Port, port)).cloned() {
-            let before = memberships(&object, old.is_some());
-            let after = memberships(&object, new.is_some());
+            let before = self.memberships(&object, old.is_some());
+            let after = self.memberships(&object, new.is_some());
             self.move_memberships(port.0, &before, &after, touched);
         }
     }
 
-    fn move_memberships(&mut self, id: Uuid, before: &BTreeMap<Index, ()>, after: &BTreeMap<Index, ()>, touched: &mut FxHashSet<Dep>) {
-        for index in before.keys().filter(|index| !after.contains_key(index)) {
+    fn move_memberships(&mut self, id: Uuid, before: &BTreeSet<Index>, after: &BTreeSet<Index>, touched: &mut FxHashSet<Dep>) {
+        for index in before.difference(after) {
             self.leave(*index, id, touched);
         }
-        for index in after.keys().filter(|index| !before.contains_key(index)) {
+        for index in after.difference(before) {
             self.join(*index, id, touched);
+        }
+    }
+
+    /// Addresses whose owners changed have a new set of groups.
+    fn recompute_addresses(&mut self, before: &BTreeSet<Index>, after: &BTreeSet<Index>, touched: &mut FxHashSet<Dep>) {
+        let concerned: Vec<(NetworkId, IpNet)> = before
+            .union(after)
+            .filter_map(|index| if let Index::PortsWith(network, address) = index { Some((*network, *address)) } else { None })
+            .collect();
+        for (network, address) in concerned {
+            let owners = self.ids(Index::PortsWith(network, address)).filter_map(|id| self.port(id));
+            let groups: BTreeSet<SecurityGroupId> = owners.flat_map(|port| port.security_groups.iter().copied()).collect();
+            let number = self.numbers.get_mut().identity(&groups);
+            let member = Addresses::member(network, address);
+            let old = self.addresses.replace(network, address, number, groups);
+            if old == number {
+                continue;
+            }
+            touched.insert(Dep::Address(network, address));
+            if old != 0 {
+                self.leave(Index::AddressesAs(old), member, touched);
+            }
+            if number != 0 {
+                self.join(Index::AddressesAs(number), member, touched);
+            }
         }
     }
 
@@ -193,8 +249,10 @@ impl View {
         let is_first = set.is_empty();
         set.insert(id);
         touched.insert(Dep::Index(index));
-        if let (Index::PortsAt(network, node), true) = (index, is_first) {
-            self.join(Index::NodesOn(network), node, touched);
+        if is_first {
+            for (above, id) in self.above(index) {
+                self.join(above, id, touched);
+            }
         }
     }
 
@@ -205,9 +263,23 @@ impl View {
         touched.insert(Dep::Index(index));
         if is_empty {
             self.indexes.remove(&index);
-            if let Index::PortsAt(network, node) = index {
-                self.leave(Index::NodesOn(network), node, touched);
+            for (above, id) in self.above(index) {
+                self.leave(above, id, touched);
             }
+        }
+    }
+
+    /// The indexes to which an index itself belongs while it has members, and under which id.
+    fn above(&self, index: Index) -> Vec<(Index, Uuid)> {
+        let in_groups = |number: u32, of: fn(SecurityGroupId) -> Index| {
+            let groups = self.numbers.borrow().groups(number);
+            groups.into_iter().map(|group| (of(group), Uuid::from_u128(number.into()))).collect()
+        };
+        match index {
+            Index::PortsAt(network, node) => vec![(Index::NodesOn(network), node)],
+            Index::AttachedAs(number) => in_groups(number, Index::IdentitiesWith),
+            Index::AddressesAs(number) => in_groups(number, Index::AddressIdentitiesWith),
+            _ => Vec::new(),
         }
     }
 
@@ -263,49 +335,40 @@ impl View {
         let routers = self.ids(Index::InterfacesOn(network)).filter_map(|id| self.port(id)).filter_map(|port| port.router());
         routers.flat_map(|router| self.networks_of(router)).collect()
     }
-}
 
-/// The indexes to which `object` belongs.
-fn memberships(object: &Object, is_attached: bool) -> BTreeMap<Index, ()> {
-    let mut indexes = BTreeMap::new();
-    let mut add = |index| {
-        indexes.insert(index, ());
-    };
-    match object {
-        Object::Subnet(subnet) => add(Index::SubnetsOf(subnet.network)),
-        Object::Block(block) => {
-            add(Index::BlocksOn(block.network));
-            add(Index::PortsAt(block.network, block.node.id().0));
-        }
-        Object::Rule(rule) => {
-            add(Index::RulesOf(rule.group));
-            rule.remote_group.into_iter().for_each(|group| add(Index::RulesNaming(group)));
-        }
-        Object::LoadBalancer(balancer) => add(Index::BalancersOn(balancer.vip_network)),
-        Object::Listener(listener) => {
-            add(Index::ListenersOf(listener.load_balancer));
-            listener.default_pool.into_iter().for_each(|pool| add(Index::ListenersUsing(pool)));
-        }
-        Object::Pool(pool) => add(Index::PoolsOf(pool.load_balancer)),
-        Object::Member(member) => {
-            add(Index::MembersOf(member.pool));
-            add(Index::MembersAt(member.address));
-        }
-        Object::Port(port) => {
-            if let Some(router) = port.router() {
-                add(Index::InterfacesOn(port.network));
-                add(Index::InterfacesOf(router));
+    /// The indexes to which `object` belongs.
+    fn memberships(&self, object: &Object, is_attached: bool) -> BTreeSet<Index> {
+        match object {
+            Object::Subnet(subnet) => BTreeSet::from([Index::SubnetsOf(subnet.network)]),
+            Object::Block(block) => BTreeSet::from([Index::BlocksOn(block.network), Index::PortsAt(block.network, block.node.id().0)]),
+            Object::Rule(rule) => {
+                let naming = rule.remote_group.map(Index::RulesNaming);
+                naming.into_iter().chain([Index::RulesOf(rule.group)]).collect()
             }
-            if let Some(home) = port.home().filter(|_| port.block.is_none()) {
-                add(Index::PortsAt(port.network, home.id().0));
+            Object::LoadBalancer(balancer) => BTreeSet::from([Index::BalancersOn(balancer.vip_network)]),
+            Object::Listener(listener) => {
+                let using = listener.default_pool.map(Index::ListenersUsing);
+                using.into_iter().chain([Index::ListenersOf(listener.load_balancer)]).collect()
             }
-            port.security_groups.iter().for_each(|group| add(Index::PortsIn(*group)));
-            if is_attached {
-                add(Index::AttachedOn(port.network));
-                port.security_groups.iter().for_each(|group| add(Index::AttachedIn(*group)));
-            }
+            Object::Pool(pool) => BTreeSet::from([Index::PoolsOf(pool.load_balancer)]),
+            Object::Member(member) => BTreeSet::from([Index::MembersOf(member.pool), Index::MembersAt(member.address)]),
+            Object::Port(port) => self.port_memberships(port, is_attached),
+            Object::Node(_) | Object::Network(_) | Object::Router(_) | Object::SecurityGroup(_) => BTreeSet::new(),
         }
-        Object::Node(_) | Object::Network(_) | Object::Router(_) | Object::SecurityGroup(_) => {}
     }
-    indexes
+
+    fn port_memberships(&self, port: &model::Port, is_attached: bool) -> BTreeSet<Index> {
+        let interface = port.router().map(|router| [Index::InterfacesOn(port.network), Index::InterfacesOf(router)]);
+        let home = port.home().filter(|_| port.block.is_none()).map(|home| Index::PortsAt(port.network, home.id().0));
+        let groups: BTreeSet<SecurityGroupId> = port.security_groups.iter().copied().collect();
+        let addresses = port.addresses().map(IpNet::from).chain(port.address_pairs.iter().map(|pair| pair.ip.trunc()));
+        let grouped = addresses.filter(|_| !groups.is_empty()).map(|address| Index::PortsWith(port.network, address));
+        let mut indexes: BTreeSet<Index> = interface.into_iter().flatten().chain(home).chain(grouped).collect();
+        if is_attached {
+            let number = self.numbers.borrow_mut().identity(&groups);
+            indexes.insert(Index::AttachedOn(port.network));
+            indexes.extend((number != 0).then_some(Index::AttachedAs(number)));
+        }
+        indexes
+    }
 }

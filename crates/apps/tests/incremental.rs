@@ -8,7 +8,7 @@ use pipeline::Flow;
 use proptest::prelude::*;
 
 fn sorted(engine: &Engine) -> Vec<Flow> {
-    let mut flows: Vec<Flow> = engine.flows().cloned().collect();
+    let mut flows: Vec<Flow> = engine.flows().collect();
     flows.sort();
     flows
 }
@@ -160,7 +160,7 @@ proptest! {
         let mut engine = Engine::new(ALL, Numbers::default());
         engine.update([here("node0", "192.0.2.100")]);
         for batch in batches {
-            let before: std::collections::BTreeMap<_, _> = engine.flows().map(|flow| (flow.key.clone(), flow.clone())).collect();
+            let before: std::collections::BTreeMap<_, _> = engine.flows().map(|flow| (flow.key.clone(), flow)).collect();
             let delta = engine.update(batch);
             let mut followed = before;
             for key in &delta.removed_flows {
