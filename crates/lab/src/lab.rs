@@ -20,6 +20,9 @@ pub const MARK: &str = "LADON_LAB";
 /// The longest name of a lab or of a host: the rest of an interface name's 15 bytes is for suffixes.
 pub const NAME_MAX: usize = 12;
 
+/// The longest path of a lab's folder, in bytes: sockets lie below it, and a socket's path has at most 107.
+pub const DIR_MAX: usize = 70;
+
 /// Real parts on this machine, owned.
 pub struct Lab {
     shared: Arc<Shared>,
@@ -84,6 +87,9 @@ impl Lab {
 
     fn around(dir: &Path, state: State, kept: bool) -> Result<Lab> {
         let dir = dir.canonicalize().doing(|| format!("looking at {}", dir.display()))?;
+        if dir.as_os_str().len() > DIR_MAX {
+            return Err(LabError::Unfit(format!("{} is too long: sockets below it would pass 107 bytes", dir.display())));
+        }
         let shared = Arc::new(Shared {
             name: state.name.clone(),
             dir,

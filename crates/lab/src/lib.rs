@@ -13,6 +13,7 @@
 //! controller is started on hosts like any other program. It must run as root, on Debian.
 
 pub mod command;
+mod containers;
 pub mod debian;
 mod error;
 mod host;

@@ -28,8 +28,8 @@ pub struct State {
     pub hosts: BTreeMap<String, HostRecord>,
     /// Processes by name.
     pub processes: BTreeMap<String, ProcessRecord>,
-    /// Control groups that containers of this lab live in.
-    pub cgroups: Vec<String>,
+    /// Paths outside its folder that were not there before it.
+    pub made: Vec<PathBuf>,
 }
 
 /// A host as the lab remembers it.
@@ -71,7 +71,7 @@ impl State {
             namespaces: Vec::new(),
             hosts: BTreeMap::new(),
             processes: BTreeMap::new(),
-            cgroups: Vec::new(),
+            made: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
+use crate::containers::Containers;
 use crate::error::{Doing, Result};
 use crate::lab::MARK;
 use crate::procfs::{self, ProcessId};
@@ -20,10 +21,6 @@ use crate::{netns, wait};
 
 /// How long a running owner may take to end its own lab.
 const OWNER: Duration = Duration::from_secs(60);
-/// How long the kernel may take to let go of a control group whose processes were killed.
-const CGROUP: Duration = Duration::from_secs(5);
-/// Where control groups are mounted.
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What happens to a lab's logs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +35,14 @@ pub fn take_down(dir: &Path, logs: Logs) -> Result<()> {
     let Some(state) = State::load(&dir)? else { return Ok(()) };
     end_owner(&state)?;
     end_processes(&dir, &state)?;
+    let containers = Containers::below(&dir);
     unmount_under(&dir)?;
     for namespace in &state.namespaces {
         netns::remove(namespace)?;
     }
-    for group in &state.cgroups {
-        remove_cgroup(group)?;
+    containers.remove(&dir)?;
+    for path in &state.made {
+        remove_all(path)?;
     }
     remove_files(&dir, logs)
 }
@@ -95,43 +94,13 @@ fn unescaped(field: &str) -> String {
     field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
-/// Remove a control group with those below it, in every hierarchy: one on cgroup v2, a dozen on v1.
-fn remove_cgroup(group: &str) -> Result<()> {
-    let root = Path::new(CGROUPS);
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([root.to_owned()]) {
-        let path = hierarchy.join(group);
-        wait::until(&format!("{} to be free", path.display()), CGROUP, || remove_groups(&path).map(Some))?;
-    }
-    Ok(())
-}
-
-fn remove_groups(path: &Path) -> std::io::Result<()> {
-    let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn remove_files(dir: &Path, logs: Logs) -> Result<()> {
     let entries = fs::read_dir(dir).doing(|| format!("reading {}", dir.display()))?;
     for path in entries.flatten().map(|entry| entry.path()) {
         if logs == Logs::Keep && path.ends_with("log") {
             continue;
         }
-        let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).doing(|| format!("removing {}", path.display()))?;
-            }
-            _ => {}
-        }
+        remove_all(&path)?;
     }
     match logs {
         // What is left is still known as a lab's, so that a later take-down removes it.
@@ -140,5 +109,13 @@ fn remove_files(dir: &Path, logs: Logs) -> Result<()> {
             let _ = fs::remove_dir(dir);
             Ok(())
         }
+    }
+}
+
+fn remove_all(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing(|| format!("removing {}", path.display())),
+        _ => Ok(()),
     }
 }

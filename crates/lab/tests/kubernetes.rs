@@ -1,6 +1,7 @@
 //! A control plane and a worker come up, the node registers, a pod runs; then all of it goes away.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::kubernetes::{self, AGNHOST, Cluster};
@@ -8,7 +9,15 @@ use lab::{Lab, Progress, Underlay, traffic};
 
 /// Debian's plainest plugin, standing for a network: this test is about the lab.
 const CONFLIST: &str = r#"{"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge", "bridge": "cni0",
-  "isGateway": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/24"}]]}}]}"#;
+  "isGateway": true, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.99.0.0/24"}]]}}]}"#;
+
+/// Files, sockets and control groups outside the lab that belong to containers.
+fn traces(ids: &[String]) -> Vec<String> {
+    let mut find = Command::new("find");
+    find.args(["/run", "/sys/fs/cgroup", "/var/lib/cni", "/var/log/containers", "/var/lib/kubelet", "-maxdepth", "4"]);
+    let found = String::from_utf8(find.output().unwrap().stdout).unwrap();
+    found.lines().filter(|path| ids.iter().any(|id| path.contains(id.as_str()))).map(str::to_owned).collect()
+}
 
 #[test]
 fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
@@ -16,7 +25,7 @@ fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
     let programs = kubernetes::programs(None, &progress).unwrap();
     let images = kubernetes::images(&programs, None).unwrap();
     let lab = Lab::scratch().unwrap();
-    let (name, dir) = (lab.name().to_owned(), lab.dir().to_owned());
+    let dir = lab.dir().to_owned();
     let underlay = Underlay::new(&lab).unwrap();
     let (control, n1) = (underlay.host("control", 1).unwrap(), underlay.host("n1", 11).unwrap());
 
@@ -33,7 +42,7 @@ fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
     for plugin in ["bridge", "host-local"] {
         fs::copy(format!("/usr/lib/cni/{plugin}"), worker.cni_bin().join(plugin)).unwrap();
     }
-    fs::write(worker.cni_conf().join("10-plain.conflist"), CONFLIST).unwrap();
+    fs::write(worker.cni_conf().join("10-plain.conflist"), CONFLIST.replace("DIR", &dir.to_string_lossy())).unwrap();
     cluster.wait_nodes_ready().unwrap();
     let second = Duration::from_secs(1);
     cluster.wait_for("the default account", "/api/v1/namespaces/default/serviceaccounts/default", 20 * second, |_| true).unwrap();
@@ -46,12 +55,17 @@ fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
     let inside = worker.pod_netns("default", "web").unwrap();
     assert!(traffic::is_reachable(&inside, "10.99.0.1".parse().unwrap()).unwrap());
     assert!(cluster.kubectl(&["exec", "web", "--", "nc", "-h"]).is_ok());
+    cluster.deploy_dns().unwrap();
+    let is_running = |deployment: &serde_json::Value| deployment["status"]["replicas"] == 1;
+    cluster.wait_for("DNS", "/apis/apps/v1/namespaces/kube-system/deployments/coredns", 20 * second, is_running).unwrap();
     let user = cluster.kubeconfig("somebody", None).unwrap();
     assert!(cluster.kubectl(&["--kubeconfig", &user.to_string_lossy(), "get", "pods"]).is_err(), "RBAC binds nobody yet");
 
+    let bundles = fs::read_dir(dir.join("n1/run/io.containerd.runtime.v2.task/k8s.io")).unwrap().flatten();
+    let ids: Vec<String> = bundles.map(|bundle| bundle.file_name().into_string().unwrap()).collect();
+    assert!(ids.len() >= 2 && !traces(&ids).is_empty(), "{ids:?}");
     lab.down().unwrap();
     assert!(!dir.exists());
-    let groups = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path().join(format!("ladon-{name}")));
-    assert_eq!(groups.filter(|group| group.exists()).collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(traces(&ids), Vec::<String>::new());
     assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains(&dir.display().to_string()));
 }

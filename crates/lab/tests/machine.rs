@@ -1,9 +1,42 @@
 //! A virtual machine boots, obeys, and has a network card on a tap.
 
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use lab::vm::{self, Vm};
 use lab::{Lab, Ovs, Progress, Underlay, traffic};
+
+/// What Neutron's subnets say, from the smallest DHCP server at hand: router and MTU, name server, a classless route
+/// (which, by RFC 3442, makes the router option void).
+const UDHCPD: &str = "start 10.5.0.9\nend 10.5.0.9\ninterface tap-vm2\nlease_file DIR/leases\npidfile DIR/pid\n\
+    option subnet 255.255.255.0\noption router 10.5.0.254\noption mtu 1400\noption dns 10.5.0.53\n\
+    option staticroutes 10.7.0.0/16 10.5.0.7, 0.0.0.0/0 10.5.0.1\n";
+
+#[test]
+fn a_machine_takes_what_dhcp_offers() {
+    let image = vm::image(None, &Progress::quiet()).unwrap();
+    let lab = Lab::scratch().unwrap();
+    let underlay = Underlay::new(&lab).unwrap();
+    let host = underlay.host("a", 11).unwrap();
+    let vm = Vm::start(&host, &image, "vm2", "tap-vm2", "02:00:00:00:00:02").unwrap();
+    host.tool("ip", &["address", "add", "10.5.0.1/24", "dev", "tap-vm2"]).unwrap();
+    let config = host.folder("dhcp").unwrap().join("udhcpd.conf");
+    let folder = config.parent().unwrap();
+    fs::write(&config, UDHCPD.replace("DIR", &folder.to_string_lossy())).unwrap();
+    fs::write(folder.join("leases"), "").unwrap();
+    let server = host.spawn("udhcpd", Command::new("busybox").args(["udhcpd", "-f"]).arg(&config)).unwrap();
+    vm.wait_booted().unwrap();
+    let expected = ["10.5.0.9/24", "mtu 1400", "default via 10.5.0.1", "10.7.0.0/16 via 10.5.0.7", "nameserver 10.5.0.53"];
+    server
+        .wait_until("the lease", Duration::from_secs(30), || {
+            let show = "ip address show eth0; ip route; cat /etc/resolv.conf";
+            let seen = vm.run(show).map_err(|error| error.to_string())?.output;
+            if expected.iter().all(|one| seen.contains(one)) { Ok(Some(())) } else { Err(seen) }
+        })
+        .unwrap();
+    assert!(traffic::is_reachable(host.netns(), "10.5.0.9".parse().unwrap()).unwrap());
+}
 
 #[test]
 fn a_machine_boots_and_is_reached_through_its_tap() {

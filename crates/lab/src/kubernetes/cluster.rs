@@ -16,7 +16,7 @@ use crate::command::{self, Output, TOOL};
 use crate::error::{LabError, Result};
 use crate::host::Host;
 use crate::kubernetes::api::Api;
-use crate::kubernetes::images::Images;
+use crate::kubernetes::images::{COREDNS, Images};
 use crate::kubernetes::pki::{Authority, service_account_keys};
 use crate::kubernetes::programs::Programs;
 use crate::kubernetes::worker::Worker;
@@ -33,8 +33,13 @@ const READY: Duration = Duration::from_secs(60);
 const REGISTERED: Duration = Duration::from_secs(60);
 /// The user that everything is allowed to.
 const ADMIN: &str = "admin";
+/// Where every kubelet has the socket for device plugins, whatever it is told.
+const KUBELET: &str = "/var/lib/kubelet";
 /// The processes of the control plane.
 const PARTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+
+/// The cluster's DNS, to be filled in.
+const DNS: &str = include_str!("../../assets/coredns.yaml");
 
 /// What a user of the lab may want to be different.
 #[derive(Clone, Debug)]
@@ -69,7 +74,6 @@ pub struct Cluster {
     pub(super) dir: PathBuf,
     pub(super) programs: Programs,
     pub(super) options: ClusterOptions,
-    pub(super) group: String,
     api: Api,
     processes: Vec<Process>,
     workers: Vec<Worker>,
@@ -92,7 +96,9 @@ impl Cluster {
         options: ClusterOptions,
     ) -> Result<Cluster> {
         let mut cluster = Self::around(control, programs, images, options)?;
-        control.lab().record(|state| state.cgroups.push(cluster.group.clone()))?;
+        if !Path::new(KUBELET).exists() {
+            control.lab().record(|state| state.made.push(KUBELET.into()))?;
+        }
         cluster.start_store_and_api()?;
         let started = cluster.start_runtimes(workers);
         cluster.wait_ready()?;
@@ -116,7 +122,6 @@ impl Cluster {
             dir,
             programs: programs.clone(),
             options,
-            group: format!("ladon-{}", control.lab().name),
             api,
             processes: Vec::new(),
             workers: Vec::new(),
@@ -385,6 +390,17 @@ impl Cluster {
     /// Apply manifests, YAML or JSON.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         command::run_with_input(&mut self.kubectl_command(&["apply", "-f", "-"])?, manifests, TOOL)?.ok()
+    }
+
+    /// Deploy CoreDNS as the cluster's DNS; [`Cluster::wait_dns_ready`] waits for it.
+    pub fn deploy_dns(&self) -> Result<()> {
+        self.apply(&DNS.replace("IMAGE", COREDNS).replace("ADDRESS", &self.options.dns)).map(drop)
+    }
+
+    /// Wait until the cluster's DNS is ready, which needs a network between pods and the API server.
+    pub fn wait_dns_ready(&self, deadline: Duration) -> Result<()> {
+        let path = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
+        self.wait_for("the cluster's DNS to be ready", path, deadline, |dns| dns["status"]["readyReplicas"] == 1).map(drop)
     }
 
     /// Wait until `holds` is true of the object at an API path; the error shows its last status.

@@ -1,7 +1,7 @@
 //! A worker: containerd and kubelet on one host.
 //!
 //! The settings are those under which both run in a network namespace, on cgroup v1 or v2, and next to other nodes of
-//! the same machine: folders, sockets and pod namespaces of their own, pods below the lab's control group.
+//! the same machine: folders, sockets and pods' namespaces of their own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,7 @@ impl Worker {
             "authorization": {"mode": "AlwaysAllow"},
             "containerRuntimeEndpoint": format!("unix://{}", self.containerd_sock().display()),
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": format!("/{}", cluster.group),
+            "cgroupRoot": "/",
             "cgroupsPerQOS": false,
             "enforceNodeAllocatable": [],
             "failSwapOn": false,
@@ -196,6 +196,10 @@ state = "{dir}/run"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{dir}/cni/bin"
     conf_dir = "{dir}/cni/conf"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = "{dir}/run/runc"
 "#
     )
 }
