@@ -1,0 +1,79 @@
+//! Neutron's error document: a status and `{"NeutronError": {"type", "message", "detail"}}`.
+//!
+//! Clients tell errors apart by status and type (`IpAddressInUse`, `NetworkInUse`…) and show the message to people, so both
+//! are part of the interface. The rule that refuses a request names its type where it refuses; this file only knows the
+//! families (bad request, not found, conflict…) and the types that more than one resource uses.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// A refused request, as Neutron words it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{kind}: {message}")]
+pub struct ApiError {
+    pub status: StatusCode,
+    /// Neutron's exception class: what clients match on.
+    pub kind: &'static str,
+    pub message: String,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError { status, kind, message: message.into() }
+    }
+
+    /// 400 with a type of its own.
+    pub fn bad(kind: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, kind, message)
+    }
+
+    /// 400 for a body that cannot be read as what it should be.
+    pub fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::bad("HTTPBadRequest", message)
+    }
+
+    /// 400 for a well-formed request that makes no sense; Neutron adds the first words and the full stop.
+    pub fn invalid_input(reason: impl std::fmt::Display) -> ApiError {
+        ApiError::bad("InvalidInput", format!("Invalid input for operation: {reason}."))
+    }
+
+    /// 400 for a value that is not what its attribute takes.
+    pub fn invalid_attribute(name: &str, reason: impl std::fmt::Display) -> ApiError {
+        ApiError::bad_request(format!("Invalid input for {name}. Reason: {reason}."))
+    }
+
+    /// 404 with a type of its own.
+    pub fn not_found(kind: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, kind, message)
+    }
+
+    /// 404 for a path that nothing serves.
+    pub fn no_such_path() -> ApiError {
+        ApiError::not_found("HTTPNotFound", "The resource could not be found.")
+    }
+
+    /// 409 with a type of its own.
+    pub fn conflict(kind: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::CONFLICT, kind, message)
+    }
+
+    /// 403: the caller sees the object and may not do this to it.
+    pub fn forbidden(rule: impl std::fmt::Display) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, "PolicyNotAuthorized", format!("{rule} is disallowed by policy"))
+    }
+
+    /// 412: `If-Match` named another revision.
+    pub fn precondition(expected: u64, current: u64) -> ApiError {
+        let message = format!("Constrained to {expected}, but current revision is {current}");
+        ApiError::new(StatusCode::PRECONDITION_FAILED, "RevisionNumberConstraintFailed", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let document = json!({"NeutronError": {"type": self.kind, "message": self.message, "detail": ""}});
+        (self.status, Json(document)).into_response()
+    }
+}

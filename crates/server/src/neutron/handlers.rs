@@ -1,0 +1,228 @@
+//! The handlers that all resources share: list, show, create (one or many), update, delete.
+//!
+//! A handler checks the request, hands one closure to the writer and shows what came of it. It knows no rule of any
+//! resource; those live with the resource.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, Path, State as Shared};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::auth::Caller;
+use crate::state::State;
+use crate::writer::Core;
+
+use super::body::{self, Body};
+use super::error::ApiError;
+use super::fields::Fields;
+use super::idempotent;
+use super::query::Query;
+use super::resource::{self, Ask, Resource, Settings};
+
+/// What every handler needs.
+#[derive(Clone)]
+pub struct Neutron {
+    pub core: Core,
+    pub settings: Settings,
+}
+
+/// A body that came in whole; too large a one is refused in Neutron's words.
+pub type Incoming = Result<Bytes, BytesRejection>;
+
+/// The bytes of a body.
+pub fn bytes(incoming: Incoming) -> Result<Bytes, ApiError> {
+    incoming.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "HTTPRequestEntityTooLarge",
+            format!("The body is larger than {} bytes", super::BODY_MAX),
+        ),
+        _ => ApiError::bad_request("The body could not be read"),
+    })
+}
+
+impl Neutron {
+    /// Runs a rule in a transaction, and answers with the state in which its effects are.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        caller: Caller,
+        mut rule: impl FnMut(&mut Ask) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<(T, Arc<State>), ApiError> {
+        let settings = self.settings;
+        let written = self.core.write(move |tx| rule(&mut Ask { tx, caller: &caller, settings })).await?;
+        Ok((written.value, self.core.state()))
+    }
+
+    fn shown<R: Resource>(&self, state: &State, model: &R::Model, caller: &Caller) -> Map<String, Value> {
+        resource::shown::<R>(state, model, caller, self.settings)
+    }
+}
+
+/// The paths of a resource.
+pub fn routes<R: Resource>() -> axum::Router<Neutron> {
+    let collection = format!("/v2.0/{}", R::PATH);
+    let one = format!("{collection}/{{id}}");
+    axum::Router::new()
+        .route(&collection, get(list::<R>).post(create::<R>))
+        .route(&one, get(show::<R>).put(update::<R>).delete(delete::<R>))
+}
+
+async fn list<R: Resource>(
+    Shared(neutron): Shared<Neutron>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(&uri, R::TABLE)?;
+    super::security_group::ensure_for_list::<R>(&neutron, &caller).await?;
+    let state = neutron.core.state();
+    if let Some(marker) = query.marker.as_deref().filter(|_| query.limit.is_some()) {
+        resource::visible::<R>(&state, marker, &caller)?;
+    }
+    let seen = R::candidates(&state, &query).filter(|model| resource::may_see::<R>(&state, model, &caller));
+    let shown = seen.map(|model| neutron.shown::<R>(&state, model, &caller)).filter(|shown| query.matches(shown));
+    let page = query.page(shown.collect());
+    let mut answer = Map::new();
+    if let Some(links) = query.links(&format!("{}/v2.0/{}", base(&headers), R::PATH), &page) {
+        answer.insert(format!("{}_links", R::COLLECTION), links);
+    }
+    answer.insert(R::COLLECTION.to_string(), page.into_iter().map(|shown| query.project(shown)).collect());
+    Ok(Json(Value::Object(answer)).into_response())
+}
+
+/// The address under which the client reached the server.
+pub fn base(headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    format!("http://{host}")
+}
+
+async fn show<R: Resource>(
+    Shared(neutron): Shared<Neutron>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let query = Query::of_fields(&uri);
+    let state = neutron.core.state();
+    let model = resource::visible::<R>(&state, &id, &caller)?;
+    Ok(Json(json!({R::NAME: query.project(neutron.shown::<R>(&state, model, &caller))})).into_response())
+}
+
+async fn create<R: Resource>(
+    Shared(neutron): Shared<Neutron>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    let key = idempotent::key(&headers)?;
+    let body = body::for_create(&bytes(incoming)?, resource::shape::<R>(), &caller)?;
+    let (many, is_bulk) = match body {
+        Body::One(fields) => (vec![fields], false),
+        Body::Many(many) => (many, true),
+    };
+    let ids = idempotent::ids(key, many.len(), is_bulk);
+    let asks: Arc<[(Fields, Uuid)]> = many.into_iter().zip(ids).collect();
+    let (made, state) = neutron.write(caller.clone(), move |ask| create_all::<R>(ask, &asks, key.is_some())).await?;
+    let is_old = made.iter().all(|(_, is_new)| !is_new);
+    let shown: Vec<_> = made.iter().map(|(model, _)| neutron.shown::<R>(&state, model, &caller)).collect();
+    let status = if is_old { StatusCode::OK } else { StatusCode::CREATED };
+    let answer = match shown.into_iter().next() {
+        Some(shown) if !is_bulk => json!({R::NAME: shown}),
+        first => {
+            let rest = made.iter().skip(1).map(|(model, _)| neutron.shown::<R>(&state, model, &caller));
+            json!({R::COLLECTION: first.into_iter().chain(rest).collect::<Vec<_>>()})
+        }
+    };
+    Ok((status, Json(answer)).into_response())
+}
+
+/// Makes all of them or none. With a key, those that the same request made before are answered again.
+fn create_all<R: Resource>(ask: &mut Ask, asks: &[(Fields, Uuid)], has_key: bool) -> Result<Vec<(R::Model, bool)>, ApiError> {
+    let make = |(fields, id): &(Fields, Uuid)| {
+        let project = body::project(fields, ask.caller);
+        let old = ask.state().get::<R::Model>(*id).filter(|_| has_key).cloned();
+        if let Some(old) = old {
+            idempotent::same::<R>(ask.state(), &old, fields, &project, ask.caller)?;
+            return Ok((old, false));
+        }
+        let model = R::create(ask, *id, project, fields)?;
+        ask.tx.put(model.clone());
+        Ok((model, true))
+    };
+    asks.iter().map(make).collect()
+}
+
+async fn update<R: Resource>(
+    Shared(neutron): Shared<Neutron>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    incoming: Incoming,
+) -> Result<Response, ApiError> {
+    let revision = if_match(&headers)?;
+    let body = bytes(incoming)?;
+    // An object that the caller does not see has no attributes to complain about.
+    resource::visible::<R>(&neutron.core.state(), &id, &caller)?;
+    let fields = body::for_update(&body, resource::shape::<R>(), &caller)?;
+    let rule = move |ask: &mut Ask| {
+        let before = own::<R>(ask, &id, "update")?;
+        constrain::<R>(&before, revision)?;
+        let mut after = before.clone();
+        R::update(ask, &mut after, &fields)?;
+        if after != before {
+            ask.touch(R::standard_mut(&mut after));
+            ask.tx.put(after.clone());
+        }
+        Ok(after)
+    };
+    let (model, state) = neutron.write(caller.clone(), rule).await?;
+    Ok(Json(json!({R::NAME: neutron.shown::<R>(&state, &model, &caller)})).into_response())
+}
+
+async fn delete<R: Resource>(
+    Shared(neutron): Shared<Neutron>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let revision = if_match(&headers)?;
+    let rule = move |ask: &mut Ask| {
+        let model = own::<R>(ask, &id, "delete")?;
+        constrain::<R>(&model, revision)?;
+        R::delete(ask, &model)?;
+        ask.tx.delete(resource::key::<R>(R::id(&model)));
+        Ok(())
+    };
+    neutron.write(caller, rule).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The object that the caller sees and may change.
+pub fn own<R: Resource>(ask: &Ask, id: &str, verb: &str) -> Result<R::Model, ApiError> {
+    let model = resource::visible::<R>(ask.state(), id, ask.caller)?;
+    let is_own = ask.caller.may_see(R::project(model)) || (verb == "delete" && R::is_deletable(ask.state(), model, ask.caller));
+    if is_own { Ok(model.clone()) } else { Err(ApiError::forbidden(format!("rule:{verb}_{}", R::NAME))) }
+}
+
+/// The revision that `If-Match: revision_number=N` asks for.
+pub fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let revision = value.to_str().ok().and_then(|text| text.trim().strip_prefix("revision_number="));
+    let revision = revision.and_then(|text| text.parse().ok());
+    revision.map(Some).ok_or_else(|| ApiError::bad_request("If-Match takes the form revision_number=N"))
+}
+
+fn constrain<R: Resource>(model: &R::Model, revision: Option<u64>) -> Result<(), ApiError> {
+    let current = R::standard(model).revision_number;
+    match revision {
+        Some(expected) if expected != current => Err(ApiError::precondition(expected, current)),
+        _ => Ok(()),
+    }
+}
