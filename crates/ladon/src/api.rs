@@ -1,0 +1,209 @@
+//! A server's API, one request per connection, over TCP or a unix socket.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::cli::Reach;
+use crate::failure::{Failure, Result};
+
+/// Largest answer that is read: a list of some 100,000 ports.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server may take for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+const UNTOUCHED: &str = "not affected; switches go on with what they have";
+
+/// Where the API is, and who asks.
+pub struct Api {
+    url: String,
+    place: Place,
+    token: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// `host:port`.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+/// An answer that arrived.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+}
+
+impl Api {
+    pub fn new(reach: &Reach) -> Result<Api> {
+        let place = Place::parse(&reach.api).ok_or_else(|| {
+            let what = format!("'{}' is no address of a server's API", reach.api);
+            Failure::new(what, UNTOUCHED, "give --api or LADON_API as http://HOST:PORT or unix:/PATH")
+        })?;
+        Ok(Api { url: reach.api.clone(), place, token: reach.token.clone() })
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.checked(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.checked(Method::POST, path, Some(body)).await
+    }
+
+    /// Deletes; what is not there is deleted.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        let answer = self.ask(Method::DELETE, path, None).await?;
+        if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(self.refused(path, &answer)) }
+    }
+
+    /// The answer, whatever its status.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let exchange = async {
+            match &self.place {
+                Place::Tcp(address) => {
+                    let stream = within(CONNECT_TIMEOUT, TcpStream::connect(address)).await?;
+                    self.exchange(stream, method, path, body).await
+                }
+                Place::Unix(socket) => {
+                    let stream = within(CONNECT_TIMEOUT, UnixStream::connect(socket)).await?;
+                    self.exchange(stream, method, path, body).await
+                }
+            }
+        };
+        within(ANSWER_TIMEOUT, exchange).await.map_err(|error| self.silent(&error))
+    }
+
+    async fn checked(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.ask(method, path, body).await?;
+        if answer.status.is_success() { Ok(answer.body) } else { Err(self.refused(path, &answer)) }
+    }
+
+    async fn exchange<S>(&self, stream: S, method: Method, path: &str, body: Option<&Value>) -> io::Result<Answer>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // It ends when the sender is dropped, at the end of this function.
+        tokio::spawn(connection);
+        let response = sender.send_request(self.request(method, path, body)).await.map_err(io::Error::other)?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(io::Error::other)?.to_bytes();
+        let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_else(|_| text()) };
+        Ok(Answer { status, body })
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Request<Full<Bytes>> {
+        let host = match &self.place {
+            Place::Tcp(address) => address.as_str(),
+            Place::Unix(_) => "localhost",
+        };
+        let mut request = Request::builder().method(method).uri(path).header("host", host).header("accept", "application/json");
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header("x-auth-token", token);
+        }
+        let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        request.body(Full::new(bytes)).expect("paths are encoded and headers were checked")
+    }
+
+    fn silent(&self, error: &io::Error) -> Failure {
+        let what = format!("no server answers on {}: {}", self.url, root(error));
+        Failure::new(what, UNTOUCHED, "see that `ladon server` runs there, or name another with --api or LADON_API")
+    }
+
+    /// What a server's refusal says, in Neutron's, Octavia's or no particular shape.
+    pub fn refused(&self, path: &str, answer: &Answer) -> Failure {
+        let message = [&answer.body["NeutronError"]["message"], &answer.body["faultstring"], &answer.body["error"]["message"], &answer.body["message"]];
+        let message = message.into_iter().find_map(Value::as_str).map(str::to_string);
+        let what = message.unwrap_or_else(|| format!("the server answered {} to {path}", answer.status));
+        let what_to_do = match answer.status {
+            StatusCode::UNAUTHORIZED => "set LADON_TOKEN to a token that this server knows",
+            StatusCode::FORBIDDEN => "use a token whose roles may do this",
+            StatusCode::NOT_FOUND => "see that the server is of this command's release (`ladon --version`), and that the object exists",
+            StatusCode::CONFLICT => "free what is in use, or choose another",
+            status if status.is_server_error() => "look at the server's log, and try again",
+            _ => "correct what the message names",
+        };
+        Failure::new(what, "not affected; nothing was changed", what_to_do)
+    }
+}
+
+impl Place {
+    fn parse(url: &str) -> Option<Place> {
+        if let Some(path) = url.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return path.starts_with('/').then(|| Place::Unix(path.into()));
+        }
+        let authority = url.strip_prefix("http://")?.trim_end_matches('/');
+        let is_plain = !authority.is_empty() && !authority.contains(|c: char| c == '/' || c == '@' || c.is_whitespace() || c.is_control());
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        is_plain.then(|| Place::Tcp(if has_port { authority.into() } else { format!("{authority}:80") }))
+    }
+}
+
+/// Runs `work`, for so long at most.
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", limit.as_secs()))))
+}
+
+/// The innermost reason.
+fn root(error: &io::Error) -> String {
+    let mut reason = error.get_ref().map(|inner| inner as &dyn std::error::Error);
+    let mut text = error.to_string();
+    while let Some(inner) = reason {
+        text = inner.to_string();
+        reason = inner.source();
+    }
+    text
+}
+
+/// `text` as a value in a query (RFC 3986: everything but the unreserved is escaped).
+pub fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_is_on_tcp_or_on_a_unix_socket() {
+        for (url, place) in [
+            ("http://127.0.0.1:9696", Some(Place::Tcp("127.0.0.1:9696".into()))),
+            ("http://[::1]:9696/", Some(Place::Tcp("[::1]:9696".into()))),
+            ("http://[::1]", Some(Place::Tcp("[::1]:80".into()))),
+            ("http://api", Some(Place::Tcp("api:80".into()))),
+            ("unix:/run/ladon/api.sock", Some(Place::Unix("/run/ladon/api.sock".into()))),
+            ("unix:///run/ladon/api.sock", Some(Place::Unix("/run/ladon/api.sock".into()))),
+            ("unix:run", None),
+            ("https://api", None),
+            ("http://user@api", None),
+            ("http://", None),
+            ("api:9696", None),
+        ] {
+            assert_eq!(Place::parse(url), place, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_value_in_a_query_is_escaped() {
+        assert_eq!(escape("a b&c=ü"), "a%20b%26c%3D%C3%BC");
+    }
+}

@@ -1,0 +1,80 @@
+//! What `ladon server`, `ladon node` and `ladon kube` have in common: logs, signals, the file with their configuration.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// How long a part may take to stop; after that it is left where it is, which every part survives.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the log looks. What is in it, RUST_LOG says.
+#[derive(Args)]
+pub struct Logging {
+    /// Lines for people, or JSON for programs. RUST_LOG chooses what is logged: `RUST_LOG=info,node=debug`
+    #[arg(long, env = "LADON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Reads the configuration's text; without a file every key has its default.
+pub fn read_config(path: Option<&Path>) -> anyhow::Result<String> {
+    let Some(path) = path else { return Ok(String::new()) };
+    std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))
+}
+
+/// Runs a part until it ends or SIGTERM or SIGINT comes. `stop` then tells it to finish; a second signal does not wait.
+pub fn run<F>(name: &str, logging: &Logging, part: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    start_log(logging.log_format);
+    // Two providers are compiled in through our dependencies: say which.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let outcome = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::select! {
+            outcome = part(stop.clone()) => outcome,
+            stopped = watch_signals(name, stop) => stopped,
+        }
+    });
+    runtime.shutdown_timeout(STOP_TIMEOUT);
+    outcome
+}
+
+/// Ends only when the part has been given its time, or at the second signal.
+async fn watch_signals(name: &str, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ladon {name} stops");
+    stop.cancel();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = tokio::time::sleep(STOP_TIMEOUT) => tracing::warn!("ladon {name} did not stop within {} s and is left where it is", STOP_TIMEOUT.as_secs()),
+    }
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,35 @@
+//! Why a command failed: what happened, what it means for traffic, what to do.
+
+use std::fmt;
+
+/// A message for an operator in its three parts.
+#[derive(Debug)]
+pub struct Failure {
+    pub what_happened: String,
+    pub what_it_means: String,
+    pub what_to_do: String,
+    pub exit_code: u8,
+}
+
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// `wait` ran out of time.
+pub const EXIT_TIMEOUT: u8 = 3;
+
+impl Failure {
+    pub fn new(what_happened: impl Into<String>, what_it_means: impl Into<String>, what_to_do: impl Into<String>) -> Failure {
+        Failure { what_happened: what_happened.into(), what_it_means: what_it_means.into(), what_to_do: what_to_do.into(), exit_code: 1 }
+    }
+
+    pub fn exit_code(self, exit_code: u8) -> Failure {
+        Failure { exit_code, ..self }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ladon: {}", self.what_happened)?;
+        writeln!(f, "  traffic: {}", self.what_it_means)?;
+        write!(f, "  to do:   {}", self.what_to_do)
+    }
+}

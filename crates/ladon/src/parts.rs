@@ -1,0 +1,33 @@
+//! `ladon server`, `ladon node`, `ladon kube`: each part's configuration, and the part itself.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::cli::Daemon;
+use crate::daemon::{self, read_config};
+
+/// Runs a part to its end. What ends it goes to standard error, with its reasons.
+pub fn run(part: &Daemon) -> ExitCode {
+    let outcome = match part {
+        Daemon::Kube(run) => kube_config(run.config.as_deref())
+            .and_then(|config| daemon::run("kube", &run.logging, async |stop| Ok(kube_bridge::run(config, stop.cancelled_owned()).await?))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ladon: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn kube_config(path: Option<&Path>) -> anyhow::Result<kube_bridge::config::Config> {
+    kube_bridge::config::Config::from_toml(&read_config(path)?).with_context(|| naming(path))
+}
+
+/// Which configuration an error is about.
+fn naming(path: Option<&Path>) -> String {
+    path.map_or("the default configuration".to_string(), |path| format!("the configuration {}", path.display()))
+}

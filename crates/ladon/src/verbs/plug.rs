@@ -1,0 +1,230 @@
+//! `ladon plug` and `ladon unplug`: this machine's own interface on a network.
+//!
+//! The port is made through the API first, then the node is asked to make the interface. Both are keyed by (machine, interface's
+//! name): the same command again finds the port and the interface that it made before, so a lost answer does no harm.
+
+use std::path::Path;
+use std::time::Duration;
+
+use model::{PortId, owner};
+use node::control::{PlugRequest, PluggedInterface, Reply, Request};
+use serde_json::{Map, Value, json};
+
+use crate::api::{Api, escape};
+use crate::cli::{Format, Plug, Reach, Unplug};
+use crate::control::{Control, PROMPT, confused};
+use crate::failure::{Failure, Result};
+
+/// Room for the node's answer after its own deadline.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How many of `plug0`, `plug1`… are tried.
+const NAMES_MAX: usize = 1_000;
+
+/// A port, and whether this command made it.
+struct Found {
+    port: PortId,
+    is_new: bool,
+}
+
+/// Makes the port and the interface, and says what came of it.
+pub async fn plug(reach: &Reach, wanted: &Plug) -> Result<String> {
+    let api = Api::new(reach)?;
+    let mut control = Control::connect(&reach.control).await?;
+    let Reply::Status(status) = control.ask(&Request::Status, PROMPT).await? else { return Err(confused()) };
+    let host = status.host.0;
+    let network = network_id(&api, &wanted.network).await?;
+    let interface = match &wanted.name {
+        Some(name) => name.clone(),
+        None => free_name(&mut control, &api, &host, &network).await?,
+    };
+    let found = match &wanted.port {
+        Some(id) => existing_port(&api, id, &host, &interface).await?,
+        None => own_port(&api, wanted, &network, &host, &interface).await?,
+    };
+    let request = Request::Plug(PlugRequest {
+        interface: interface.clone(),
+        port: found.port,
+        default_route: wanted.default_route,
+        routes: wanted.route.clone(),
+        deadline_ms: wanted.timeout * 1_000,
+    });
+    match control.ask(&request, Duration::from_secs(wanted.timeout) + GRACE).await {
+        Ok(Reply::Plugged(plugged)) => Ok(describe(reach.output, &plugged)),
+        Ok(_) => Err(confused()),
+        Err(failure) => {
+            undo(reach, &api, &found, interface).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Takes the interface away, then its port.
+pub async fn unplug(reach: &Reach, wanted: &Unplug) -> Result<String> {
+    let api = Api::new(reach)?;
+    let mut control = Control::connect(&reach.control).await?;
+    let request = Request::Unplug { interface_or_port: wanted.interface.clone() };
+    let Reply::Unplugged { interface, port } = control.ask(&request, PROMPT).await? else { return Err(confused()) };
+    if !wanted.keep_port {
+        api.delete(&format!("/v2.0/ports/{port}")).await.map_err(|failure| {
+            let what = format!("{interface} is gone, but its port {port} is not: {}", failure.what_happened);
+            Failure::new(what, "the port's addresses stay taken; nothing else is affected", format!("`openstack port delete {port}` once the server answers"))
+        })?;
+    }
+    Ok(match reach.output {
+        Format::Table => format!("{interface} is gone{}\n", if wanted.keep_port { format!("; its port {port} is left") } else { ", and so is its port".into() }),
+        Format::Json => format!("{:#}\n", json!({"interface": interface, "port": port, "is_port_deleted": !wanted.keep_port})),
+    })
+}
+
+/// What this command began, it takes back; what was there before stays.
+async fn undo(reach: &Reach, api: &Api, found: &Found, interface: String) {
+    if !found.is_new {
+        return;
+    }
+    // The failure that led here is the one to report. A port that is left over is found again by the same command.
+    if let Ok(mut control) = Control::connect(&reach.control).await {
+        let _ = control.ask(&Request::Unplug { interface_or_port: interface }, PROMPT).await;
+    }
+    let _ = api.delete(&format!("/v2.0/ports/{}", found.port)).await;
+}
+
+/// The id of the network with that id or name.
+async fn network_id(api: &Api, name_or_id: &str) -> Result<String> {
+    for key in ["id", "name"] {
+        let body = api.get(&format!("/v2.0/networks?{key}={}&fields=id", escape(name_or_id))).await?;
+        let ids: Vec<&str> = body["networks"].as_array().into_iter().flatten().filter_map(|network| network["id"].as_str()).collect();
+        match ids[..] {
+            [] => {}
+            [id] => return Ok(id.to_string()),
+            _ => {
+                let what = format!("{} networks are called '{name_or_id}': {}", ids.len(), ids.join(", "));
+                return Err(Failure::new(what, "not affected; nothing was changed", "give --network the id of the one that you mean"));
+            }
+        }
+    }
+    let what = format!("there is no network '{name_or_id}'");
+    Err(Failure::new(what, "not affected; nothing was changed", "see `openstack network list`, or make it with `openstack network create`"))
+}
+
+/// The interface that this machine has on the network already, or the first name that nothing has.
+async fn free_name(control: &mut Control, api: &Api, host: &str, network: &str) -> Result<String> {
+    let Reply::Interfaces { interfaces } = control.ask(&Request::Interfaces, PROMPT).await? else { return Err(confused()) };
+    let ours = ports(api, &[("device_owner", owner::METAL), ("binding:host_id", host), ("network_id", network)]).await?;
+    if let Some(name) = ours.iter().find_map(|port| port["device_id"].as_str().filter(|name| !name.is_empty())) {
+        return Ok(name.to_string());
+    }
+    let elsewhere = ports(api, &[("device_owner", owner::METAL), ("binding:host_id", host)]).await?;
+    let is_taken = |name: &str| {
+        interfaces.iter().any(|plugged| plugged.link.interface == name)
+            || elsewhere.iter().any(|port| port["device_id"] == name)
+            || Path::new("/sys/class/net").join(name).exists()
+    };
+    let free = (0..NAMES_MAX).map(|number| format!("plug{number}")).find(|name| !is_taken(name));
+    free.ok_or_else(|| Failure::new(format!("plug0 to plug{} are all taken", NAMES_MAX - 1), "not affected", "give the interface a name with --name"))
+}
+
+/// The port for (machine, interface): the one that is there, or a new one.
+async fn own_port(api: &Api, wanted: &Plug, network: &str, host: &str, interface: &str) -> Result<Found> {
+    let there = ports(api, &[("device_owner", owner::METAL), ("binding:host_id", host), ("device_id", interface)]).await?;
+    if let Some(port) = there.first() {
+        if port["network_id"] != network {
+            return Err(taken(host, interface, port["network_id"].as_str().unwrap_or("?")));
+        }
+        return Ok(Found { port: port_id(port)?, is_new: false });
+    }
+    let groups = group_ids(api, &wanted.security_group).await?;
+    let body = new_port(wanted, network, host, interface, &groups);
+    let made = api.post("/v2.0/ports", &json!({ "port": body })).await?;
+    Ok(Found { port: port_id(&made["port"])?, is_new: true })
+}
+
+fn taken(host: &str, interface: &str, network: &str) -> Failure {
+    let what = format!("{interface} of {host} is a port of another network, {network}");
+    Failure::new(what, "not affected; it stays there", format!("give another --name, or `ladon unplug {interface}` first"))
+}
+
+fn new_port(wanted: &Plug, network: &str, host: &str, interface: &str, groups: &[String]) -> Value {
+    let mut port = Map::new();
+    port.insert("network_id".into(), network.into());
+    port.insert("name".into(), format!("{host}-{interface}").into());
+    port.insert("device_owner".into(), owner::METAL.into());
+    port.insert("device_id".into(), interface.into());
+    port.insert("binding:host_id".into(), host.into());
+    if !wanted.address.is_empty() {
+        port.insert("fixed_ips".into(), wanted.address.iter().map(|address| json!({ "ip_address": address })).collect());
+    }
+    if !groups.is_empty() {
+        port.insert("security_groups".into(), json!(groups));
+    }
+    Value::Object(port)
+}
+
+/// The ids of security groups that are named or given by id.
+async fn group_ids(api: &Api, names: &[String]) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for name in names {
+        let mut found = Vec::new();
+        for key in ["id", "name"] {
+            let body = api.get(&format!("/v2.0/security-groups?{key}={}&fields=id", escape(name))).await?;
+            found.extend(body["security_groups"].as_array().into_iter().flatten().filter_map(|group| group["id"].as_str()).map(str::to_string));
+        }
+        let [id] = &found[..] else {
+            let what = format!("{} security groups are called '{name}'", found.len());
+            return Err(Failure::new(what, "not affected; nothing was changed", "give --security-group an id from `openstack security group list`"));
+        };
+        ids.push(id.clone());
+    }
+    Ok(ids)
+}
+
+/// A port that somebody else made, bound to this machine and interface.
+async fn existing_port(api: &Api, id: &str, host: &str, interface: &str) -> Result<Found> {
+    let there = ports(api, &[("id", id)]).await?;
+    let Some(port) = there.first() else {
+        return Err(Failure::new(format!("there is no port {id}"), "not affected; nothing was changed", "see `openstack port list`"));
+    };
+    let bound = port["binding:host_id"].as_str().unwrap_or_default();
+    if !bound.is_empty() && bound != host {
+        let what = format!("port {id} belongs to {bound}, and this machine is {host}");
+        return Err(Failure::new(what, "not affected; it stays there", format!("run this on {bound}, or `openstack port set --host {host} {id}`")));
+    }
+    if bound.is_empty() {
+        let change = json!({"port": {"binding:host_id": host, "device_id": interface, "device_owner": owner::METAL}});
+        put(api, &format!("/v2.0/ports/{id}"), &change).await?;
+    }
+    Ok(Found { port: port_id(port)?, is_new: false })
+}
+
+async fn put(api: &Api, path: &str, body: &Value) -> Result<()> {
+    let answer = api.ask(hyper::Method::PUT, path, Some(body)).await?;
+    if answer.status.is_success() { Ok(()) } else { Err(api.refused(path, &answer)) }
+}
+
+async fn ports(api: &Api, filters: &[(&str, &str)]) -> Result<Vec<Value>> {
+    let query: Vec<String> = filters.iter().map(|(key, value)| format!("{}={}", escape(key), escape(value))).collect();
+    let body = api.get(&format!("/v2.0/ports?{}", query.join("&"))).await?;
+    Ok(body["ports"].as_array().cloned().unwrap_or_default())
+}
+
+fn port_id(port: &Value) -> Result<PortId> {
+    port["id"].as_str().and_then(|id| id.parse().ok()).ok_or_else(|| {
+        Failure::new("the server's answer has no port id", "not affected", "see that --api leads to a `ladon server`, and look with `openstack port list`")
+    })
+}
+
+fn describe(format: Format, plugged: &PluggedInterface) -> String {
+    if format == Format::Json {
+        return format!("{:#}\n", json!(plugged));
+    }
+    let link = &plugged.link;
+    let mut text = format!("{}  port {}  MAC {}  MTU {}\n", link.interface, plugged.port, link.mac, link.mtu);
+    for address in &plugged.addresses {
+        text.push_str(&format!("  address {address}\n"));
+    }
+    for (destination, gateway) in &plugged.routes {
+        let through = gateway.map_or_else(|| "on the link".to_string(), |gateway| format!("through {gateway}"));
+        text.push_str(&format!("  route   {destination} {through}\n"));
+    }
+    text
+}

@@ -1,0 +1,292 @@
+//! The operator's commands as people type them, against a server and a node that speak the protocols.
+
+mod world;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use node::control::{Because, FlowLine, Link, PlugRequest, PluggedInterface, Reply, Request, Status};
+use serde_json::{Value, json};
+use world::{Heard, World};
+
+const NETWORK: &str = "aaaaaaaa-0000-0000-0000-000000000001";
+const PORT: &str = "bbbbbbbb-0000-0000-0000-000000000002";
+
+fn status() -> Reply {
+    Reply::Status(Status {
+        host: model::NodeName("metal1".into()),
+        release: "0.1.0".into(),
+        revision: model::Revision(7),
+        server: None,
+        is_in_force: true,
+        local_ports: 0,
+        flows: 0,
+    })
+}
+
+fn plugged(request: &PlugRequest) -> PluggedInterface {
+    PluggedInterface {
+        link: Link { interface: request.interface.clone(), mac: model::Mac([2, 0, 0, 0, 0, 1]), mtu: 1430 },
+        port: request.port,
+        addresses: vec!["10.1.0.50/24".parse().unwrap()],
+        routes: vec![("10.96.0.0/12".parse().unwrap(), Some("10.1.0.1".parse().unwrap()))],
+    }
+}
+
+/// A node on which plugging works.
+fn willing(request: &Request) -> Vec<Reply> {
+    vec![match request {
+        Request::Status => status(),
+        Request::Interfaces => Reply::Interfaces { interfaces: Vec::new() },
+        Request::Plug(request) => Reply::Plugged(plugged(request)),
+        Request::Unplug { interface_or_port } => Reply::Unplugged { interface: interface_or_port.clone(), port: PORT.parse().unwrap() },
+        Request::Flows { .. } => Reply::Flows { flows: Vec::new(), is_last: true },
+    }]
+}
+
+/// A server with one network, `blue`, and no port.
+fn with_blue(heard: &Heard) -> (u16, Value) {
+    match heard.line.as_str() {
+        "GET /v2.0/networks?name=blue&fields=id" => (200, json!({"networks": [{"id": NETWORK}]})),
+        line if line.starts_with("GET /v2.0/networks") => (200, json!({"networks": []})),
+        line if line.starts_with("GET /v2.0/ports") => (200, json!({"ports": []})),
+        "POST /v2.0/ports" => (201, json!({"port": {"id": PORT, "network_id": NETWORK}})),
+        line if line.starts_with("DELETE /v2.0/ports/") => (204, Value::Null),
+        _ => (404, Value::Null),
+    }
+}
+
+fn lines(world: &World, beginning: &str) -> usize {
+    world.heard().iter().filter(|heard| heard.line.starts_with(beginning)).count()
+}
+
+#[test]
+fn nodes_are_a_table_for_people_and_json_for_programs() {
+    let world = World::new();
+    world.server(|_| (200, json!({"nodes": [{"name": "n1", "state": "connected", "revision": 7}, {"name": "n2", "state": "lost", "revision": 3}]})));
+    assert_eq!(world.ladon(&["nodes"]).succeeded(), "NODE  STATE      REVISION\nn1    connected  7\nn2    lost       3\n");
+    let json: Value = serde_json::from_str(&world.ladon(&["nodes", "n2", "-o", "json"]).succeeded()).unwrap();
+    assert_eq!(json, json!([{"name": "n2", "state": "lost", "revision": 3}]));
+}
+
+#[test]
+fn ports_are_found_by_whatever_a_cell_says() {
+    let world = World::new();
+    let ports = json!({"ports": [
+        {"id": "p1", "name": "web", "addresses": ["10.0.0.3"], "node": "n1", "status": "ACTIVE"},
+        {"id": "p2", "name": "db", "addresses": ["10.0.0.4"], "status": "DOWN", "problem": "no node claims it"},
+    ]});
+    world.server(move |_| (200, ports.clone()));
+    assert_eq!(
+        world.ladon(&["ports", "DOWN"]).succeeded(),
+        "PORT  NAME  ADDRESSES  STATUS  PROBLEM\np2    db    10.0.0.4   DOWN    no node claims it\n"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_named_with_what_to_do() {
+    let world = World::new();
+    let text = world.ladon(&["nodes"]).failed(1);
+    assert!(text.contains("no server answers on unix:") && text.contains("LADON_API"), "{text}");
+    let text = world.ladon(&["--api", "http://127.0.0.1:1", "nodes"]).failed(1);
+    assert!(text.contains("Connection refused"), "{text}");
+    assert!(world.ladon(&["--api", "https://x", "nodes"]).failed(1).contains("http://HOST:PORT"));
+}
+
+#[test]
+fn the_token_is_sent_and_its_absence_explained() {
+    let world = World::new();
+    world.server(|heard| match heard.token.as_deref() {
+        Some("secret") => (200, json!({"nodes": []})),
+        _ => (401, json!({"error": {"message": "The request you have made requires authentication."}})),
+    });
+    assert!(world.ladon(&["nodes"]).failed(1).contains("LADON_TOKEN"));
+    let output = world.command(&["nodes"]).env("LADON_TOKEN", "secret").output().unwrap();
+    assert!(output.status.success());
+    assert!(!world.ladon(&["nodes", "--help"]).succeeded().contains("secret"));
+}
+
+#[test]
+fn wait_asks_again_about_the_revision_that_it_began_with() {
+    let world = World::new();
+    let rounds = AtomicUsize::new(0);
+    world.server(move |_| match rounds.fetch_add(1, Ordering::SeqCst) {
+        0 => (202, json!({"revision": 41, "behind": [{"name": "n2"}]})),
+        _ => (200, json!({"revision": 41})),
+    });
+    assert_eq!(world.ladon(&["wait"]).succeeded(), "revision 41 is in force on every node that it concerns\n");
+    assert!(world.heard()[1].line.starts_with("GET /ladon/v1/wait?revision=41&"), "{:?}", world.heard());
+}
+
+#[test]
+fn wait_gives_up_with_its_own_exit_code_and_names_who_is_behind() {
+    let world = World::new();
+    world.server(|_| (202, json!({"revision": 41, "behind": [{"name": "n2"}]})));
+    let text = world.ladon(&["wait", "--revision", "41", "--timeout", "1"]).failed(3);
+    assert!(text.contains("not in force on n2"), "{text}");
+}
+
+#[test]
+fn flows_come_in_names_with_their_reasons() {
+    let world = World::new();
+    let flow = |because: &str| FlowLine {
+        table: "Deliver".into(),
+        priority: "normal".into(),
+        matching: "dst_port=4".into(),
+        actions: "output db".into(),
+        packets: None,
+        because: Because { kind: "port".into(), id: String::new(), name: because.into() },
+    };
+    world.node(move |_| vec![Reply::Flows { flows: vec![flow("db")], is_last: false }, Reply::Flows { flows: vec![flow("web")], is_last: true }]);
+    let text = world.ladon(&["flows", "--table", "deliver", "--object", "db", "--packets"]).succeeded();
+    assert_eq!(text, "Deliver      normal   dst_port=4 -> output db  # port db\nDeliver      normal   dst_port=4 -> output db  # port web\n");
+    assert_eq!(world.asked(), [Request::Flows { table: Some("deliver".into()), object: Some("db".into()), with_packets: true }]);
+    for line in world.ladon(&["flows", "-o", "json"]).succeeded().lines() {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["match"], "dst_port=4");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let world = World::new();
+    world.node(|_| {
+        let flow = FlowLine {
+            table: "Deliver".into(),
+            priority: "normal".into(),
+            matching: String::new(),
+            actions: "drop".into(),
+            packets: None,
+            because: Because { kind: "deliver".into(), id: String::new(), name: String::new() },
+        };
+        (0..200).map(|round| Reply::Flows { flows: vec![flow.clone(); 1000], is_last: round == 199 }).collect()
+    });
+    let mut child = world.command(&["flows"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "Deliver      normal   any -> drop  # deliver\n");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_named_with_what_to_do() {
+    let world = World::new();
+    let text = world.ladon(&["flows"]).failed(1);
+    assert!(text.contains("ladon node does not answer on") && text.contains("LADON_CONTROL"), "{text}");
+}
+
+#[test]
+fn plug_makes_a_port_of_this_machine_and_asks_the_node_for_the_interface() {
+    let world = World::new();
+    world.server(with_blue);
+    world.node(willing);
+    let text = world.ladon(&["plug", "--network", "blue", "--name", "metal0", "--address", "10.1.0.50", "--default-route"]).succeeded();
+    assert!(text.starts_with(&format!("metal0  port {PORT}  MAC 02:00:00:00:00:01  MTU 1430\n  address 10.1.0.50/24\n")), "{text}");
+    let made = world.heard().into_iter().find(|heard| heard.line == "POST /v2.0/ports").unwrap().body;
+    assert_eq!(
+        made,
+        json!({"port": {"network_id": NETWORK, "name": "metal1-metal0", "device_owner": "ladon:metal", "device_id": "metal0",
+                        "binding:host_id": "metal1", "fixed_ips": [{"ip_address": "10.1.0.50"}]}})
+    );
+    let Some(Request::Plug(request)) = world.asked().last().cloned() else { panic!("{:?}", world.asked()) };
+    assert!(request.interface == "metal0" && request.port.to_string() == PORT && request.default_route);
+}
+
+#[test]
+fn plug_again_uses_the_port_that_is_there() {
+    let world = World::new();
+    world.server(|heard| match heard.line.as_str() {
+        line if line.starts_with("GET /v2.0/ports") => (200, json!({"ports": [{"id": PORT, "network_id": NETWORK, "device_id": "plug7"}]})),
+        _ => with_blue(heard),
+    });
+    world.node(willing);
+    let plugged: Value = serde_json::from_str(&world.ladon(&["plug", "--network", "blue", "-o", "json"]).succeeded()).unwrap();
+    assert_eq!((&plugged["interface"], &plugged["port"]), (&json!("plug7"), &json!(PORT)));
+    assert_eq!(lines(&world, "POST"), 0);
+}
+
+#[test]
+fn plug_that_the_node_refuses_leaves_no_port() {
+    let world = World::new();
+    world.server(with_blue);
+    world.node(|request| match request {
+        Request::Plug(_) => vec![Reply::Error { what_happened: "the name is taken".into(), what_it_means: "nothing".into(), what_to_do: "another".into() }],
+        other => willing(other),
+    });
+    assert!(world.ladon(&["plug", "--network", "blue"]).failed(1).contains("the name is taken"));
+    assert!(world.asked().iter().any(|request| matches!(request, Request::Unplug { .. })));
+    assert_eq!(lines(&world, &format!("DELETE /v2.0/ports/{PORT}")), 1);
+}
+
+#[test]
+fn plug_refuses_what_it_cannot_mean() {
+    let world = World::new();
+    world.server(|heard| match heard.line.as_str() {
+        "GET /v2.0/networks?name=twice&fields=id" => (200, json!({"networks": [{"id": "1"}, {"id": "2"}]})),
+        line if line.contains("device_id=metal0") => (200, json!({"ports": [{"id": PORT, "network_id": "another"}]})),
+        "POST /v2.0/ports" => (409, json!({"NeutronError": {"type": "IpAddressInUse", "message": "Unable to complete operation: in use.", "detail": ""}})),
+        _ => with_blue(heard),
+    });
+    world.node(willing);
+    assert!(world.ladon(&["plug", "--network", "red"]).failed(1).contains("there is no network 'red'"));
+    assert!(world.ladon(&["plug", "--network", "twice"]).failed(1).contains("2 networks are called 'twice'"));
+    assert!(world.ladon(&["plug", "--network", "blue", "--name", "metal0"]).failed(1).contains("a port of another network"));
+    assert!(world.ladon(&["plug", "--network", "blue"]).failed(1).contains("Unable to complete operation: in use."));
+    assert_eq!(world.ladon(&["plug", "--network", "blue", "--name", "a name"]).code, 2);
+    assert_eq!(world.ladon(&["plug"]).code, 2);
+    assert!(!world.asked().iter().any(|request| matches!(request, Request::Plug(_))));
+}
+
+#[test]
+fn unplug_takes_the_interface_and_then_its_port() {
+    let world = World::new();
+    world.server(with_blue);
+    world.node(willing);
+    assert_eq!(world.ladon(&["unplug", "metal0", "--keep-port"]).succeeded(), format!("metal0 is gone; its port {PORT} is left\n"));
+    assert_eq!(lines(&world, "DELETE"), 0);
+    assert_eq!(world.ladon(&["unplug", "metal0"]).succeeded(), "metal0 is gone, and so is its port\n");
+    assert_eq!(lines(&world, "DELETE"), 1);
+}
+
+#[test]
+fn unplug_without_a_server_says_what_is_left() {
+    let world = World::new();
+    world.node(willing);
+    let text = world.ladon(&["unplug", "metal0"]).failed(1);
+    assert!(text.contains("metal0 is gone, but its port") && text.contains("openstack port delete"), "{text}");
+}
+
+#[test]
+fn certificates_are_made_once_by_one_authority() {
+    let world = World::new();
+    let dir = world.path("pki");
+    let dir = dir.to_str().unwrap();
+    world.ladon(&["pki", "--dir", dir, "server"]).succeeded();
+    let authority = std::fs::read(world.path("pki/ca.crt")).unwrap();
+    let text = world.ladon(&["pki", "--dir", dir, "node", "n1", "n2"]).succeeded();
+    assert!(text.contains("node-n1.crt") && text.contains("node-n2.key"), "{text}");
+    assert_eq!(std::fs::read(world.path("pki/ca.crt")).unwrap(), authority);
+    assert!(world.ladon(&["pki", "--dir", dir, "node", "../x"]).failed(1).contains("no certificate was made"));
+}
+
+#[test]
+fn help_teaches_and_completions_complete() {
+    let world = World::new();
+    assert!(world.ladon(&["--help"]).succeeded().contains("Examples:"));
+    assert!(world.ladon(&["plug", "--help"]).succeeded().contains("ladon plug --network blue"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(world.ladon(&["completions", shell]).succeeded().contains("unplug"), "{shell}");
+    }
+    assert!(world.ladon(&["config-reference"]).succeeded().contains("## `ladon kube`"));
+}
+
+#[test]
+fn a_part_with_a_bad_configuration_does_not_start() {
+    let world = World::new();
+    let file = world.path("bad.toml");
+    std::fs::write(&file, "no_such_key = 1").unwrap();
+    let done = world.ladon(&["kube", "--config", file.to_str().unwrap()]);
+    assert!(done.code == 1 && done.stderr.contains("bad.toml") && done.stderr.contains("no_such_key"), "{done:?}");
+    let done = world.ladon(&["kube", "--config", "/no/such/file"]);
+    assert!(done.code == 1 && done.stderr.contains("/no/such/file"), "{done:?}");
+}

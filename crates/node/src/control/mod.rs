@@ -1,0 +1,5 @@
+//! The node's control socket: what an operator on this machine asks the node with `ladon flows`, `ladon plug` and `ladon unplug`.
+
+pub mod protocol;
+
+pub use protocol::{Because, DEFAULT_SOCKET, FlowLine, LINE_MAX, Link, PlugRequest, PluggedInterface, Reply, Request, Status};
