@@ -1,0 +1,218 @@
+//! What waits for one node: the latest of every object that it has not been sent yet.
+//!
+//! A node that is slow does not make a queue grow. What waits is merged, the latest object wins, so there is never more than
+//! one entry per object; beyond [`PENDING_BYTES_MAX`] the stream is ended and the node resumes when it can.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use model::{ObjectKey, Revision};
+use rustc_hash::FxHashMap;
+use stream::wire::{Delta, Key};
+use stream::{CHUNK_BYTES, InterestHash};
+use tokio::sync::Notify;
+
+/// Bytes that may wait for one node.
+pub const PENDING_BYTES_MAX: usize = 64 << 20;
+/// What a removal is taken to weigh.
+const REMOVAL_BYTES: usize = 32;
+
+/// What the owner puts in and the stream's task takes out.
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    /// Something is there to take.
+    pub filled: Notify,
+}
+
+struct Inner {
+    pending: Pending,
+    hash: InterestHash,
+    end: Option<String>,
+}
+
+/// What waits.
+#[derive(Default)]
+pub struct Pending {
+    to: Revision,
+    objects: FxHashMap<ObjectKey, Option<Bytes>>,
+    bytes: usize,
+}
+
+/// What there is to do for a stream.
+pub enum Next {
+    Nothing,
+    Send(Batch),
+    /// End the stream, for this reason.
+    End(String),
+}
+
+/// What leads a node to `to`.
+pub struct Batch {
+    pub to: Revision,
+    pub hash: InterestHash,
+    pub upserts: Vec<Bytes>,
+    pub removals: Vec<ObjectKey>,
+}
+
+impl Outbox {
+    /// Nothing waits for a node whose view has this hash.
+    pub fn new(hash: InterestHash) -> Outbox {
+        let inner = Inner { pending: Pending::default(), hash, end: None };
+        Outbox { inner: Mutex::new(inner), filled: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what a commit changed: `entered` and `changed` with their objects, and what `left`.
+    pub fn push(&self, to: Revision, entered: Vec<(ObjectKey, Bytes)>, changed: Vec<(ObjectKey, Bytes)>, left: Vec<ObjectKey>) {
+        let mut inner = self.lock();
+        entered.iter().for_each(|(key, _)| inner.hash.insert(key));
+        left.iter().for_each(|key| inner.hash.remove(key));
+        inner.pending.to = to;
+        entered.into_iter().chain(changed).for_each(|(key, bytes)| inner.pending.put(key, Some(bytes)));
+        left.into_iter().for_each(|key| inner.pending.put(key, None));
+        if inner.pending.bytes > PENDING_BYTES_MAX {
+            inner.pending = Pending::default();
+            inner.end = Some("the node is too far behind; it resumes when it connects again".into());
+        }
+        drop(inner);
+        self.filled.notify_one();
+    }
+
+    /// Ends the stream.
+    pub fn end(&self, reason: impl Into<String>) {
+        self.lock().end = Some(reason.into());
+        self.filled.notify_one();
+    }
+
+    /// Why the stream is to be ended, if it is.
+    pub fn reason_to_end(&self) -> Option<String> {
+        self.lock().end.clone()
+    }
+
+    pub fn take(&self) -> Next {
+        let mut inner = self.lock();
+        if let Some(reason) = inner.end.clone() {
+            return Next::End(reason);
+        }
+        if inner.pending.to == Revision::default() {
+            return Next::Nothing;
+        }
+        let pending = std::mem::take(&mut inner.pending);
+        Next::Send(pending.batch(inner.hash))
+    }
+}
+
+impl Pending {
+    fn put(&mut self, key: ObjectKey, bytes: Option<Bytes>) {
+        self.bytes += weight(&bytes);
+        if let Some(old) = self.objects.insert(key, bytes) {
+            self.bytes -= weight(&old);
+        }
+    }
+
+    fn batch(self, hash: InterestHash) -> Batch {
+        let mut batch = Batch { to: self.to, hash, upserts: Vec::new(), removals: Vec::new() };
+        for (key, bytes) in self.objects {
+            match bytes {
+                Some(bytes) => batch.upserts.push(bytes),
+                None => batch.removals.push(key),
+            }
+        }
+        batch
+    }
+}
+
+fn weight(bytes: &Option<Bytes>) -> usize {
+    bytes.as_ref().map_or(0, Bytes::len) + REMOVAL_BYTES
+}
+
+impl Batch {
+    /// The messages that carry the batch to a node at `from`: at least one, none too large.
+    pub fn deltas(self, from: Revision) -> Vec<Delta> {
+        let Batch { to, hash, upserts, removals } = self;
+        let blank = || Delta { from: from.0, to: to.0, is_partial: true, interest_hash: hash.0, ..Delta::default() };
+        let mut deltas = vec![blank()];
+        for removals in removals.chunks(CHUNK_BYTES / REMOVAL_BYTES) {
+            deltas.push(Delta { removals: removals.iter().map(Key::from).collect(), ..blank() });
+        }
+        deltas.extend(chunks(upserts).into_iter().map(|upserts| Delta { upserts, ..blank() }));
+        if deltas.len() > 1 {
+            deltas.remove(0);
+        }
+        deltas.last_mut().expect("there is at least one").is_partial = false;
+        deltas
+    }
+}
+
+/// The objects in pieces that are closed when they hold [`CHUNK_BYTES`].
+pub fn chunks(objects: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let mut chunks: Vec<Vec<Bytes>> = Vec::new();
+    let mut bytes = CHUNK_BYTES;
+    for object in objects {
+        if bytes >= CHUNK_BYTES {
+            chunks.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += object.len();
+        chunks.last_mut().expect("pushed when the first object came").push(object);
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Kind;
+    use uuid::Uuid;
+
+    fn key(id: u128) -> ObjectKey {
+        ObjectKey { kind: Kind::Port, id: Uuid::from_u128(id) }
+    }
+
+    fn sent(outbox: &Outbox) -> Batch {
+        match outbox.take() {
+            Next::Send(batch) => batch,
+            _ => panic!("something waits"),
+        }
+    }
+
+    #[test]
+    fn for_a_slow_node_the_latest_object_wins_and_nothing_grows() {
+        let outbox = Outbox::new(InterestHash::default());
+        outbox.push(Revision(1), vec![(key(1), Bytes::from_static(b"0"))], vec![], vec![]);
+        for revision in 2..1000 {
+            outbox.push(Revision(revision), vec![], vec![(key(1), Bytes::from(revision.to_string()))], vec![]);
+        }
+        outbox.push(Revision(1000), vec![(key(2), Bytes::from_static(b"b"))], vec![], vec![key(3)]);
+        let batch = sent(&outbox);
+        assert_eq!((batch.to, batch.removals), (Revision(1000), vec![key(3)]));
+        let upserts: std::collections::BTreeSet<_> = batch.upserts.into_iter().collect();
+        assert_eq!(upserts, [Bytes::from_static(b"999"), Bytes::from_static(b"b")].into_iter().collect());
+        assert!(matches!(outbox.take(), Next::Nothing));
+    }
+
+    #[test]
+    fn what_is_far_too_much_ends_the_stream() {
+        let outbox = Outbox::new(InterestHash::default());
+        let large = Bytes::from(vec![0; CHUNK_BYTES]);
+        for id in 0..=(PENDING_BYTES_MAX / CHUNK_BYTES) as u128 {
+            outbox.push(Revision(1), vec![(key(id), large.clone())], vec![], vec![]);
+        }
+        assert!(matches!(outbox.take(), Next::End(_)));
+    }
+
+    #[test]
+    fn a_large_delta_travels_in_parts_and_only_the_last_one_is_whole() {
+        let upserts = vec![Bytes::from(vec![0; CHUNK_BYTES / 2]); 5];
+        let batch = Batch { to: Revision(9), hash: InterestHash(3), upserts, removals: vec![key(1)] };
+        let deltas = batch.deltas(Revision(4));
+        assert_eq!(deltas.iter().map(|delta| delta.upserts.len()).collect::<Vec<_>>(), [0, 2, 2, 1]);
+        assert_eq!(deltas.iter().filter(|delta| delta.is_partial).count(), 3);
+        assert!(deltas.iter().all(|delta| delta.from == 4 && delta.to == 9) && !deltas[3].is_partial);
+        let nothing = Batch { to: Revision(9), hash: InterestHash(3), upserts: vec![], removals: vec![] };
+        assert_eq!(nothing.deltas(Revision(4)).len(), 1, "an empty delta moves the revision");
+    }
+}

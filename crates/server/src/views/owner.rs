@@ -1,0 +1,374 @@
+//! The task that owns the views: one at a time it takes in commits, nodes that come and go, and what they report.
+//!
+//! It never waits for a node or for the disk: what nodes are to get goes into their [`Outbox`]es, what is to be written goes to
+//! the writer in batches, one at a time, and whatever takes long (catching up, snapshots) is done by the node's own task.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use model::{Kind, Node, NodeId, NodeName, ObjectKey, Port, PortId, Revision};
+use stream::InterestHash;
+use stream::wire::Report;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::concerns::Concerns;
+use super::interest::{Effect, Interest};
+use super::outbox::Outbox;
+use super::reports::Reports;
+use super::shown::Encoder;
+use crate::state::{Change, Commit, State};
+use crate::writer::{Core, Subscription, Tx, WriteError};
+
+/// Ports whose status or claim is written in one transaction.
+pub const STATUS_BATCH_MAX: usize = 256;
+/// After a write that failed, the next try.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Interfaces that one node may report. More are a fault on the node.
+pub const INTERFACES_MAX: usize = 65_536;
+/// Longest iface-id, in bytes (OVSDB has no limit, Neutron's and Nova's are UUIDs).
+pub const IFACE_ID_BYTES_MAX: usize = 255;
+
+pub type SessionId = u64;
+
+/// What the owner is told and asked.
+pub enum Message {
+    /// A node opens a stream.
+    Connect { facts: Node, answer: oneshot::Sender<Admission> },
+    Report { node: NodeName, session: SessionId, report: Report },
+    Disconnect { node: NodeName, session: SessionId },
+    /// What the latest batch came to.
+    Wrote { batch: Batch, result: Result<Revision, WriteError> },
+    Ask { answer: oneshot::Sender<Picture> },
+}
+
+/// What a node's stream starts from: nothing is missed between this and what comes into the outbox.
+pub struct Admission {
+    pub session: SessionId,
+    pub state: Arc<State>,
+    pub view: BTreeSet<ObjectKey>,
+    pub outbox: Arc<Outbox>,
+}
+
+/// Everything at one moment, for the operator's questions.
+pub struct Picture {
+    pub state: Arc<State>,
+    pub reports: Reports,
+    pub nodes: BTreeMap<NodeName, NodePicture>,
+}
+
+/// A node as this server knows it.
+#[derive(Clone, Debug)]
+pub struct NodePicture {
+    pub is_connected: bool,
+    pub has_view: bool,
+    /// When the stream was opened or lost.
+    pub since: Option<Timestamp>,
+    pub last_seen: Option<Timestamp>,
+    pub concerns: Concerns,
+}
+
+/// What goes to the writer together.
+#[derive(Clone, Default)]
+pub struct Batch {
+    ports: Vec<PortId>,
+    nodes: Vec<Node>,
+}
+
+#[derive(Default)]
+struct Track {
+    session: Option<(SessionId, Arc<Outbox>)>,
+    since: Option<Timestamp>,
+    last_seen: Option<Timestamp>,
+    concerns: Concerns,
+}
+
+pub struct Owner {
+    core: Core,
+    messages: mpsc::Receiver<Message>,
+    /// For the answers of writes; weak, or the owner would keep itself alive.
+    own: mpsc::WeakSender<Message>,
+    subscription: Subscription,
+    state: Arc<State>,
+    interest: Interest,
+    encoder: Arc<Encoder>,
+    reports: Reports,
+    nodes: BTreeMap<NodeName, Track>,
+    names: BTreeMap<NodeId, NodeName>,
+    /// What may have to be written.
+    dirty_ports: BTreeSet<PortId>,
+    dirty_nodes: BTreeMap<NodeName, Node>,
+    is_writing: bool,
+    /// What was written last is visible from here on: until then, decisions would repeat themselves.
+    write_from: Revision,
+    retry_at: Option<tokio::time::Instant>,
+    revision: watch::Sender<Revision>,
+    progress: watch::Sender<u64>,
+    next_session: SessionId,
+}
+
+/// What others see of the owner's progress.
+pub struct Signals {
+    pub revision: watch::Receiver<Revision>,
+    pub progress: watch::Receiver<u64>,
+}
+
+impl Owner {
+    pub fn new(core: Core, messages: mpsc::Receiver<Message>, own: mpsc::WeakSender<Message>, encoder: Arc<Encoder>) -> (Owner, Signals) {
+        let (state, subscription) = core.subscribe();
+        let (revision, revision_seen) = watch::channel(state.revision());
+        let (progress, progress_seen) = watch::channel(0);
+        let mut owner = Owner {
+            core,
+            messages,
+            own,
+            subscription,
+            interest: Interest::default(),
+            state,
+            encoder,
+            reports: Reports::default(),
+            nodes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            dirty_ports: BTreeSet::new(),
+            dirty_nodes: BTreeMap::new(),
+            is_writing: false,
+            write_from: Revision::default(),
+            retry_at: None,
+            revision,
+            progress,
+            next_session: 0,
+        };
+        owner.begin();
+        (owner, Signals { revision: revision_seen, progress: progress_seen })
+    }
+
+    /// Computes everything from the state at hand.
+    fn begin(&mut self) {
+        self.interest = Interest::of(&self.state);
+        let known: Vec<NodeName> = self.state.all::<Node>().map(|node| node.name.clone()).collect();
+        known.into_iter().for_each(|node| self.track(&node));
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            let retry = async {
+                match self.retry_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                commit = self.subscription.next() => match commit {
+                    Ok(Some(commit)) => self.commit(&commit),
+                    Ok(None) => return,
+                    Err(lagged) => self.begin_again(lagged.missed),
+                },
+                message = self.messages.recv() => match message {
+                    Some(message) => self.message(message),
+                    None => return,
+                },
+                () = retry => self.retry_at = None,
+            }
+            self.write();
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Connect { facts, answer } => drop(answer.send(self.connect(facts))),
+            Message::Report { node, session, report } => self.report(&node, session, &report),
+            Message::Disconnect { node, session } => self.disconnect(&node, session),
+            Message::Wrote { batch, result } => self.wrote(batch, result),
+            Message::Ask { answer } => drop(answer.send(self.picture())),
+        }
+    }
+
+    /// Follows what concerns a node from now on. Until it says otherwise it has nothing in force.
+    fn track(&mut self, node: &NodeName) {
+        self.interest.follow(node);
+        self.names.insert(node.id(), node.clone());
+        let revision = self.state.revision();
+        self.nodes.entry(node.clone()).or_default().concerns.begin(revision);
+    }
+
+    fn commit(&mut self, commit: &Commit) {
+        if commit.revision <= self.state.revision() {
+            return;
+        }
+        Arc::make_mut(&mut self.state).apply(commit);
+        for (node, effect) in self.interest.apply(&commit.changes) {
+            self.tell(node, effect, commit.revision);
+        }
+        commit.changes.iter().for_each(|change| self.note(change));
+        self.revision.send_replace(commit.revision);
+        self.progress.send_modify(|progress| *progress += 1);
+    }
+
+    /// A commit means something for a node.
+    fn tell(&mut self, node: NodeId, effect: Effect, revision: Revision) {
+        let track = self.names.get(&node).and_then(|name| self.nodes.get_mut(name)).expect("only tracked nodes are followed");
+        track.concerns.push(revision);
+        if let Some((_, outbox)) = &track.session {
+            let encoded = |keys: Vec<ObjectKey>| {
+                let objects = keys.into_iter().filter_map(|key| self.state.object(key).map(|object| (key, self.encoder.encode(object))));
+                objects.collect()
+            };
+            outbox.push(revision, encoded(effect.entered), encoded(effect.changed), effect.left);
+        }
+    }
+
+    fn note(&mut self, change: &Change) {
+        let port = |object| Option::and_then(object, |object: &Arc<model::Object>| <&Port>::try_from(&**object).ok());
+        if change.key.kind == Kind::Port {
+            self.dirty_ports.insert(PortId(change.key.id));
+            match (port(change.before.as_ref()), port(change.after.as_ref())) {
+                (Some(before), Some(after)) if before.home() != after.home() => self.reports.moved(after),
+                (_, None) => self.reports.deleted(PortId(change.key.id)),
+                _ => {}
+            }
+        }
+        if let Some(model::Object::Node(node)) = change.after.as_deref()
+            && !self.nodes.contains_key(&node.name)
+        {
+            self.track(&node.name);
+        }
+    }
+
+    /// Commits were missed. Nodes resume from their own revisions, so they miss nothing.
+    fn begin_again(&mut self, missed: u64) {
+        tracing::warn!("views missed {missed} commits: nodes keep forwarding and resume; the server is overloaded if this repeats");
+        (self.state, self.subscription) = self.core.subscribe();
+        self.nodes.values().filter_map(|track| track.session.as_ref()).for_each(|(_, outbox)| outbox.end("the server fell behind"));
+        self.begin();
+        self.dirty_ports.extend(self.state.all::<Port>().map(|port| port.id));
+        self.revision.send_replace(self.state.revision());
+    }
+
+    fn connect(&mut self, facts: Node) -> Admission {
+        let node = facts.name.clone();
+        if self.state.node(&node) != Some(&facts) {
+            self.dirty_nodes.insert(node.clone(), facts);
+        }
+        self.track(&node);
+        self.next_session += 1;
+        let view = self.interest.view(&node);
+        let outbox = Arc::new(Outbox::new(InterestHash::of(&view)));
+        let track = self.nodes.get_mut(&node).expect("tracked right above");
+        (track.since, track.last_seen) = (Some(Timestamp::now()), Some(Timestamp::now()));
+        if let Some((_, old)) = track.session.replace((self.next_session, outbox.clone())) {
+            old.end(format!("node {node} has opened another stream"));
+        }
+        tracing::info!("node {node} follows its view of {} objects", view.len());
+        Admission { session: self.next_session, state: self.state.clone(), view, outbox }
+    }
+
+    fn disconnect(&mut self, node: &NodeName, session: SessionId) {
+        if let Some(track) = self.current(node, session) {
+            track.session = None;
+            track.since = Some(Timestamp::now());
+            tracing::info!("node {node} is gone: its traffic goes on, it gets no changes until it is back");
+        }
+    }
+
+    /// The node's track, if this is its stream.
+    fn current(&mut self, node: &NodeName, session: SessionId) -> Option<&mut Track> {
+        self.nodes.get_mut(node).filter(|track| track.session.as_ref().is_some_and(|(id, _)| *id == session))
+    }
+
+    fn report(&mut self, node: &NodeName, session: SessionId, report: &Report) {
+        let Some(track) = self.current(node, session) else { return };
+        track.last_seen = Some(Timestamp::now());
+        let outbox = track.session.as_ref().map(|(_, outbox)| outbox.clone());
+        let refuse = |reason: String| {
+            tracing::warn!("a report of node {node} is refused: {reason}");
+            outbox.iter().for_each(|outbox| outbox.end(&reason));
+        };
+        if report.present.len() > INTERFACES_MAX || report.present.iter().any(|interface| interface.iface_id.len() > IFACE_ID_BYTES_MAX) {
+            return refuse(format!("more than {INTERFACES_MAX} interfaces, or an iface-id of more than {IFACE_ID_BYTES_MAX} bytes"));
+        }
+        if track.concerns.acknowledge(Revision(report.revision)) {
+            self.progress.send_modify(|progress| *progress += 1);
+        }
+        match self.reports.update(node, report) {
+            Ok(touched) => self.dirty_ports.extend(touched),
+            Err(error) => return refuse(error.to_string()),
+        }
+        if report.is_full {
+            self.dirty_ports.extend(self.state.ports_at(node.clone()).map(|port| port.id));
+        }
+    }
+
+    /// Writes what differs from what the reports say, if nothing is being written.
+    fn write(&mut self) {
+        if self.is_writing || self.retry_at.is_some() || self.state.revision() < self.write_from {
+            return;
+        }
+        let batch = self.batch();
+        if batch.ports.is_empty() && batch.nodes.is_empty() {
+            return;
+        }
+        self.is_writing = true;
+        let (core, own, reports) = (self.core.clone(), self.own.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            let written = batch.clone();
+            let result = core.write(move |tx: &mut Tx| Ok::<(), WriteError>(apply(tx, &written, &reports))).await;
+            if let Some(own) = own.upgrade() {
+                drop(own.send(Message::Wrote { batch, result: result.map(|written| written.revision) }).await);
+            }
+        });
+    }
+
+    fn batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        batch.nodes = std::mem::take(&mut self.dirty_nodes).into_values().filter(|node| self.state.node(&node.name) != Some(node)).collect();
+        while batch.ports.len() < STATUS_BATCH_MAX
+            && let Some(id) = self.dirty_ports.pop_first()
+        {
+            if self.state.port(id).is_some_and(|port| self.reports.settled(port).is_some()) {
+                batch.ports.push(id);
+            }
+        }
+        batch
+    }
+
+    fn wrote(&mut self, batch: Batch, result: Result<Revision, WriteError>) {
+        self.is_writing = false;
+        match result {
+            Ok(revision) => self.write_from = revision,
+            Err(error) => {
+                tracing::warn!("status of {} ports could not be written: {error}; traffic is not affected; trying again", batch.ports.len());
+                self.dirty_ports.extend(batch.ports);
+                for node in batch.nodes {
+                    self.dirty_nodes.entry(node.name.clone()).or_insert(node);
+                }
+                self.retry_at = Some(tokio::time::Instant::now() + RETRY_AFTER);
+            }
+        }
+    }
+
+    fn picture(&self) -> Picture {
+        let node = |(name, track): (&NodeName, &Track)| {
+            let picture = NodePicture {
+                is_connected: track.session.is_some(),
+                has_view: self.interest.has_view(name),
+                since: track.since,
+                last_seen: track.last_seen,
+                concerns: track.concerns.clone(),
+            };
+            (name.clone(), picture)
+        };
+        Picture { state: self.state.clone(), reports: self.reports.clone(), nodes: self.nodes.iter().map(node).collect() }
+    }
+}
+
+/// Decides again, on the state as the writer has it: a user may have moved a port meanwhile.
+fn apply(tx: &mut Tx, batch: &Batch, reports: &Reports) {
+    for node in &batch.nodes {
+        if tx.state().node(&node.name) != Some(node) {
+            tx.put(node.clone());
+        }
+    }
+    let settled: Vec<Port> = batch.ports.iter().filter_map(|id| reports.settled(tx.state().port(*id)?)).collect();
+    settled.into_iter().for_each(|port| tx.put(port));
+}

@@ -1,0 +1,151 @@
+//! What nodes say is true, and what follows for ports: whose they are, and their status.
+//!
+//! Everything here is computed from the latest reports and never from an event, so that a port has its true status whatever
+//! was lost or killed on the way. A node that is not connected keeps its last report: its ports' traffic goes on. A node that
+//! has not reported since this server started changes nothing.
+//!
+//! The value is cheap to clone (its maps share structure): the writer's closures and the operator's questions take a copy.
+
+use std::collections::BTreeSet;
+
+use imbl::{OrdMap, OrdSet};
+use model::{NodeName, Port, PortId, PortStatus};
+use stream::wire::{Report, WireError, port_id};
+
+/// The latest reports of all nodes.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Reports {
+    nodes: OrdMap<NodeName, NodeReport>,
+    /// Nodes on whose switch the port's interface is, in the order in which they came.
+    presenters: OrdMap<PortId, Vec<NodeName>>,
+    installers: OrdMap<PortId, Vec<NodeName>>,
+    /// Ports that moved to a node that has not reported yet: their status is another node's.
+    moved: OrdSet<PortId>,
+}
+
+/// The latest report of one node.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct NodeReport {
+    /// iface-id → OVSDB's error, empty where there is none.
+    pub present: OrdMap<String, String>,
+    pub installed: OrdSet<PortId>,
+}
+
+impl Reports {
+    /// Takes in a report; tells the ports for which it may mean something.
+    pub fn update(&mut self, node: &NodeName, report: &Report) -> Result<BTreeSet<PortId>, WireError> {
+        let installed = report.installed.iter().map(|id| port_id(id)).collect::<Result<Vec<_>, _>>()?;
+        let uninstalled = report.uninstalled.iter().map(|id| port_id(id)).collect::<Result<Vec<_>, _>>()?;
+        let before = self.nodes.get(node).cloned().unwrap_or_default();
+        let mut after = if report.is_full { NodeReport::default() } else { before.clone() };
+        report.absent.iter().for_each(|id| drop(after.present.remove(id)));
+        after.present.extend(report.present.iter().map(|interface| (interface.iface_id.clone(), interface.error.clone())));
+        for id in &uninstalled {
+            after.installed.remove(id);
+        }
+        after.installed.extend(installed);
+        Ok(self.replace(node, before, after, report))
+    }
+
+    /// The work is that of a difference, unless the report is a full one.
+    fn replace(&mut self, node: &NodeName, before: NodeReport, after: NodeReport, report: &Report) -> BTreeSet<PortId> {
+        let mut touched = BTreeSet::new();
+        let named = report.present.iter().map(|interface| &interface.iface_id).chain(&report.absent);
+        let old = before.present.keys().filter(|_| report.is_full);
+        let interfaces: BTreeSet<PortId> = named.chain(old).filter_map(|id| id.parse().ok()).collect();
+        for id in interfaces {
+            enter(&mut self.presenters, id, node, after.present.contains_key(&id.to_string()));
+            touched.insert(id);
+        }
+        let named = report.installed.iter().chain(&report.uninstalled).filter_map(|id| port_id(id).ok());
+        let old = before.installed.iter().copied().filter(|_| report.is_full);
+        for id in named.chain(old).collect::<BTreeSet<_>>() {
+            enter(&mut self.installers, id, node, after.installed.contains(&id));
+            touched.insert(id);
+        }
+        self.nodes.insert(node.clone(), after);
+        touched
+    }
+
+    /// The port got another home.
+    pub fn moved(&mut self, port: &Port) {
+        if port.home().is_some_and(|home| self.node(home).is_none()) {
+            self.moved.insert(port.id);
+        } else {
+            self.moved.remove(&port.id);
+        }
+    }
+
+    /// The port is gone.
+    pub fn deleted(&mut self, port: PortId) {
+        self.moved.remove(&port);
+    }
+
+    /// The latest report of a node; None: it has not reported since this server started.
+    pub fn node(&self, node: &NodeName) -> Option<&NodeReport> {
+        self.nodes.get(node)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &NodeReport)> {
+        self.nodes.iter()
+    }
+
+    /// The nodes on whose switch the port's interface is, the first one first.
+    pub fn presenters(&self, port: PortId) -> &[NodeName] {
+        self.presenters.get(&port).map_or(&[], Vec::as_slice)
+    }
+
+    fn is_installed(&self, port: PortId, node: &NodeName) -> bool {
+        self.installers.get(&port).is_some_and(|nodes| nodes.contains(node))
+    }
+
+    /// Nodes that have the port's interface although the port is another's.
+    pub fn conflicts<'a>(&'a self, port: &'a Port) -> impl Iterator<Item = &'a NodeName> {
+        self.presenters(port.id).iter().filter(|node| port.home() != Some(node))
+    }
+
+    /// The port with the claim and the status that follow from the reports; None where it has them.
+    pub fn settled(&self, port: &Port) -> Option<Port> {
+        let claimed_by = self.claim(port);
+        let mut settled = Port { claimed_by, ..port.clone() };
+        settled.status = self.status(&settled);
+        (settled != *port).then_some(settled)
+    }
+
+    /// The first node that has the interface of a port for which no host is named. It keeps the port until it says that the
+    /// interface is gone.
+    fn claim(&self, port: &Port) -> Option<NodeName> {
+        if port.host.is_some() || port.is_homeless() {
+            return port.claimed_by.clone();
+        }
+        let presenters = self.presenters(port.id);
+        let keeps = |node: &&NodeName| presenters.contains(node) || self.node(node).is_none();
+        port.claimed_by.as_ref().filter(keeps).or(presenters.first()).cloned()
+    }
+
+    fn status(&self, port: &Port) -> PortStatus {
+        if port.is_homeless() {
+            return port.status;
+        }
+        match port.home().filter(|_| port.is_admin_up) {
+            Some(home) if self.node(home).is_some() => {
+                if self.is_installed(port.id, home) { PortStatus::Active } else { PortStatus::Down }
+            }
+            Some(_) if !self.moved.contains(&port.id) => port.status,
+            _ => PortStatus::Down,
+        }
+    }
+}
+
+fn enter(index: &mut OrdMap<PortId, Vec<NodeName>>, id: PortId, node: &NodeName, is_there: bool) {
+    let known = index.get(&id).is_some_and(|nodes| nodes.contains(node));
+    if is_there && !known {
+        index.entry(id).or_default().push(node.clone());
+    } else if !is_there && known {
+        let nodes = index.get_mut(&id).expect("known right above");
+        nodes.retain(|other| other != node);
+        if nodes.is_empty() {
+            index.remove(&id);
+        }
+    }
+}

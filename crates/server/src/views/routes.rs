@@ -1,0 +1,256 @@
+//! The operator's questions over HTTP, under `/ladon/v1`: which nodes are there, what ports lack, what is in force.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /ladon/v1/nodes` | `{revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces}]}` |
+//! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{revision, is_in_force, lagging: [{node, revision_in_force, reason}]}`, at the latest after the timeout |
+//! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
+//!
+//! Only administrators are answered. Without `revision`, `wait` waits for the latest one.
+
+use std::time::Duration;
+
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use model::{Node, NodeName, Port, Revision};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::Views;
+use super::owner::{NodePicture, Picture};
+use crate::auth::Caller;
+
+/// Longest `timeout` of a `wait`, in seconds.
+pub const WAIT_SECS_MAX: u64 = 600;
+/// `timeout` of a `wait` that names none, in seconds.
+const WAIT_SECS: u64 = 30;
+/// Nodes acknowledge in crowds: a waiter looks again this long after the first of them.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// The operator's questions. The callers' identity is put into the requests by the authentication in front.
+pub fn routes(views: Views) -> Router {
+    Router::new()
+        .route("/ladon/v1/nodes", get(nodes))
+        .route("/ladon/v1/ports", get(ports))
+        .route("/ladon/v1/wait", get(wait))
+        .with_state(views)
+}
+
+/// Why a question is not answered.
+enum Problem {
+    NotAdmin,
+    Stopping,
+    Timeout(u64),
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, title, message) = match self {
+            Problem::NotAdmin => (StatusCode::FORBIDDEN, "Forbidden", "only administrators may ask this".to_string()),
+            Problem::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", "the server is stopping".to_string()),
+            Problem::Timeout(secs) => {
+                (StatusCode::BAD_REQUEST, "Bad Request", format!("timeout={secs}: give at most {WAIT_SECS_MAX} seconds"))
+            }
+        };
+        (status, Json(json!({ "error": { "code": status.as_u16(), "title": title, "message": message } }))).into_response()
+    }
+}
+
+type Asker = Option<Extension<Caller>>;
+
+async fn picture(views: &Views, asker: &Asker) -> Result<Picture, Problem> {
+    if !asker.as_ref().is_some_and(|Extension(caller)| caller.is_admin) {
+        return Err(Problem::NotAdmin);
+    }
+    views.picture().await.ok_or(Problem::Stopping)
+}
+
+#[derive(Serialize)]
+struct NodeRow<'a> {
+    name: &'a NodeName,
+    tunnel_addresses: &'a [std::net::IpAddr],
+    tunnel: model::TunnelType,
+    is_connected: bool,
+    since: Option<String>,
+    last_seen: Option<String>,
+    revision_in_force: Revision,
+    /// Everything that concerns it is in force.
+    is_up_to_date: bool,
+    /// Ports whose home it is.
+    ports: usize,
+    /// Interfaces with an iface-id on its switch, as it last said.
+    interfaces: usize,
+}
+
+async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, Problem> {
+    let picture = picture(&views, &asker).await?;
+    let rows: Vec<NodeRow> = picture.state.all::<Node>().map(|node| picture.node_row(node)).collect();
+    Ok(Json(json!({ "revision": picture.state.revision(), "nodes": rows })).into_response())
+}
+
+impl Picture {
+    fn node_row<'a>(&'a self, node: &'a Node) -> NodeRow<'a> {
+        let known = self.nodes.get(&node.name);
+        let text = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
+        NodeRow {
+            name: &node.name,
+            tunnel_addresses: &node.tunnel_addresses,
+            tunnel: node.tunnel,
+            is_connected: known.is_some_and(|node| node.is_connected),
+            since: text(known.and_then(|node| node.since)),
+            last_seen: text(known.and_then(|node| node.last_seen)),
+            revision_in_force: known.map_or_else(Revision::default, |node| node.concerns.in_force()),
+            is_up_to_date: known.is_some_and(|node| node.lag(self.state.revision()).is_none()),
+            ports: self.state.ports_at(node.name.clone()).count(),
+            interfaces: self.reports.node(&node.name).map_or(0, |report| report.present.len()),
+        }
+    }
+
+    /// What a port lacks to carry traffic: what happened, what it means, what to do.
+    fn missing(&self, port: &Port) -> Option<String> {
+        if !port.is_admin_up {
+            return Some("it is administratively down; its traffic is dropped; set it up (openstack port set --enable)".into());
+        }
+        if port.is_homeless() {
+            return None;
+        }
+        let Some(home) = port.home() else {
+            let id = port.id;
+            return Some(format!("no node has its interface; it has no traffic; plug it in with external_ids:iface-id={id}, or bind it to a host"));
+        };
+        let Some(node) = self.nodes.get(home) else {
+            return Some(format!("no node named {home} has ever connected; it has no traffic; start ladon node there, or correct the port's host"));
+        };
+        let Some(report) = self.reports.node(home) else {
+            return Some(format!("node {home} has not reported since this server started; its flows stay as they are; check ladon node there"));
+        };
+        self.missing_on(port, home, report).or_else(|| {
+            let gone = "its flows stay as they are and do not follow changes; check ladon node and its way to the server";
+            (!node.is_connected).then(|| format!("node {home} is not connected; {gone}"))
+        })
+    }
+
+    fn missing_on(&self, port: &Port, home: &NodeName, report: &super::reports::NodeReport) -> Option<String> {
+        match report.present.get(&port.id.to_string()) {
+            None => Some(format!("its interface is not on the switch of node {home}; it has no traffic; check the pod, virtual machine or plug there")),
+            Some(error) if !error.is_empty() => {
+                Some(format!("the switch of node {home} cannot use its interface: {error}; it has no traffic; see ovs-vsctl show there"))
+            }
+            Some(_) if !report.installed.contains(&port.id) => {
+                Some(format!("its flows are not in the switch of node {home} yet; it has no traffic; see ladon wait, and the log of ladon node there"))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+impl NodePicture {
+    /// Why `revision` is not in force on the node; None where it is, or does not concern it.
+    fn lag(&self, revision: Revision) -> Option<&'static str> {
+        if !self.has_view && !self.is_connected || self.concerns.are_met(revision) {
+            return None;
+        }
+        Some(if self.is_connected { "it has not put the revision in force yet" } else { "it is not connected" })
+    }
+}
+
+#[derive(Deserialize)]
+struct WaitFor {
+    revision: Option<u64>,
+    timeout: Option<u64>,
+}
+
+async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query<WaitFor>) -> Result<Response, Problem> {
+    let secs = question.timeout.unwrap_or(WAIT_SECS);
+    if secs > WAIT_SECS_MAX {
+        return Err(Problem::Timeout(secs));
+    }
+    let deadline = Instant::now() + Duration::from_secs(secs);
+    let revision = question.revision.map_or_else(|| views.core.state().revision(), Revision);
+    let mut progress = views.progress.clone();
+    loop {
+        progress.mark_unchanged();
+        let picture = picture(&views, &asker).await?;
+        let has_come = picture.state.revision() >= revision;
+        let lagging = picture.lagging(revision);
+        let is_in_force = has_come && lagging.is_empty();
+        if is_in_force || timeout_at(deadline, progress.changed()).await.is_err() {
+            return Ok(Json(json!({ "revision": revision, "is_in_force": is_in_force, "lagging": lagging })).into_response());
+        }
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    }
+}
+
+impl Picture {
+    fn lagging(&self, revision: Revision) -> Vec<serde_json::Value> {
+        let lag = |(name, node): (&NodeName, &NodePicture)| {
+            let reason = node.lag(revision)?;
+            Some(json!({ "node": name, "revision_in_force": node.concerns.in_force(), "reason": reason }))
+        };
+        self.nodes.iter().filter_map(lag).collect()
+    }
+}
+
+#[derive(Serialize)]
+struct PortRow<'a> {
+    id: model::PortId,
+    name: &'a str,
+    network: model::NetworkId,
+    network_name: &'a str,
+    project: &'a model::ProjectId,
+    device_owner: &'a str,
+    mac: model::Mac,
+    addresses: Vec<std::net::IpAddr>,
+    home: Option<&'a NodeName>,
+    status: model::PortStatus,
+    /// Nodes that have its interface although the port is another's. They get no view of it.
+    conflicts: Vec<&'a NodeName>,
+    missing: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Which {
+    node: Option<String>,
+    /// Only ports that lack something or are claimed twice.
+    missing: Option<bool>,
+}
+
+async fn ports(Shared(views): Shared<Views>, asker: Asker, Query(which): Query<Which>) -> Result<Response, Problem> {
+    let picture = picture(&views, &asker).await?;
+    let here = |port: &&Port| which.node.as_ref().is_none_or(|node| port.home().is_some_and(|home| home.0 == *node));
+    let rows = picture.state.all::<Port>().filter(here).map(|port| picture.port_row(port));
+    let wanted = |row: &PortRow| !which.missing.unwrap_or(false) || row.missing.is_some() || !row.conflicts.is_empty();
+    let rows: Vec<PortRow> = rows.filter(wanted).collect();
+    let unknown: Vec<_> = picture.unknown_interfaces().collect();
+    Ok(Json(json!({ "revision": picture.state.revision(), "ports": rows, "unknown_interfaces": unknown })).into_response())
+}
+
+impl Picture {
+    fn port_row<'a>(&'a self, port: &'a Port) -> PortRow<'a> {
+        PortRow {
+            id: port.id,
+            name: &port.name,
+            network: port.network,
+            network_name: self.state.network(port.network).map_or("", |network| &network.name),
+            project: &port.project,
+            device_owner: &port.device_owner,
+            mac: port.mac,
+            addresses: port.addresses().collect(),
+            home: port.home(),
+            status: port.status,
+            conflicts: self.reports.conflicts(port).collect(),
+            missing: self.missing(port),
+        }
+    }
+
+    /// Interfaces whose iface-id is no port's.
+    fn unknown_interfaces(&self) -> impl Iterator<Item = serde_json::Value> {
+        let is_known = |id: &str| id.parse().is_ok_and(|id| self.state.port(id).is_some());
+        let interfaces = self.reports.nodes().flat_map(|(node, report)| report.present.keys().map(move |id| (node, id)));
+        interfaces.filter(move |(_, id)| !is_known(id)).map(|(node, id)| json!({ "node": node, "iface_id": id }))
+    }
+}

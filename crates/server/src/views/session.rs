@@ -1,0 +1,174 @@
+//! One node's stream on the server: bring it up to date, keep it so, and listen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use model::{Node, NodeName, Revision};
+use stream::wire::{
+    Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, node_message, server_message::Body,
+};
+use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Status, Streaming};
+
+use super::Views;
+use super::catch_up::{Position, resumed};
+use super::outbox::{Batch, Next, chunks};
+use super::owner::{Admission, Message, SessionId};
+
+/// Snapshots that are made and sent at once. The rest wait: they would only take the bandwidth from each other.
+pub const SNAPSHOTS_AT_ONCE: usize = 4;
+/// Nodes that are compared with their past at once: it takes processor time, not bandwidth.
+pub const RESUMES_AT_ONCE: usize = 8;
+/// A node that takes nothing off the wire for this long is let go; it resumes when it connects again.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+type Outbound = mpsc::Sender<Result<ServerMessage, Status>>;
+
+/// The stream has ended.
+struct Ended;
+
+/// Serves one stream until it ends.
+pub async fn serve(views: Views, follower: Follower) {
+    let Follower { node, hello, inbound, outbound } = follower;
+    let wire = Wire { outbound };
+    let facts = match Node::try_from(&hello) {
+        Ok(facts) => facts,
+        Err(error) => return drop(wire.refuse(error.to_string()).await),
+    };
+    let Some(admission) = connect(&views, facts).await else { return };
+    let session = admission.session;
+    let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
+    tokio::select! {
+        _ = speak(&views, &node, position, admission, &wire) => {}
+        _ = listen(&views, &node, session, inbound) => {}
+    }
+    drop(views.messages.send(Message::Disconnect { node, session }).await);
+}
+
+async fn connect(views: &Views, facts: Node) -> Option<Admission> {
+    let (answer, answered) = oneshot::channel();
+    views.messages.send(Message::Connect { facts, answer }).await.ok()?;
+    answered.await.ok()
+}
+
+/// Hands the node's reports to the owner.
+async fn listen(views: &Views, node: &NodeName, session: SessionId, mut inbound: Streaming<NodeMessage>) -> Result<(), Ended> {
+    while let Ok(Some(NodeMessage { body: Some(body) })) = inbound.message().await {
+        if let node_message::Body::Report(report) = body {
+            let message = Message::Report { node: node.clone(), session, report };
+            views.messages.send(message).await.map_err(|_| Ended)?;
+        }
+    }
+    Err(Ended)
+}
+
+async fn speak(views: &Views, node: &NodeName, position: Position, admission: Admission, wire: &Wire) -> Result<(), Ended> {
+    let outbox = admission.outbox.clone();
+    let mut at = admission.state.revision();
+    let catching_up = catch_up(views, node, position, admission, wire);
+    tokio::select! {
+        done = catching_up => done?,
+        reason = ended(&outbox) => return wire.refuse(reason).await,
+    }
+    let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+    heartbeat.reset();
+    loop {
+        // Read before the outbox: then an empty outbox means that nothing up to here is still to be sent.
+        let revision = *views.revision.borrow();
+        match outbox.take() {
+            Next::End(reason) => return wire.refuse(reason).await,
+            Next::Send(batch) => {
+                let to = batch.to;
+                wire.batch(batch, at).await?;
+                at = to;
+            }
+            Next::Nothing => tokio::select! {
+                () = outbox.filled.notified() => {}
+                _ = heartbeat.tick() => {
+                    // Old by now, which is never wrong.
+                    at = at.max(revision);
+                    wire.send(Body::Heartbeat(Heartbeat { revision: at.0 })).await?;
+                }
+            },
+        }
+    }
+}
+
+/// Waits until the stream is to be ended.
+async fn ended(outbox: &super::outbox::Outbox) -> String {
+    loop {
+        outbox.filled.notified().await;
+        if let Some(reason) = outbox.reason_to_end() {
+            return reason;
+        }
+    }
+}
+
+/// Leads the node from where it stands to the admission's state.
+async fn catch_up(views: &Views, node: &NodeName, position: Position, admission: Admission, wire: &Wire) -> Result<(), Ended> {
+    let admission = Arc::new(admission);
+    if position.revision > Revision::default()
+        && let Some(batch) = resume(views, node, position, &admission).await
+    {
+        tracing::info!("node {node} resumes from revision {} with {} changes", position.revision, batch.upserts.len() + batch.removals.len());
+        return wire.batch(batch, position.revision).await;
+    }
+    let _permit = views.snapshots.acquire().await.map_err(|_| Ended)?;
+    let (encoder, source) = (views.encoder.clone(), admission.clone());
+    let encoded = tokio::task::spawn_blocking(move || {
+        let objects = source.view.iter().filter_map(|key| source.state.object(*key));
+        objects.map(|object| encoder.encode(object)).collect::<Vec<Bytes>>()
+    });
+    let objects = encoded.await.map_err(|_| Ended)?;
+    tracing::info!("node {node} gets a snapshot of {} objects", objects.len());
+    wire.snapshot(objects, admission.state.revision(), InterestHash::of(&admission.view)).await
+}
+
+async fn resume(views: &Views, node: &NodeName, position: Position, admission: &Arc<Admission>) -> Option<Batch> {
+    let _permit = views.resumes.acquire().await.ok()?;
+    let log = match views.core.changes(position.revision).await {
+        Ok(log) => log,
+        Err(error) => {
+            tracing::info!("node {node} cannot resume: {error}");
+            return None;
+        }
+    };
+    let (encoder, source, node) = (views.encoder.clone(), admission.clone(), node.clone());
+    let batch = tokio::task::spawn_blocking(move || resumed(&node, position, &source.state, &source.view, &log, &encoder));
+    batch.await.ok().flatten()
+}
+
+/// The way to the node.
+struct Wire {
+    outbound: Outbound,
+}
+
+impl Wire {
+    async fn send(&self, body: Body) -> Result<(), Ended> {
+        let sent = tokio::time::timeout(SEND_TIMEOUT, self.outbound.send(Ok(body.into()))).await;
+        sent.map_err(|_| Ended)?.map_err(|_| Ended)
+    }
+
+    async fn batch(&self, batch: Batch, from: Revision) -> Result<(), Ended> {
+        for delta in batch.deltas(from) {
+            self.send(Body::Delta(delta)).await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&self, objects: Vec<Bytes>, revision: Revision, hash: InterestHash) -> Result<(), Ended> {
+        self.send(Body::SnapshotBegin(SnapshotBegin { revision: revision.0, objects: objects.len() as u64 })).await?;
+        for objects in chunks(objects) {
+            self.send(Body::SnapshotChunk(SnapshotChunk { objects })).await?;
+        }
+        self.send(Body::SnapshotEnd(SnapshotEnd { revision: revision.0, interest_hash: hash.0 })).await
+    }
+
+    /// Says why the stream ends.
+    async fn refuse(&self, reason: String) -> Result<(), Ended> {
+        self.send(Body::Refused(Refused { reason })).await?;
+        Err(Ended)
+    }
+}

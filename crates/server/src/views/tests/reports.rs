@@ -1,0 +1,104 @@
+//! Whose a port is, and its status, from reports alone.
+
+use bytes::Bytes;
+use model::*;
+use stream::wire::{Interface, Report, port_bytes};
+
+use super::world::*;
+use crate::views::reports::Reports;
+
+/// A full report of ports that are present and, if said so, installed.
+fn full(present: &[u32], installed: &[u32]) -> Report {
+    let present = present.iter().map(|n| Interface { iface_id: port_id(*n).to_string(), error: String::new() });
+    let installed = installed.iter().map(|n| port_bytes(port_id(*n)));
+    Report { is_full: true, present: present.collect(), installed: installed.collect(), ..Report::default() }
+}
+
+/// The port after everything that follows from the reports was written.
+fn settled(reports: &Reports, port: Port) -> Port {
+    let settled = reports.settled(&port).unwrap_or(port);
+    assert_eq!(reports.settled(&settled), None, "written once, it is not written again");
+    settled
+}
+
+fn report(reports: &mut Reports, node: u32, report: Report) {
+    reports.update(&name(node), &report).unwrap();
+}
+
+#[test]
+fn a_port_is_active_when_its_home_has_its_flows_and_down_when_it_says_they_are_gone() {
+    let mut reports = Reports::default();
+    report(&mut reports, 1, full(&[11], &[]));
+    assert_eq!(settled(&reports, vm(11, 1, 1)).status, PortStatus::Down);
+    report(&mut reports, 1, Report { installed: vec![port_bytes(port_id(11))], ..Report::default() });
+    assert_eq!(settled(&reports, vm(11, 1, 1)).status, PortStatus::Active);
+    assert_eq!(settled(&reports, vm(11, 1, 2)).status, PortStatus::Down, "another node's flows do not count");
+    assert_eq!(settled(&reports, Port { is_admin_up: false, ..vm(11, 1, 1) }).status, PortStatus::Down);
+    report(&mut reports, 1, full(&[], &[]));
+    assert_eq!(settled(&reports, Port { status: PortStatus::Active, ..vm(11, 1, 1) }).status, PortStatus::Down);
+}
+
+#[test]
+fn a_node_that_has_not_reported_turns_no_port_down_unless_the_port_moved_there() {
+    let mut reports = Reports::default();
+    let active = Port { status: PortStatus::Active, ..vm(11, 1, 1) };
+    assert_eq!(reports.settled(&active), None);
+    reports.moved(&active);
+    assert_eq!(settled(&reports, active.clone()).status, PortStatus::Down);
+    report(&mut reports, 1, full(&[11], &[11]));
+    assert_eq!(settled(&reports, vm(11, 1, 1)).status, PortStatus::Active);
+}
+
+#[test]
+fn the_first_node_that_has_the_interface_gets_a_port_without_host_and_the_second_is_a_conflict() {
+    let mut reports = Reports::default();
+    report(&mut reports, 2, full(&[11], &[]));
+    report(&mut reports, 1, full(&[11], &[11]));
+    let claimed = settled(&reports, port(11, 1));
+    assert_eq!((claimed.home(), claimed.status), (Some(&name(2)), PortStatus::Down));
+    assert_eq!(reports.conflicts(&claimed).collect::<Vec<_>>(), [&name(1)]);
+    // The claimant says that the interface is gone: the port goes to who has it.
+    report(&mut reports, 2, Report { absent: vec![port_id(11).to_string()], ..Report::default() });
+    let claimed = settled(&reports, claimed);
+    assert_eq!((claimed.home(), claimed.status), (Some(&name(1)), PortStatus::Active));
+    assert_eq!(reports.conflicts(&claimed).count(), 0);
+    report(&mut reports, 1, full(&[], &[]));
+    let free = settled(&reports, claimed);
+    assert_eq!((free.claimed_by, free.status), (None, PortStatus::Down));
+}
+
+#[test]
+fn a_claim_outlives_a_restart_of_the_server() {
+    let claimed = Port { claimed_by: Some(name(1)), status: PortStatus::Active, ..port(11, 1) };
+    let mut reports = Reports::default();
+    report(&mut reports, 2, full(&[11], &[11]));
+    assert_eq!(reports.settled(&claimed), None, "node 1 has not said that it has lost the port");
+    assert_eq!(reports.conflicts(&claimed).collect::<Vec<_>>(), [&name(2)]);
+}
+
+#[test]
+fn a_node_that_has_another_hosts_port_is_a_conflict_and_never_an_owner() {
+    let mut reports = Reports::default();
+    report(&mut reports, 2, full(&[11], &[11]));
+    report(&mut reports, 1, full(&[], &[]));
+    let bound = settled(&reports, vm(11, 1, 1));
+    assert_eq!((bound.home(), bound.claimed_by.as_ref(), bound.status), (Some(&name(1)), None, PortStatus::Down));
+    assert_eq!(reports.conflicts(&bound).collect::<Vec<_>>(), [&name(2)]);
+}
+
+#[test]
+fn ports_that_are_everywhere_are_nobodys() {
+    let mut reports = Reports::default();
+    report(&mut reports, 1, full(&[21], &[21]));
+    assert_eq!(reports.settled(&Port { status: PortStatus::Active, ..interface(21, 1, 1) }), None);
+}
+
+#[test]
+fn a_report_that_makes_no_sense_changes_nothing() {
+    let mut reports = Reports::default();
+    report(&mut reports, 1, full(&[11], &[11]));
+    let before = reports.clone();
+    let bad = Report { is_full: true, installed: vec![Bytes::from_static(b"no id")], ..Report::default() };
+    assert!(reports.update(&name(1), &bad).is_err());
+    assert_eq!(reports, before);
+}
