@@ -11,6 +11,8 @@ pub(crate) const OF: u16 = 0x8000;
 pub(crate) const PKT_REG: u16 = 0x8001;
 /// NXM class of the fields of OpenFlow 1.0.
 pub(crate) const NXM_OF: u16 = 0x0000;
+/// OXM class of the flags and option types of neighbour discovery (ovs-fields(7)).
+pub(crate) const ERICOXM: u16 = 0x1000;
 /// NXM class of Nicira's fields.
 pub(crate) const NXM_NX: u16 = 0x0001;
 
@@ -128,6 +130,8 @@ fields! {
     NdTarget "nd_target" OF 31, 16 bytes 128 bits, mask, NeighbourDiscovery, Ipv6;
     NdSll "nd_sll" OF 32, 6 bytes 48 bits, mask, NeighbourSolicitation, Mac;
     NdTll "nd_tll" OF 33, 6 bytes 48 bits, mask, NeighbourAdvertisement, Mac;
+    NdReserved "nd_reserved" ERICOXM 1, 4 bytes 32 bits, whole, NeighbourDiscovery, Decimal;
+    NdOptionsType "nd_options_type" ERICOXM 2, 1 bytes 8 bits, whole, NeighbourDiscovery, Decimal;
     ArpOp "arp_op" OF 21, 2 bytes 16 bits, whole, Arp, Decimal;
     ArpSpa "arp_spa" OF 22, 4 bytes 32 bits, mask, Arp, Ipv4;
     ArpTpa "arp_tpa" OF 23, 4 bytes 32 bits, mask, Arp, Ipv4;
@@ -228,6 +232,11 @@ impl Field {
         self.spec().name
     }
 
+    /// The name of the field's oldest header, which Open vSwitch prints for runs of bits.
+    pub(crate) fn nxm_name(self) -> &'static str {
+        NXM_NAMES.iter().find(|(field, _)| *field == self).map_or(self.name(), |(_, name)| name)
+    }
+
     /// All significant bits.
     pub fn full_mask(self) -> u128 {
         u128::MAX >> (128 - u32::from(self.spec().bits))
@@ -250,8 +259,7 @@ impl Field {
 
     /// The field of an OXM/NXM header of payload width `bytes` (without mask), aliases included.
     pub(crate) fn from_header(class: u16, number: u8, bytes: usize) -> Option<Field> {
-        let index = header_index(class, number)?;
-        let field = index.field?;
+        let field = header_index(class, number)?;
         (usize::from(field.spec().bytes) == bytes).then_some(field)
     }
 
@@ -275,27 +283,116 @@ impl Field {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    field: Option<Field>,
-}
+const NXM_NAMES: &[(Field, &str)] = &[
+    (Field::InPort, "OXM_OF_IN_PORT"),
+    (Field::InPortShort, "NXM_OF_IN_PORT"),
+    (Field::EthSrc, "NXM_OF_ETH_SRC"),
+    (Field::EthDst, "NXM_OF_ETH_DST"),
+    (Field::EthType, "NXM_OF_ETH_TYPE"),
+    (Field::VlanTci, "NXM_OF_VLAN_TCI"),
+    (Field::VlanVid, "OXM_OF_VLAN_VID"),
+    (Field::VlanPcp, "OXM_OF_VLAN_PCP"),
+    (Field::Ipv4Src, "NXM_OF_IP_SRC"),
+    (Field::Ipv4Dst, "NXM_OF_IP_DST"),
+    (Field::Ipv6Src, "NXM_NX_IPV6_SRC"),
+    (Field::Ipv6Dst, "NXM_NX_IPV6_DST"),
+    (Field::IpFrag, "NXM_NX_IP_FRAG"),
+    (Field::IpDscp, "OXM_OF_IP_DSCP"),
+    (Field::IpEcn, "NXM_NX_IP_ECN"),
+    (Field::IpTtl, "NXM_NX_IP_TTL"),
+    (Field::Ipv6Label, "NXM_NX_IPV6_LABEL"),
+    (Field::IpProto, "NXM_OF_IP_PROTO"),
+    (Field::TcpSrc, "NXM_OF_TCP_SRC"),
+    (Field::TcpDst, "NXM_OF_TCP_DST"),
+    (Field::TcpFlags, "NXM_NX_TCP_FLAGS"),
+    (Field::UdpSrc, "NXM_OF_UDP_SRC"),
+    (Field::UdpDst, "NXM_OF_UDP_DST"),
+    (Field::SctpSrc, "OXM_OF_SCTP_SRC"),
+    (Field::SctpDst, "OXM_OF_SCTP_DST"),
+    (Field::Icmpv4Type, "NXM_OF_ICMP_TYPE"),
+    (Field::Icmpv4Code, "NXM_OF_ICMP_CODE"),
+    (Field::Icmpv6Type, "NXM_NX_ICMPV6_TYPE"),
+    (Field::Icmpv6Code, "NXM_NX_ICMPV6_CODE"),
+    (Field::NdTarget, "NXM_NX_ND_TARGET"),
+    (Field::NdSll, "NXM_NX_ND_SLL"),
+    (Field::NdTll, "NXM_NX_ND_TLL"),
+    (Field::NdReserved, "ERICOXM_OF_ICMPV6_ND_RESERVED"),
+    (Field::NdOptionsType, "ERICOXM_OF_ICMPV6_ND_OPTIONS_TYPE"),
+    (Field::ArpOp, "NXM_OF_ARP_OP"),
+    (Field::ArpSpa, "NXM_OF_ARP_SPA"),
+    (Field::ArpTpa, "NXM_OF_ARP_TPA"),
+    (Field::ArpSha, "NXM_NX_ARP_SHA"),
+    (Field::ArpTha, "NXM_NX_ARP_THA"),
+    (Field::TunId, "NXM_NX_TUN_ID"),
+    (Field::TunFlags, "NXM_NX_TUN_FLAGS"),
+    (Field::TunSrc, "NXM_NX_TUN_IPV4_SRC"),
+    (Field::TunDst, "NXM_NX_TUN_IPV4_DST"),
+    (Field::TunIpv6Src, "NXM_NX_TUN_IPV6_SRC"),
+    (Field::TunIpv6Dst, "NXM_NX_TUN_IPV6_DST"),
+    (Field::PktMark, "NXM_NX_PKT_MARK"),
+    (Field::CtState, "NXM_NX_CT_STATE"),
+    (Field::CtZone, "NXM_NX_CT_ZONE"),
+    (Field::CtMark, "NXM_NX_CT_MARK"),
+    (Field::CtLabel, "NXM_NX_CT_LABEL"),
+    (Field::CtNwSrc, "NXM_NX_CT_NW_SRC"),
+    (Field::CtNwDst, "NXM_NX_CT_NW_DST"),
+    (Field::CtIpv6Src, "NXM_NX_CT_IPV6_SRC"),
+    (Field::CtIpv6Dst, "NXM_NX_CT_IPV6_DST"),
+    (Field::CtNwProto, "NXM_NX_CT_NW_PROTO"),
+    (Field::CtTpSrc, "NXM_NX_CT_TP_SRC"),
+    (Field::CtTpDst, "NXM_NX_CT_TP_DST"),
+    (Field::ConjId, "NXM_NX_CONJ_ID"),
+    (Field::Metadata, "OXM_OF_METADATA"),
+    (Field::ActsetOutput, "OXM_OF_ACTSET_OUTPUT"),
+    (Field::Reg0, "NXM_NX_REG0"),
+    (Field::Reg1, "NXM_NX_REG1"),
+    (Field::Reg2, "NXM_NX_REG2"),
+    (Field::Reg3, "NXM_NX_REG3"),
+    (Field::Reg4, "NXM_NX_REG4"),
+    (Field::Reg5, "NXM_NX_REG5"),
+    (Field::Reg6, "NXM_NX_REG6"),
+    (Field::Reg7, "NXM_NX_REG7"),
+    (Field::Reg8, "NXM_NX_REG8"),
+    (Field::Reg9, "NXM_NX_REG9"),
+    (Field::Reg10, "NXM_NX_REG10"),
+    (Field::Reg11, "NXM_NX_REG11"),
+    (Field::Reg12, "NXM_NX_REG12"),
+    (Field::Reg13, "NXM_NX_REG13"),
+    (Field::Reg14, "NXM_NX_REG14"),
+    (Field::Reg15, "NXM_NX_REG15"),
+    (Field::XReg0, "OXM_OF_PKT_REG0"),
+    (Field::XReg1, "OXM_OF_PKT_REG1"),
+    (Field::XReg2, "OXM_OF_PKT_REG2"),
+    (Field::XReg3, "OXM_OF_PKT_REG3"),
+    (Field::XReg4, "OXM_OF_PKT_REG4"),
+    (Field::XReg5, "OXM_OF_PKT_REG5"),
+    (Field::XReg6, "OXM_OF_PKT_REG6"),
+    (Field::XReg7, "OXM_OF_PKT_REG7"),
+    (Field::XxReg0, "NXM_NX_XXREG0"),
+    (Field::XxReg1, "NXM_NX_XXREG1"),
+    (Field::XxReg2, "NXM_NX_XXREG2"),
+    (Field::XxReg3, "NXM_NX_XXREG3"),
+];
 
 /// Direct look-up: read-back of 100,000 flows asks this a million times.
-fn header_index(class: u16, number: u8) -> Option<Slot> {
+fn header_index(class: u16, number: u8) -> Option<Field> {
     use std::sync::OnceLock;
-    static INDEX: OnceLock<[[Slot; 128]; 4]> = OnceLock::new();
+    static INDEX: OnceLock<[[Option<Field>; 128]; CLASSES]> = OnceLock::new();
     let row = class_row(class)?;
     let index = INDEX.get_or_init(|| {
-        let mut index = [[Slot { field: None }; 128]; 4];
+        let mut index = [[None; 128]; CLASSES];
         let specs = SPECS.iter().map(|spec| (spec.class, spec.number, spec.field));
         for (class, number, field) in ALIASES.iter().copied().chain(specs) {
-            let row = class_row(class).expect("the list uses the four classes only");
-            index[row][usize::from(number)] = Slot { field: Some(field) };
+            let row = class_row(class).expect("the list uses these classes only");
+            index[row][usize::from(number)] = Some(field);
         }
         index
     });
-    index[row].get(usize::from(number)).copied()
+    index[row].get(usize::from(number)).copied().flatten()
 }
+
+/// How many classes the list uses.
+const CLASSES: usize = 5;
 
 fn class_row(class: u16) -> Option<usize> {
     match class {
@@ -303,6 +400,7 @@ fn class_row(class: u16) -> Option<usize> {
         NXM_NX => Some(1),
         OF => Some(2),
         PKT_REG => Some(3),
+        ERICOXM => Some(4),
         _ => None,
     }
 }

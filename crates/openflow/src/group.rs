@@ -104,7 +104,8 @@ pub struct SelectionMethod {
     /// `dp_hash` or `hash`; at most 15 bytes.
     pub method: String,
     pub param: u64,
-    /// Fields that are hashed; a field's *value* is the mask that is applied to it.
+    /// Fields that are hashed; a field's *value* is the mask that is applied to it. Unlike those of a flow's match,
+    /// fields here may lack what they presuppose.
     pub fields: Match,
 }
 
@@ -308,14 +309,9 @@ fn decode_selection(mut reader: Reader<'_>) -> Result<Option<SelectionMethod>, D
         payload.skip(4)?;
         let method = text(payload.take(METHOD_SIZE)?);
         let param = payload.u64()?;
-        selection = Some(SelectionMethod { method, param, fields: decode_hash_fields(payload)? });
+        selection = Some(SelectionMethod { method, param, fields: Match::decode_fields(payload)? });
     }
     Ok(selection)
-}
-
-/// The hashed fields are bare: unlike a match's, a field here may lack what it presupposes.
-fn decode_hash_fields(reader: Reader<'_>) -> Result<Match, DecodeError> {
-    Match::decode_fields(reader)
 }
 
 fn encode_selection(selection: &SelectionMethod, out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -330,9 +326,7 @@ fn encode_selection(selection: &SelectionMethod, out: &mut Vec<u8>) -> Result<()
     put_u32(out, 0);
     put_text(out, &selection.method, METHOD_SIZE);
     put_u64(out, selection.param);
-    for field in selection.fields.fields() {
-        oxm::encode(field, out);
-    }
+    selection.fields.encode_fields(out);
     let length = out.len() - start;
     patch_u16(out, start + 2, length, "selection method")?;
     pad_to_8(out, start);

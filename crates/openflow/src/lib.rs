@@ -28,6 +28,7 @@ mod multipart;
 mod oxm;
 mod packet;
 mod port;
+mod text;
 mod wire;
 
 pub use action::{

@@ -145,10 +145,12 @@ pub(crate) fn put_property(out: &mut Vec<u8>, kind: u16, payload: &[u8]) -> std:
     Ok(())
 }
 
-/// A NUL-padded name, as text (invalid UTF-8 replaced).
+/// A NUL-padded name, as text. What is not UTF-8 has its foreign bytes replaced, one by one, so that it gets no longer.
 pub(crate) fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len().saturating_sub(1));
+    let ascii = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { '?' };
+    let name = &bytes[..end];
+    str::from_utf8(name).map_or_else(|_| name.iter().map(ascii).collect(), str::to_owned)
 }
 
 /// Writes `text` NUL-padded to `size` bytes; too long a text loses its end (names only ever come from the switch).

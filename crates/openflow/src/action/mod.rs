@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod text;
 
 use std::net::IpAddr;
 
@@ -15,6 +16,7 @@ use crate::port::OfPort;
 
 pub(crate) use decode::decode_list;
 pub(crate) use encode::encode_list;
+pub(crate) use text::write_list;
 
 /// "The whole packet", where a length is asked for.
 pub const MAX_LEN_ALL: u16 = 0xffff;
@@ -199,8 +201,12 @@ impl Action {
         Action::Controller(Controller { userdata: userdata.into(), ..Controller::default() })
     }
 
+    /// Writes a field. (OVS lets the input port be written only under its 16-bit name, which is chosen here.)
     pub fn set(field: MatchField) -> Self {
-        Action::SetField(field.normal())
+        match (field.field, OfPort(field.value as u32).to_u16()) {
+            (Field::InPort, Some(port)) => Action::SetField(Field::InPortShort.is(port)),
+            _ => Action::SetField(field.normal()),
+        }
     }
 
     /// Look up in `table`, from where the packet came.
