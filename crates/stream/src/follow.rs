@@ -21,7 +21,7 @@ const OUTBOUND: usize = 4;
 /// A server to follow, and as whom.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// `host:port` or `[address]:port`.
+    /// `host:port` or `[address]:port`; `https://` may stand before it.
     pub address: String,
     pub credentials: Credentials,
 }
@@ -74,7 +74,8 @@ fn endpoint(target: &Target) -> Result<Endpoint, FollowError> {
         .domain_name(SERVER_NAME)
         .ca_certificate(Certificate::from_pem(loaded.ca))
         .identity(Identity::from_pem(loaded.certificate, loaded.key));
-    let url = Bytes::from(format!("https://{}", target.address));
+    let authority = target.address.strip_prefix("https://").unwrap_or(&target.address);
+    let url = Bytes::from(format!("https://{authority}"));
     let endpoint = Endpoint::from_shared(url).map_err(address)?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)

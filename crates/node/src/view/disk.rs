@@ -1,0 +1,156 @@
+//! The view on the disk: one file of text, replaced as a whole.
+//!
+//! ```text
+//! ladon-view <SHA-256 of what follows, in hexadecimal>
+//! {"format":1,"node":"n1","revision":42,"objects":2}
+//! {"network":{…}}
+//! {"port":{…}}
+//! ```
+//!
+//! A file that is not exactly that is ignored: the view is a copy, the servers have the original.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::{NodeName, Object, Revision};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use stream::VIEW_FORMAT;
+
+/// Where the view is kept unless the configuration says otherwise.
+pub const DEFAULT_PATH: &str = "/var/lib/ladon/view";
+
+const MAGIC: &str = "ladon-view ";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    node: NodeName,
+    revision: Revision,
+    objects: usize,
+}
+
+/// Why the disk gives no view, or takes none.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error("there is none yet")]
+    Missing,
+    #[error("it cannot be read: {0}")]
+    Read(io::Error),
+    #[error("it is no file of Ladon's")]
+    Foreign,
+    #[error("it is damaged: its checksum is wrong")]
+    Damaged,
+    #[error("it is of view format {0}, and this is format {VIEW_FORMAT}")]
+    Format(u32),
+    #[error("it is the view of node {0}")]
+    OtherNode(NodeName),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// The view of `node` as it was last saved.
+pub fn load(path: &Path, node: &NodeName) -> Result<(Vec<Arc<Object>>, Revision), DiskError> {
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => DiskError::Missing,
+        io::ErrorKind::InvalidData => DiskError::Damaged,
+        _ => DiskError::Read(error),
+    })?;
+    let (sum, body) = text.strip_prefix(MAGIC).and_then(|rest| rest.split_once('\n')).ok_or(DiskError::Foreign)?;
+    if sum != checksum(body.as_bytes()) {
+        return Err(DiskError::Damaged);
+    }
+    let mut lines = body.lines();
+    let header: Header = lines.next().and_then(|line| serde_json::from_str(line).ok()).ok_or(DiskError::Foreign)?;
+    if header.format != VIEW_FORMAT {
+        return Err(DiskError::Format(header.format));
+    }
+    if header.node != *node {
+        return Err(DiskError::OtherNode(header.node));
+    }
+    let objects: Result<Vec<Arc<Object>>, _> = lines.map(serde_json::from_str).collect();
+    // A checksum that is right over objects that cannot be read: another version of Ladon wrote them.
+    let objects = objects.map_err(|_| DiskError::Foreign)?;
+    if objects.len() == header.objects { Ok((objects, header.revision)) } else { Err(DiskError::Damaged) }
+}
+
+/// Puts the view on the disk in place of the one that is there. Either of them is there whenever power fails.
+pub fn save(path: &Path, node: &NodeName, objects: &[Arc<Object>], revision: Revision) -> Result<(), DiskError> {
+    let fail = |source| DiskError::Write { path: path.to_path_buf(), source };
+    let header = Header { format: VIEW_FORMAT, node: node.clone(), revision, objects: objects.len() };
+    let mut body = serde_json::to_vec(&header).map_err(|error| fail(error.into()))?;
+    for object in objects {
+        body.push(b'\n');
+        serde_json::to_writer(&mut body, object).map_err(|error| fail(error.into()))?;
+    }
+    body.push(b'\n');
+    write(path, &body).map_err(fail)
+}
+
+fn write(path: &Path, body: &[u8]) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(format!("{MAGIC}{}\n", checksum(body)).as_bytes())?;
+    file.write_all(body)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(parent)?.sync_all()
+}
+
+fn checksum(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Node, TunnelType};
+
+    fn name() -> NodeName {
+        NodeName("n1".into())
+    }
+
+    fn saved() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/view");
+        let node = |n: u8| Arc::new(Object::from(Node { name: NodeName(format!("n{n}")), tunnel_addresses: vec![], tunnel: TunnelType::Vxlan }));
+        save(&path, &name(), &[node(1), node(2)], Revision(7)).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let (_dir, path) = saved();
+        let (objects, revision) = load(&path, &name()).unwrap();
+        assert_eq!((objects.len(), revision), (2, Revision(7)));
+        save(&path, &name(), &objects[..1], Revision(8)).unwrap();
+        assert_eq!(load(&path, &name()).unwrap(), (objects[..1].to_vec(), Revision(8)));
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_view() {
+        let (_dir, path) = saved();
+        let whole = fs::read(&path).unwrap();
+        for at in (0..whole.len()).step_by(7) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x81;
+            fs::write(&path, bytes).unwrap();
+            assert!(load(&path, &name()).is_err(), "byte {at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(load(&path, &name()).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn another_nodes_view_is_not_taken() {
+        let (_dir, path) = saved();
+        assert!(matches!(load(&path, &NodeName("n2".into())), Err(DiskError::OtherNode(_))));
+        assert!(matches!(load(&path.with_extension("none"), &name()), Err(DiskError::Missing)));
+    }
+}

@@ -1,0 +1,291 @@
+//! The task that owns the view: it goes from server to server, and looks after consumer, disk and reports meanwhile.
+
+use std::future::pending;
+use std::hash::{BuildHasher, BuildHasherDefault};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Object, Revision};
+use rustc_hash::FxHasher;
+use stream::wire::{Hello, NodeMessage, Report, node_message, server_message::Body, tunnel_word};
+use stream::{Following, HEARTBEAT_INTERVAL, Target, VIEW_FORMAT, describe};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::disk::{self, DiskError};
+use super::replica::{Fault, Pending, Replica};
+use super::{Config, Facts, LinkStatus, ViewUpdate};
+
+/// The first pause after a failed attempt. Each further one is twice as long, less a random part.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest pause.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The disk is written at most this often.
+pub const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A server that has begun to talk and says nothing for this long is left.
+const SILENCE_MAX: Duration = HEARTBEAT_INTERVAL.saturating_mul(4);
+
+pub struct Task {
+    config: Config,
+    replica: Replica,
+    pending: Pending,
+    updates: mpsc::Sender<ViewUpdate>,
+    facts: watch::Receiver<Option<Arc<Facts>>>,
+    status: watch::Sender<LinkStatus>,
+    stop: CancellationToken,
+    /// When the disk is to be written next; None: it has everything.
+    save_at: Option<Instant>,
+    saving: Option<JoinHandle<Result<(), DiskError>>>,
+    /// What the disk has is not trusted any more.
+    wants_snapshot: bool,
+}
+
+/// Why the task ends.
+struct Stopped;
+
+/// How a stream ended.
+enum End {
+    Fault(Fault),
+    Lost(String),
+    Silent,
+}
+
+impl Task {
+    pub fn new(
+        config: Config,
+        updates: mpsc::Sender<ViewUpdate>,
+        facts: watch::Receiver<Option<Arc<Facts>>>,
+        status: watch::Sender<LinkStatus>,
+        stop: CancellationToken,
+    ) -> Task {
+        let (replica, pending) = (Replica::default(), Pending::default());
+        Task { config, replica, pending, updates, facts, status, stop, save_at: None, saving: None, wants_snapshot: false }
+    }
+
+    pub async fn run(mut self) {
+        self.start_from_disk().await;
+        let Stopped = self.follow_servers().await;
+        if let Some(saving) = self.saving.take() {
+            drop(saving.await);
+        }
+        if self.save_at.is_some() {
+            self.save();
+            if let Some(saving) = self.saving.take() {
+                saved(saving.await);
+            }
+        }
+    }
+
+    async fn start_from_disk(&mut self) {
+        let (path, node) = (self.config.path.clone(), self.config.node.clone());
+        let loaded = tokio::task::spawn_blocking(move || disk::load(&path, &node)).await;
+        let path = self.config.path.display();
+        match loaded {
+            Ok(Ok((objects, revision))) => {
+                tracing::info!("starting with the view in {path}: {} objects at revision {revision}", objects.len());
+                self.replica = Replica::of(objects.clone(), revision);
+                self.pending.merge(ViewUpdate { upserts: objects, removals: Vec::new(), revision, is_complete_snapshot: true });
+                self.tell(|status| status.revision = revision);
+            }
+            Ok(Err(DiskError::Missing)) => tracing::info!("there is no view in {path} yet: nothing is changed before a server gives one"),
+            Ok(Err(error)) => {
+                tracing::warn!("the view in {path} is ignored: {error}; the switch stays as it is until a server answers; see that one does (ladon nodes)");
+            }
+            Err(error) => tracing::error!("reading {path} failed: {error}"),
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut LinkStatus)) {
+        self.status.send_modify(change);
+    }
+
+    /// Goes round the servers, for ever. Nodes begin at different ones.
+    async fn follow_servers(&mut self) -> Stopped {
+        let mut turn = BuildHasherDefault::<FxHasher>::default().hash_one(&self.config.node) as usize;
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let Some(server) = self.config.servers.get(turn % self.config.servers.len().max(1)).cloned() else {
+                self.tell(|status| status.problem = Some("no server is configured".into()));
+                if let Err(stopped) = self.meanwhile(pending::<()>()).await {
+                    return stopped;
+                }
+                continue;
+            };
+            let began = Instant::now();
+            let (end, has_talked) = match self.attempt(&server).await {
+                Ok(ended) => ended,
+                Err(stopped) => return stopped,
+            };
+            tracing::warn!("server {server}: {end}; the node keeps forwarding with the view of revision {}", self.replica.revision());
+            self.tell(|status| *status = LinkStatus { server: None, problem: Some(format!("{server}: {end}")), revision: status.revision });
+            turn = turn.wrapping_add(1);
+            if has_talked && began.elapsed() > BACKOFF_MAX {
+                backoff = BACKOFF_MIN;
+            }
+            let pause = backoff.mul_f64(rand::random_range(0.5..1.0));
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            if let Err(stopped) = self.meanwhile(tokio::time::sleep(pause)).await {
+                return stopped;
+            }
+        }
+    }
+
+    /// Follows one server until that ends. Tells why, and whether it had talked.
+    async fn attempt(&mut self, server: &str) -> Result<(String, bool), Stopped> {
+        let target = Target { address: server.to_string(), credentials: self.config.credentials.clone() };
+        let hello = self.hello();
+        let following = match self.meanwhile(async move { stream::follow(&target, hello).await }).await? {
+            Ok(following) => following,
+            Err(error) => return Ok((error.to_string(), false)),
+        };
+        let mut has_talked = false;
+        let end = self.follow(server, following, &mut has_talked).await?;
+        self.replica.forget_unfinished();
+        Ok((
+            match end {
+                End::Fault(fault) => {
+                    self.wants_snapshot |= fault.needs_snapshot();
+                    fault.to_string()
+                }
+                End::Lost(reason) => reason,
+                End::Silent => format!("it has said nothing for {SILENCE_MAX:?}"),
+            },
+            has_talked,
+        ))
+    }
+
+    fn hello(&self) -> Hello {
+        let revision = if self.wants_snapshot { Revision::default() } else { self.replica.revision() };
+        Hello {
+            node: self.config.node.0.clone(),
+            tunnel_addresses: self.config.tunnel_addresses.iter().map(ToString::to_string).collect(),
+            tunnel: tunnel_word(self.config.tunnel).into(),
+            revision: revision.0,
+            interest_hash: self.replica.hash().0,
+            view_format: VIEW_FORMAT,
+        }
+    }
+
+    async fn follow(&mut self, server: &str, following: Following, has_talked: &mut bool) -> Result<End, Stopped> {
+        let Following { mut inbound, outbound } = following;
+        let mut reporter = Reporter { outbound, facts: self.facts.clone(), told: None, is_due: true };
+        loop {
+            // Before the first word a server may be busy with other nodes' snapshots for long.
+            let patience = if *has_talked { SILENCE_MAX } else { Duration::MAX };
+            let event = async {
+                tokio::select! {
+                    message = timeout(patience, inbound.message()) => Some(message),
+                    () = reporter.report() => None,
+                }
+            };
+            match self.meanwhile(event).await? {
+                None => {}
+                Some(Err(_)) => return Ok(End::Silent),
+                Some(Ok(Err(status))) => return Ok(End::Lost(describe(&status))),
+                Some(Ok(Ok(None))) => return Ok(End::Lost("it ended the stream".into())),
+                Some(Ok(Ok(Some(message)))) => {
+                    reporter.is_due |= matches!(message.body, Some(Body::Heartbeat(_)));
+                    if let Some(body) = message.body
+                        && let Err(fault) = self.take(body)
+                    {
+                        return Ok(End::Fault(fault));
+                    }
+                    *has_talked = true;
+                    self.tell(|status| *status = LinkStatus { server: Some(server.into()), problem: None, revision: self.replica.revision() });
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, body: Body) -> Result<(), Fault> {
+        let before = self.replica.revision();
+        if let Some(update) = self.replica.apply(body)? {
+            self.wants_snapshot = false;
+            self.pending.merge(update);
+        }
+        // Also without news: the younger the revision, the less there is to catch up with.
+        if self.replica.revision() != before && self.save_at.is_none() {
+            self.save_at = Some(Instant::now() + SAVE_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Waits for `event` and looks after consumer and disk until it is there.
+    async fn meanwhile<T>(&mut self, event: impl Future<Output = T>) -> Result<T, Stopped> {
+        tokio::pin!(event);
+        loop {
+            let save = async {
+                match (&mut self.saving, self.save_at) {
+                    (Some(saving), _) => Some(saving.await),
+                    (None, Some(at)) => {
+                        sleep_until(at).await;
+                        None
+                    }
+                    (None, None) => pending().await,
+                }
+            };
+            let chore = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Stopped),
+                permit = self.updates.reserve(), if !self.pending.is_empty() => {
+                    permit.map_err(|_| Stopped)?.send(self.pending.take());
+                    continue;
+                }
+                value = &mut event => return Ok(value),
+                done = save => done,
+            };
+            match chore {
+                Some(done) => {
+                    self.saving = None;
+                    saved(done);
+                }
+                None => self.save(),
+            }
+        }
+    }
+
+    /// Begins to write the disk.
+    fn save(&mut self) {
+        self.save_at = None;
+        let (path, node, revision) = (self.config.path.clone(), self.config.node.clone(), self.replica.revision());
+        let objects: Vec<Arc<Object>> = self.replica.objects().cloned().collect();
+        self.saving = Some(tokio::task::spawn_blocking(move || disk::save(&path, &node, &objects, revision)));
+    }
+}
+
+fn saved(done: Result<Result<(), DiskError>, tokio::task::JoinError>) {
+    match done {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("{error}; traffic goes on, but a restart without a server would begin with an older view; make room there"),
+        Err(error) => tracing::error!("writing the view failed: {error}"),
+    }
+}
+
+/// Tells the server what is true here.
+struct Reporter {
+    outbound: mpsc::Sender<NodeMessage>,
+    facts: watch::Receiver<Option<Arc<Facts>>>,
+    /// What the server was told on this stream.
+    told: Option<Arc<Facts>>,
+    is_due: bool,
+}
+
+impl Reporter {
+    /// Sends one report when there is something to say. Can be dropped at any await without losing anything.
+    async fn report(&mut self) {
+        if !self.is_due {
+            if self.facts.changed().await.is_err() {
+                return pending().await;
+            }
+            self.is_due = true;
+        }
+        let Ok(permit) = self.outbound.reserve().await else { return pending().await };
+        self.is_due = false;
+        let Some(facts) = self.facts.borrow_and_update().clone() else { return };
+        let report: Report = self.told.as_ref().map_or_else(|| facts.full(), |told| facts.since(told));
+        permit.send(node_message::Body::Report(report).into());
+        self.told = Some(facts);
+    }
+}
