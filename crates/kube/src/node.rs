@@ -205,7 +205,8 @@ impl Machines {
                 info!(node = name, "freed the port of a node that is gone");
                 self.ports.remove(name);
             }
-            (None, None) => {}
+            // A create whose answer was lost may have left one.
+            (None, None) => self.neutron.delete_port(self.keys.node(name)).await?,
         }
         self.queue.push(Key::Routes, Instant::now());
         Ok(())

@@ -73,6 +73,10 @@ pub struct Ports {
     desired: HashMap<Uid, DesiredPort>,
     actual: HashMap<Uid, Actual>,
     queue: Queue<Uid>,
+    /// Pods whose port may be there without our knowing: a create was not answered.
+    uncertain: HashSet<Uid>,
+    /// Pods whose port was refused: they are tried alone, so that they spoil no batch again.
+    refused: HashSet<Uid>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     resync: Interval,
     epoch: u64,
@@ -94,6 +98,8 @@ impl Ports {
             desired: HashMap::new(),
             actual: HashMap::new(),
             queue: Queue::new(),
+            uncertain: HashSet::new(),
+            refused: HashSet::new(),
             running: FuturesUnordered::new(),
             resync,
             epoch: 0,
@@ -153,17 +159,28 @@ impl Ports {
             let Some(uid) = self.queue.pop(now) else { break };
             match (self.desired.get(&uid), self.actual.get(&uid)) {
                 (Some(pod), None) => {
-                    let port = self.new_port(pod);
-                    let key = self.keys.pod(&uid);
-                    batch.push((uid, key, port));
+                    let (key, port) = (self.keys.pod(&uid), self.new_port(pod));
+                    if self.refused.contains(&uid) {
+                        self.start_create(vec![(uid, key, port)]);
+                    } else {
+                        batch.push((uid, key, port));
+                    }
                 }
                 (None, Some(port)) => self.start_delete(uid, port.id),
-                (Some(_), Some(_)) | (None, None) => self.queue.done(&uid),
+                (None, None) if self.uncertain.contains(&uid) => self.start_delete(uid.clone(), self.keys.pod(&uid)),
+                (Some(_), Some(_)) | (None, None) => {
+                    self.refused.remove(&uid);
+                    self.queue.done(&uid);
+                }
             }
         }
         if !batch.is_empty() {
-            self.running.push(create(self.neutron.clone(), batch).map(Done::Created).boxed());
+            self.start_create(batch);
         }
+    }
+
+    fn start_create(&self, batch: Vec<(Uid, Uuid, NewPort)>) {
+        self.running.push(create(self.neutron.clone(), batch).map(Done::Created).boxed());
     }
 
     fn new_port(&self, pod: &DesiredPort) -> NewPort {
@@ -206,6 +223,8 @@ impl Ports {
             Done::Deleted { uid, id, result: Ok(()) } => {
                 debug!(uid, port = %id, "freed a pod's port");
                 self.actual.remove(&uid);
+                self.uncertain.remove(&uid);
+                self.refused.remove(&uid);
                 self.queue.done(&uid);
             }
             Done::Deleted { uid, id, result: Err(error) } => {
@@ -227,10 +246,14 @@ impl Ports {
             Ok(port) => {
                 debug!(uid, port = %port.id, "a pod has its port");
                 self.actual.insert(uid.clone(), Actual { id: port.id, epoch: self.epoch });
+                self.uncertain.remove(&uid);
+                self.refused.remove(&uid);
                 self.queue.done(&uid);
             }
             Err(error) => {
                 let failures = self.queue.failed(&uid, Instant::now());
+                let suspects = if error.is_refusal() { &mut self.refused } else { &mut self.uncertain };
+                suspects.insert(uid.clone());
                 let Some(pod) = self.desired.get(&uid) else { return };
                 debug!(pod = pod.name, %error, failures, "no port");
                 if error.is_refusal() || failures >= SILENT_FAILURES {

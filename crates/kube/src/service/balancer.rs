@@ -27,9 +27,9 @@ impl Known {
     }
 
     /// One more that the server has.
-    pub fn adopt(&mut self, balancer: &Balancer) {
-        if !self.balancers.iter().any(|(id, _)| *id == balancer.id) {
-            self.balancers.push((balancer.id, None));
+    pub fn adopt(&mut self, id: Uuid) {
+        if !self.balancers.iter().any(|(known, _)| *known == id) {
+            self.balancers.push((id, None));
         }
     }
 
@@ -73,7 +73,7 @@ impl Worker {
                 Some(index) => index,
                 None => self.create(known, wanted).await?,
             };
-            let actual = known.balancers[index].1.as_mut().expect("loaded above");
+            let actual = known.balancers[index].1.as_mut().expect("found or made just now");
             let mut steps_left = steps_max(wanted, actual);
             while let Some(step) = next_step(wanted, actual) {
                 steps_left = steps_left.checked_sub(1).ok_or_else(|| never_ends(&step))?;
@@ -141,9 +141,11 @@ impl Worker {
     async fn create(&self, known: &mut Known, wanted: &DesiredLb) -> Result<usize, Trouble> {
         let subnet = self.topology.subnet_of(wanted.vip).ok_or(Trouble::NoSubnet(wanted.vip))?;
         let key = self.keys.balancer(&wanted.service_uid, wanted.vip);
+        // Known before it is there: if the answer is lost, and the Service too, it is looked for and removed.
+        known.adopt(key);
         let description = format!("Kubernetes Service {} ({})", wanted.name, wanted.service_uid);
         let made = self.neutron.create_balancer(key, &wanted.name, &description, wanted.vip, subnet).await?;
-        known.adopt(&made);
+        known.adopt(made.id);
         let index = known.balancers.iter().position(|(id, _)| *id == made.id).expect("just adopted");
         known.balancers[index].1 = Some(if made.is_empty() {
             ActualLb { id: made.id, name: made.name, vip: made.vip_address, listeners: Vec::new(), pools: Vec::new() }

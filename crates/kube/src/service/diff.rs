@@ -142,7 +142,9 @@ pub mod tests {
     }
 
     fn converge(desired: &DesiredLb, actual: &mut ActualLb) -> Vec<String> {
-        let (mut done, mut next_id) = (Vec::new(), 1000);
+        let ids = actual.pools.iter().map(|pool| pool.id).chain(actual.listeners.iter().map(|listener| listener.id));
+        let mut next_id = ids.map(|id| id.as_u128()).max().unwrap_or(1000);
+        let mut done = Vec::new();
         while let Some(step) = next_step(desired, actual) {
             assert!(done.len() < 100, "never ends: {done:?}");
             perform(&step, desired, actual, &mut next_id);

@@ -189,7 +189,7 @@ impl Services {
                 Ok(balancers) => {
                     for balancer in balancers {
                         there.insert(balancer.name.clone());
-                        self.known.entry(balancer.name.clone()).or_default().adopt(&balancer);
+                        self.known.entry(balancer.name.clone()).or_default().adopt(balancer.id);
                     }
                 }
                 Err(error) => {
