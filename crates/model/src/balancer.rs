@@ -61,6 +61,8 @@ pub struct Listener {
 pub enum PoolAlgorithm {
     /// Connections are spread over members by a hash of their addresses and ports.
     SourceIpPort,
+    /// What most clients ask for by habit. Done as [`PoolAlgorithm::SourceIpPort`]: connections spread evenly, not in turn.
+    RoundRobin,
 }
 
 /// The members that may answer.

@@ -11,11 +11,18 @@
 //! writer. Nobody else writes, so two requests can never lose an update or take one address.
 
 pub mod auth;
+pub mod config;
+pub mod http;
 pub mod ipam;
 mod keys;
+pub mod neutron;
 pub mod octavia;
+mod run;
 pub mod state;
+pub mod views;
 mod writer;
 
+pub use config::Config;
+pub use run::{RunError, Server, run};
 pub use state::{Change, Commit, State};
 pub use writer::{BATCH_MAX, Clock, Core, LAG_MAX, Lagged, QUEUE_MAX, Subscription, Tx, WriteError, Written};

@@ -1,0 +1,184 @@
+//! Starting and stopping: listeners first, so that a port in use is an error and not a server without an API.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use store::{LogLimits, OpenError, Options, Redb, StoreError};
+use stream::{Credentials, ServeError};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Auth, Tokens, TokensError};
+use crate::config::{self, AuthMode, Config, ConfigError};
+use crate::http::{self, Listener};
+use crate::neutron::{self, Settings};
+use crate::views::{self, Views};
+use crate::{Core, Tx, WriteError, ipam, octavia};
+
+/// Requests under way have so long to end when the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often blocks without ports are looked for.
+const IDLE_BLOCKS_PERIOD: Duration = Duration::from_secs(10);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    #[error("the store cannot be opened")]
+    Open(#[from] OpenError),
+    #[error("the store cannot be read")]
+    Store(#[from] StoreError),
+    #[error("the API cannot listen on {address}: the server does not start; is another server running?")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("nodes' streams cannot be served")]
+    Views(#[from] ServeError),
+    #[error("the API cannot listen on {path}: the server does not start; check the directory and who may write there")]
+    Socket { path: PathBuf, source: std::io::Error },
+}
+
+/// A running server. Dropping it stops the listeners without waiting.
+pub struct Server {
+    core: Core,
+    addresses: Vec<SocketAddr>,
+    views_address: Option<SocketAddr>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Runs the server until `shutdown`.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let server = Server::start(config).await?;
+    shutdown.await;
+    server.stop().await;
+    Ok(())
+}
+
+impl Server {
+    /// Opens the store and starts all listeners.
+    pub async fn start(config: Config) -> Result<Server, RunError> {
+        config.check()?;
+        let auth = auth(&config.api)?;
+        let (listeners, addresses) = listeners(&config.api).await?;
+        let nodes = stream::Listener::bind(config.views.listen, credentials(&config.views)).await?;
+        let views_address = nodes.address();
+        let store = config.store.clone();
+        let core = tokio::task::spawn_blocking(move || open(&store)).await.expect("opening a store does not panic")?;
+        let server = Server { core, addresses, views_address, tasks: TaskTracker::new(), stop: CancellationToken::new() };
+        let views = Views::start(server.core.clone());
+        let settings = Settings { network_mtu: config.network.mtu, network_type: config.network.tunnel };
+        let application = http::application(routes(&server.core, &views, settings), auth);
+        for listener in listeners {
+            server.tasks.spawn(listener.serve(application.clone(), server.stop.clone()));
+        }
+        server.tasks.spawn(serve_nodes(views, nodes, server.stop.clone()));
+        server.tasks.spawn(release_idle_blocks(server.core.clone(), server.stop.clone()));
+        tracing::info!("the API listens on {:?}, nodes' streams on {:?}", server.addresses, server.views_address);
+        Ok(server)
+    }
+
+    /// Where the API listens: the ports that were chosen where the configuration says 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where nodes open their streams.
+    pub fn views_address(&self) -> Option<SocketAddr> {
+        self.views_address
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Stops listening and lets requests under way end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some requests did not end within {STOP_TIMEOUT:?}: they are cut off; nothing that was answered is lost");
+        }
+    }
+}
+
+/// Neutron's and Octavia's API, and the operator's questions.
+fn routes(core: &Core, views: &Views, settings: Settings) -> Router {
+    let apis = octavia::routes(core.clone()).merge(neutron::routes(core.clone(), settings));
+    apis.merge(views::routes(views.clone())).fallback(neutron::not_found)
+}
+
+fn credentials(config: &config::Views) -> Credentials {
+    Credentials { certificate: config.certificate.clone(), key: config.key.clone(), ca: config.ca.clone() }
+}
+
+/// Serves nodes' streams until the end. Should that fail, the API goes on: what users write reaches nodes after a restart.
+async fn serve_nodes(views: Views, listener: stream::Listener, stop: CancellationToken) {
+    if let Err(error) = views.serve(listener, stop.cancelled_owned()).await {
+        tracing::error!("nodes' streams have ended: {error}; nodes keep forwarding as they are; restart the server");
+    }
+}
+
+fn auth(api: &config::Api) -> Result<Auth, RunError> {
+    match (api.auth, &api.tokens) {
+        (AuthMode::None, _) => Ok(Auth::None),
+        (AuthMode::Tokens, Some(path)) => Ok(Auth::Tokens(Arc::new(Tokens::read(path)?))),
+        (AuthMode::Tokens, None) => Err(ConfigError::NoTokens.into()),
+    }
+}
+
+async fn listeners(api: &config::Api) -> Result<(Vec<Listener>, Vec<SocketAddr>), RunError> {
+    let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
+    for address in &api.listen {
+        let failed = |source| RunError::Listen { address: *address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        addresses.push(listener.local_addr().map_err(failed)?);
+        listeners.push(Listener::Tcp(listener));
+    }
+    if let Some(path) = &api.socket {
+        listeners.push(Listener::Unix(socket(path).map_err(|source| RunError::Socket { path: path.clone(), source })?));
+    }
+    Ok((listeners, addresses))
+}
+
+/// A unix socket that its owner and group may use. One that a dead server left behind is replaced.
+fn socket(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+fn open(config: &config::Store) -> Result<Core, RunError> {
+    let log = LogLimits { age: Duration::from_secs(config.log_hours.saturating_mul(3600)), bytes: config.log_mib << 20 };
+    let store = Redb::open(&config.path, Options { log, ..Options::default() })?;
+    Ok(Core::start(Arc::new(store))?)
+}
+
+/// Gives blocks back whose last port is gone for long enough.
+async fn release_idle_blocks(core: Core, stop: CancellationToken) {
+    let mut period = tokio::time::interval(IDLE_BLOCKS_PERIOD);
+    while stop.run_until_cancelled(period.tick()).await.is_some() {
+        if ipam::idle_blocks(&core.state(), None).next().is_none() {
+            continue;
+        }
+        if let Err(error) = core.write(|tx: &mut Tx| Ok::<usize, WriteError>(ipam::release_idle(tx, None))).await {
+            tracing::warn!("address blocks without ports were not given back, which is tried again: {error}");
+        }
+    }
+}
