@@ -1,5 +1,32 @@
 //! The node: makes this machine's Open vSwitch equal to the node's view.
+//!
+//! ```text
+//!               view::Link ── changes of the view ──▶ ┌───────┐ ── flows, groups ──▶ switch::Switch ──▶ ovs-vswitchd
+//!  server ◀──▶             ◀── facts ──────────────── │ agent │ ◀── connected, disturbed ──┘   │
+//!                                                     └───────┘                                ▼ packet-ins
+//!  ovsdb-server ◀──▶ bridge::Link ── interfaces ─────────▲ │ Local, InForce (watch)         respond
+//!                        ▲                                 ▼
+//!  ladon-cni ──▶ pods ───┤        the operator ──▶ control ──▶ agent, host
+//!                        └─────── host (the machine's own interfaces)
+//! ```
+//!
+//! Each box is one task that owns its state; arrows are bounded channels or watches. Whatever ends, [`run`] ends with it, and
+//! the service manager starts it again: a restart changes nothing that is already right.
 
+pub mod agent;
 pub mod bridge;
+pub mod config;
 pub mod control;
+pub mod host;
+pub mod install;
+pub mod local;
+pub mod pods;
+pub mod record;
+mod run;
+pub mod switch;
 pub mod translate;
+pub mod view;
+pub mod zones;
+
+pub use config::Config;
+pub use run::{NodeError, run};

@@ -1,0 +1,452 @@
+//! The one task that decides what the switch should do.
+//!
+//! It owns the [`Engine`], and with it the view, what is attached, and every desired flow. What comes in (changes of the view,
+//! interfaces that appear on the bridge, a switch that connects) becomes changes of the engine; the difference that comes out
+//! waits in [`Pending`] until the switch has taken the previous one, so that changes merge while the switch is busy and nothing
+//! here ever blocks. What others need to know is published: the ports that live here ([`Local`]), and which of them have
+//! their flows in the switch ([`InForce`]).
+//!
+//! Level-triggered: a switch that was away, a commit that failed and flows that somebody else changed all lead to the same
+//! thing, a comparison of everything desired with everything installed.
+
+mod attach;
+mod pending;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apps::{Change, Engine, Here, Numbers};
+use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
+use openflow::{FlowMod, InstalledGroup};
+use pipeline::{Flow, Generation, OfPort};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::bridge::Interfaces;
+use crate::local::Local;
+use crate::record::{Record, RecordError};
+use crate::switch::{Commit, CommitError, Switch};
+use crate::translate;
+use crate::view::{Facts, ViewUpdate};
+use crate::zones::Zones;
+use pending::{Job, Pending};
+
+/// Which ports' flows are in the switch, and up to which revision.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct InForce {
+    pub revision: Revision,
+    /// Ports of this node with the interface for which their flows were written.
+    pub ports: BTreeMap<PortId, OfPort>,
+    /// True once the switch was compared with a complete view.
+    pub is_complete: bool,
+}
+
+/// A question to the agent.
+#[derive(Debug)]
+pub enum Ask {
+    /// Every desired flow, with the object it is there for.
+    Flows(oneshot::Sender<Vec<(Flow, Option<Arc<Object>>)>>),
+    /// How many flows are desired, and how many ports live here.
+    Counts(oneshot::Sender<(usize, usize)>),
+    /// The switch's tunnel interface has this number now.
+    Tunnel(Option<OfPort>),
+}
+
+/// What the agent is fed with.
+pub struct Feeds {
+    pub view: mpsc::Receiver<ViewUpdate>,
+    pub interfaces: watch::Receiver<Option<Arc<Interfaces>>>,
+    pub switch: mpsc::Receiver<SwitchNews>,
+    pub asks: mpsc::Receiver<Ask>,
+}
+
+/// What the agent must know of the connection to the switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SwitchNews {
+    /// Whatever happened before is unknown: everything must be compared.
+    Connected,
+    Disconnected,
+    /// Somebody else changed flows.
+    Disturbed,
+}
+
+/// What the agent publishes.
+#[derive(Clone)]
+pub struct Published {
+    pub local: watch::Sender<Arc<Local>>,
+    pub in_force: watch::Sender<Arc<InForce>>,
+    /// What the server is told.
+    pub facts: watch::Sender<Option<Arc<Facts>>>,
+}
+
+/// A retry of a refused commit waits this long, doubled each time, up to the ceiling.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_CEILING: Duration = Duration::from_secs(5);
+/// Changes of the view that are taken together at most.
+const BATCH_MAX: usize = 256;
+
+/// The agent's state.
+pub struct Agent {
+    node: NodeName,
+    engine: Engine,
+    /// Ports of the view whose home is here.
+    homes: BTreeSet<PortId>,
+    interfaces: Arc<Interfaces>,
+    zones: Zones,
+    zones_record: Record,
+    numbers_record: Record,
+    numbers_saved: usize,
+    here: Here,
+    switch: Switch,
+    is_connected: bool,
+    /// A complete view has arrived, from disk or from a server: nothing is removed from the switch before.
+    has_view: bool,
+    revision: Revision,
+    pending: Pending,
+    busy: Option<(JoinHandle<Result<(), CommitError>>, InForce)>,
+    retry: Duration,
+    retry_at: Option<tokio::time::Instant>,
+    published: Published,
+}
+
+/// A node that cannot even start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("reading what the node remembers")]
+    Record(#[from] RecordError),
+}
+
+impl Agent {
+    /// An agent that remembers what `state_dir` holds.
+    pub fn new(node: NodeName, addresses: Vec<IpAddr>, state_dir: &Path, switch: Switch, published: Published) -> Result<Agent, AgentError> {
+        let zones_record = Record::new(state_dir, "zones.json")?;
+        let numbers_record = Record::new(state_dir, "numbers.json")?;
+        let numbers: Numbers = numbers_record.load()?;
+        let here = Here { node: node.clone(), tunnel_addresses: addresses, tunnel_port: None };
+        Ok(Agent {
+            node,
+            numbers_saved: numbers.len(),
+            engine: Engine::new(apps::ALL, numbers),
+            homes: BTreeSet::new(),
+            interfaces: Arc::default(),
+            zones: zones_record.load()?,
+            zones_record,
+            numbers_record,
+            here,
+            switch,
+            is_connected: false,
+            has_view: false,
+            revision: Revision::default(),
+            pending: Pending::default(),
+            busy: None,
+            retry: RETRY_FIRST,
+            retry_at: None,
+            published,
+        })
+    }
+
+    /// Runs until its feeds end.
+    pub async fn run(mut self, mut feeds: Feeds) {
+        loop {
+            tokio::select! {
+                update = feeds.view.recv() => match update {
+                    Some(update) => self.see_view(update, &mut feeds.view),
+                    None => return,
+                },
+                changed = feeds.interfaces.changed() => match changed {
+                    Ok(()) => { let now = feeds.interfaces.borrow_and_update().clone(); self.see_interfaces(now.unwrap_or_default()); }
+                    Err(_) => return,
+                },
+                news = feeds.switch.recv() => match news {
+                    Some(news) => self.see_switch(news),
+                    None => return,
+                },
+                ask = feeds.asks.recv() => match ask {
+                    Some(ask) => self.answer(ask),
+                    None => return,
+                },
+                done = finished(&mut self.busy) => self.finish(done),
+                () = at(self.retry_at) => self.retry_at = None,
+            }
+            self.start_next();
+        }
+    }
+
+    fn see_view(&mut self, first: ViewUpdate, more: &mut mpsc::Receiver<ViewUpdate>) {
+        let mut updates = vec![first];
+        while updates.len() < BATCH_MAX
+            && let Ok(update) = more.try_recv()
+        {
+            updates.push(update);
+        }
+        let mut changes = Vec::new();
+        for update in updates {
+            self.has_view |= update.is_complete_snapshot;
+            self.revision = update.revision;
+            changes.extend(update.removals.into_iter().map(Change::Remove));
+            changes.extend(update.upserts.into_iter().map(Change::Put));
+        }
+        self.change(changes);
+    }
+
+    fn see_interfaces(&mut self, interfaces: Arc<Interfaces>) {
+        self.interfaces = interfaces;
+        self.change(Vec::new());
+        self.publish_facts();
+    }
+
+    fn see_switch(&mut self, news: SwitchNews) {
+        match news {
+            SwitchNews::Connected => {
+                self.is_connected = true;
+                self.pending.compare_everything();
+            }
+            SwitchNews::Disconnected => self.is_connected = false,
+            SwitchNews::Disturbed => self.pending.compare_everything(),
+        }
+    }
+
+    /// Makes `changes` true, and everything that follows from them on this node.
+    fn change(&mut self, changes: Vec<Change>) {
+        let concerns_local = changes.iter().any(|change| self.concerns_local(change));
+        for change in &changes {
+            self.note_home(change);
+        }
+        let mut delta = vec![self.engine.update(changes)];
+        let attachments = self.attachment_changes();
+        let is_attached_anew = !attachments.is_empty();
+        if is_attached_anew {
+            delta.push(self.engine.update(attachments));
+        }
+        for delta in delta {
+            self.pending.merge(delta, Generation::A);
+        }
+        if concerns_local || is_attached_anew {
+            self.publish_local();
+        }
+    }
+
+    fn note_home(&mut self, change: &Change) {
+        match change {
+            Change::Put(object) => {
+                if let Object::Port(port) = &**object {
+                    if port.home() == Some(&self.node) {
+                        self.homes.insert(port.id);
+                    } else {
+                        self.homes.remove(&port.id);
+                    }
+                }
+            }
+            Change::Remove(key) if key.kind == Kind::Port => {
+                self.homes.remove(&PortId(key.id));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether what [`Local`] says may change with `change`.
+    fn concerns_local(&self, change: &Change) -> bool {
+        let of_kind = |kind: Kind| matches!(kind, Kind::Network | Kind::Subnet | Kind::Router);
+        match change {
+            Change::Put(object) => match &**object {
+                Object::Port(port) => port.home() == Some(&self.node) || self.homes.contains(&port.id) || port.is_router_interface(),
+                other => of_kind(other.kind()),
+            },
+            Change::Remove(key) => of_kind(key.kind) || key.kind == Kind::Port,
+            _ => false,
+        }
+    }
+
+    fn attachment_changes(&mut self) -> Vec<Change> {
+        let plugged = attach::plugged(&self.interfaces);
+        let wanted: BTreeMap<PortId, OfPort> = plugged.into_iter().filter(|(port, _)| self.homes.contains(port)).collect();
+        let (changes, flushes) = attach::changes(self.engine.view(), &wanted, &mut self.zones);
+        self.pending.flush(flushes);
+        self.free_zones(&wanted);
+        changes
+    }
+
+    /// Zones of ports that neither live here nor are plugged in any more are free.
+    fn free_zones(&mut self, wanted: &BTreeMap<PortId, OfPort>) {
+        if !self.has_view {
+            return;
+        }
+        let gone: Vec<PortId> = self.zones.ports().filter(|port| !wanted.contains_key(port) && !self.homes.contains(port)).collect();
+        for port in gone {
+            self.zones.free(port);
+            self.pending.save_zones = true;
+        }
+    }
+
+    fn publish_local(&self) {
+        publish(&self.published.local, Local::of(self.engine.view(), &self.homes));
+    }
+
+    /// Gives the switch what it lacks, if it is there and has taken everything before.
+    fn start_next(&mut self) {
+        if self.busy.is_some() || !self.is_connected || !self.has_view || self.retry_at.is_some() {
+            return;
+        }
+        let in_force = self.would_be_in_force();
+        if self.pending.is_empty() {
+            self.publish_in_force(in_force);
+            return;
+        }
+        if let Err(error) = self.save() {
+            tracing::error!(error = describe(&error), "what the node must remember cannot be kept; flows do not change until it can");
+            self.back_off();
+            return;
+        }
+        let engine = &self.engine;
+        let job = self.pending.take(|| desired(engine));
+        self.busy = Some((tokio::spawn(carry_out(self.switch.clone(), job)), in_force));
+    }
+
+    fn would_be_in_force(&self) -> InForce {
+        let view = self.engine.view();
+        let has_object = |port: PortId| view.object(ObjectKey::new(Kind::Port, port)).is_some();
+        let ports = view.attachments().filter(|one| has_object(one.port)).map(|one| (one.port, one.ofport)).collect();
+        InForce { revision: self.revision, ports, is_complete: true }
+    }
+
+    fn publish_in_force(&self, in_force: InForce) {
+        let is_new = publish(&self.published.in_force, in_force);
+        if is_new {
+            self.publish_facts();
+        }
+    }
+
+    /// Nothing is told before the switch was compared with a view: until then the node does not know what is true.
+    fn publish_facts(&self) {
+        let in_force = self.published.in_force.borrow().clone();
+        if !in_force.is_complete {
+            return;
+        }
+        let facts = Facts {
+            present: attach::present(&self.interfaces),
+            installed: in_force.ports.keys().copied().collect(),
+            revision: in_force.revision,
+        };
+        self.published.facts.send_if_modified(|old| {
+            let is_new = old.as_deref() != Some(&facts);
+            if is_new {
+                *old = Some(Arc::new(facts));
+            }
+            is_new
+        });
+    }
+
+    /// Numbers and zones are kept before flows with them are installed.
+    fn save(&mut self) -> Result<(), RecordError> {
+        if self.pending.save_zones {
+            self.zones_record.save(&self.zones)?;
+            self.pending.save_zones = false;
+        }
+        if self.engine.numbers_given() != self.numbers_saved {
+            self.numbers_record.save(&self.engine.numbers())?;
+            self.numbers_saved = self.engine.numbers_given();
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, done: (Result<(), CommitError>, InForce)) {
+        match done {
+            (Ok(()), in_force) => {
+                self.retry = RETRY_FIRST;
+                self.pending.carried_out(&mut self.zones);
+                self.publish_in_force(in_force);
+            }
+            (Err(error), _) => {
+                tracing::warn!(error = describe(&error), "the switch did not take a change; everything will be compared");
+                self.pending.compare_everything();
+                self.back_off();
+            }
+        }
+    }
+
+    fn back_off(&mut self) {
+        self.retry_at = Some(tokio::time::Instant::now() + self.retry);
+        self.retry = (self.retry * 2).min(RETRY_CEILING);
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Flows(answer) => {
+                let of = |flow: &Flow| match flow.reason {
+                    pipeline::Reason::Object(key) => self.engine.view().object(key).cloned(),
+                    pipeline::Reason::Pipeline => None,
+                };
+                // Nobody waits for the answer any more: nothing to do.
+                let _ = answer.send(self.engine.flows().map(|flow| { let object = of(&flow); (flow, object) }).collect());
+            }
+            Ask::Counts(answer) => {
+                let _ = answer.send((self.engine.flows().count(), self.homes.len()));
+            }
+            Ask::Tunnel(port) => {
+                self.here.tunnel_port = port.map(|port| port.0);
+                self.change(vec![Change::Here(self.here.clone())]);
+            }
+        }
+    }
+}
+
+
+/// Publishes `value` if it is new; says whether it is.
+fn publish<T: PartialEq>(to: &watch::Sender<Arc<T>>, value: T) -> bool {
+    to.send_if_modified(|old| {
+        let is_new = **old != value;
+        if is_new {
+            *old = Arc::new(value);
+        }
+        is_new
+    })
+}
+
+/// All that the switch should have.
+fn desired(engine: &Engine) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
+    let generation = Generation::A;
+    let written = engine.flows().filter_map(|flow| pending::written(translate::flow_mod(&flow, generation)));
+    let flows = written.chain(translate::misses(generation)).chain([translate::dispatch(generation)]).collect();
+    (flows, engine.groups().map(|group| translate::group(group, generation)).collect())
+}
+
+async fn carry_out(switch: Switch, job: Job) -> Result<(), CommitError> {
+    for zone in &job.flush {
+        switch.ct_flush_zone(*zone).await?;
+    }
+    let changes = match job.everything {
+        Some((flows, groups)) => {
+            let (installed, installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
+            let changes = crate::install::plan(flows, groups, &installed, &installed_groups);
+            tracing::info!(installed = installed.len(), changes = changes.len(), "compared the switch with the view");
+            changes
+        }
+        None => job.changes,
+    };
+    switch.commit(changes, Commit::InSlices).await
+}
+
+async fn finished(
+    busy: &mut Option<(JoinHandle<Result<(), CommitError>>, InForce)>,
+) -> (Result<(), CommitError>, InForce) {
+    let Some((task, _)) = busy else { return std::future::pending().await };
+    let result = task.await.unwrap_or(Err(CommitError::Switch(crate::switch::SwitchError::Stopped)));
+    let (_, in_force) = busy.take().expect("it was there a line above");
+    (result, in_force)
+}
+
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error with its causes, for a log line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

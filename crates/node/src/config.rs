@@ -1,0 +1,149 @@
+//! What `ladon node` is told: a TOML file, every key optional but `servers`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use model::{NodeName, TunnelType};
+use serde::Deserialize;
+
+/// The configuration of `ladon node`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The node's name, as in `binding:host_id` and in its certificate. Default: the machine's host name.
+    #[serde(default)]
+    pub host: Option<NodeName>,
+    /// Servers' view addresses (`https://host:9697`), tried in turn.
+    pub servers: Vec<String>,
+    /// The node's certificate, PEM. Its common name is `node:<host>`.
+    pub certificate: PathBuf,
+    /// The certificate's private key, PEM, readable by root only.
+    pub key: PathBuf,
+    /// The authority that signed the servers' certificates, PEM.
+    pub authority: PathBuf,
+    /// Where the node keeps what it must remember over a restart. Default: `/var/lib/ladon`.
+    #[serde(default = "state_dir")]
+    pub state_dir: PathBuf,
+    /// Where the node's sockets are. Default: `/run/ladon`.
+    #[serde(default = "run_dir")]
+    pub run_dir: PathBuf,
+    #[serde(default)]
+    pub ovs: Ovs,
+    #[serde(default)]
+    pub tunnel: Tunnel,
+    /// Set on Kubernetes nodes: write the CNI configuration once the node can serve it.
+    #[serde(default)]
+    pub cni: Option<Cni>,
+    /// The name of the interface that is the machine's own port on the network. Default: `ladon0`.
+    #[serde(default = "host_interface")]
+    pub host_interface: String,
+}
+
+/// The machine's Open vSwitch.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ovs {
+    /// ovsdb-server's socket. Default: `/var/run/openvswitch/db.sock`.
+    #[serde(default = "db_socket")]
+    pub db_socket: PathBuf,
+    /// The folder with the bridges' management sockets. Default: `/var/run/openvswitch`.
+    #[serde(default = "ovs_run_dir")]
+    pub run_dir: PathBuf,
+    /// The bridge that Ladon programs. Default: `br-int`.
+    #[serde(default = "bridge")]
+    pub bridge: String,
+    /// `system` (the kernel's datapath, the default) or `netdev` (userspace).
+    #[serde(default = "datapath")]
+    pub datapath: String,
+}
+
+/// How packets travel between nodes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tunnel {
+    /// `geneve` (the default) or `vxlan`; the same on all nodes.
+    #[serde(default, rename = "type")]
+    pub kind: TunnelType,
+    /// The machine's own addresses on the underlay where tunnels end, the preferred one first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Where container runtimes look for CNI configurations.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cni {
+    /// Default: `/etc/cni/net.d`.
+    #[serde(default = "cni_dir")]
+    pub config_dir: PathBuf,
+}
+
+fn state_dir() -> PathBuf {
+    "/var/lib/ladon".into()
+}
+
+fn run_dir() -> PathBuf {
+    "/run/ladon".into()
+}
+
+fn host_interface() -> String {
+    "ladon0".into()
+}
+
+fn db_socket() -> PathBuf {
+    "/var/run/openvswitch/db.sock".into()
+}
+
+fn ovs_run_dir() -> PathBuf {
+    "/var/run/openvswitch".into()
+}
+
+fn bridge() -> String {
+    "br-int".into()
+}
+
+fn datapath() -> String {
+    "system".into()
+}
+
+fn cni_dir() -> PathBuf {
+    "/etc/cni/net.d".into()
+}
+
+impl Default for Ovs {
+    fn default() -> Ovs {
+        Ovs { db_socket: db_socket(), run_dir: ovs_run_dir(), bridge: bridge(), datapath: datapath() }
+    }
+}
+
+impl Ovs {
+    /// True if packets are forwarded by ovs-vswitchd itself: checksums must be computed before they reach it.
+    pub fn is_userspace(&self) -> bool {
+        self.datapath == "netdev"
+    }
+
+    /// The bridge's management socket, where OpenFlow is spoken without a controller entry.
+    pub fn management_socket(&self) -> PathBuf {
+        self.run_dir.join(format!("{}.mgmt", self.bridge))
+    }
+}
+
+impl Config {
+    /// The node's name: the configured one, or the machine's.
+    pub fn node(&self) -> NodeName {
+        self.host.clone().unwrap_or_else(|| {
+            let name = nix::unistd::gethostname().unwrap_or_default();
+            NodeName(name.to_string_lossy().into_owned())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_short_file_is_enough() {
+        let text = "servers = ['https://192.0.2.1:9697']\ncertificate = 'c'\nkey = 'k'\nauthority = 'a'\n[tunnel]\naddresses = ['192.0.2.11']";
+        let config: super::Config = toml::from_str(text).unwrap();
+        assert_eq!(config.ovs.management_socket().to_str(), Some("/var/run/openvswitch/br-int.mgmt"));
+        assert!(!config.ovs.is_userspace());
+    }
+}

@@ -1,0 +1,187 @@
+//! Answers the operator on this machine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use model::{NodeName, Object};
+use pipeline::Flow;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, Reply, Request, Status};
+use crate::agent::{Ask, InForce, describe};
+use crate::host::{HostError, Wish};
+use crate::switch::Switch;
+
+/// Serves the operator's socket.
+#[derive(Clone)]
+pub struct Control {
+    pub node: NodeName,
+    pub asks: mpsc::Sender<Ask>,
+    pub wishes: mpsc::Sender<Wish>,
+    pub in_force: watch::Receiver<Arc<InForce>>,
+    /// The server that the node follows.
+    pub server: watch::Receiver<Option<String>>,
+    pub switch: Switch,
+}
+
+fn error(what_happened: impl Into<String>, what_it_means: &str, what_to_do: &str) -> Reply {
+    Reply::Error { what_happened: what_happened.into(), what_it_means: what_it_means.into(), what_to_do: what_to_do.into() }
+}
+
+fn gone() -> Reply {
+    error("the node is shutting down", "forwarding goes on as it is", "try again when it is back")
+}
+
+impl Control {
+    /// Serves until the task is dropped.
+    pub async fn serve(self, socket: &Path) -> std::io::Result<()> {
+        let listener = crate::pods::private_socket(socket)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let control = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = control.converse(stream).await {
+                    tracing::debug!(error = describe(&error), "an operator went away");
+                }
+            });
+        }
+    }
+
+    async fn converse(&self, stream: UnixStream) -> std::io::Result<()> {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read);
+        loop {
+            let mut line = Vec::new();
+            if (&mut lines).take(LINE_MAX as u64).read_until(b'\n', &mut line).await? == 0 {
+                return Ok(());
+            }
+            let replies = match serde_json::from_slice(&line) {
+                Ok(request) => self.answer(request).await,
+                Err(cause) => vec![error(format!("the question cannot be read: {cause}"), "nothing changed", "use the same release of `ladon`")],
+            };
+            for reply in replies {
+                let mut said = serde_json::to_vec(&reply).expect("replies are plain data");
+                said.push(b'\n');
+                write.write_all(&said).await?;
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request) -> Vec<Reply> {
+        match request {
+            Request::Status => vec![self.status().await],
+            Request::Flows { table, object, with_packets } => self.flows(table, object, with_packets).await,
+            Request::Plug(request) => {
+                let port = request.port;
+                let granted = self.wish(|answer| Wish::Plug(request, answer)).await;
+                vec![granted.map_or_else(gone, |granted| granted.map_or_else(|error| refused(&error, &port.to_string()), Reply::Plugged))]
+            }
+            Request::Unplug { interface_or_port } => {
+                let name = interface_or_port.clone();
+                let granted = self.wish(|answer| Wish::Unplug(interface_or_port, answer)).await;
+                let unplugged = |(interface, port)| Reply::Unplugged { interface, port };
+                vec![granted.map_or_else(gone, |granted| granted.map_or_else(|error| refused(&error, &name), unplugged))]
+            }
+            Request::Interfaces => {
+                vec![self.wish(Wish::List).await.map_or_else(gone, |interfaces| Reply::Interfaces { interfaces })]
+            }
+        }
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (answer, wait) = oneshot::channel();
+        self.asks.send(ask(answer)).await.ok()?;
+        wait.await.ok()
+    }
+
+    async fn wish<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Option<T> {
+        let (answer, wait) = oneshot::channel();
+        self.wishes.send(wish(answer)).await.ok()?;
+        wait.await.ok()
+    }
+
+    async fn status(&self) -> Reply {
+        let Some((flows, local_ports)) = self.ask(Ask::Counts).await else { return gone() };
+        let in_force = self.in_force.borrow().clone();
+        Reply::Status(Status {
+            host: self.node.clone(),
+            release: env!("CARGO_PKG_VERSION").into(),
+            revision: in_force.revision,
+            server: self.server.borrow().clone(),
+            is_in_force: in_force.is_complete,
+            local_ports,
+            flows,
+        })
+    }
+
+    async fn flows(&self, table: Option<String>, object: Option<String>, with_packets: bool) -> Vec<Reply> {
+        let Some(mut flows) = self.ask(Ask::Flows).await else { return vec![gone()] };
+        flows.sort_by(|(a, _), (b, _)| (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests)));
+        let packets = if with_packets { self.packets().await } else { Default::default() };
+        let is_wanted = |line: &FlowLine| {
+            table.as_ref().is_none_or(|table| table.eq_ignore_ascii_case(&line.table))
+                && object.as_ref().is_none_or(|object| line.because.kind == *object || line.because.name == *object || line.because.id.starts_with(object))
+        };
+        let lines: Vec<FlowLine> = flows.iter().map(|(flow, object)| line(flow, object.as_deref(), &packets)).filter(is_wanted).collect();
+        let chunks: Vec<&[FlowLine]> = if lines.is_empty() { vec![&[]] } else { lines.chunks(FLOWS_PER_LINE).collect() };
+        let last = chunks.len() - 1;
+        chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last }).collect()
+    }
+
+    async fn packets(&self) -> std::collections::HashMap<openflow::FlowKey, u64> {
+        let installed = self.switch.dump_flows().await.unwrap_or_default();
+        installed.into_iter().filter_map(|flow| Some((flow.key(), flow.stats.packets?))).collect()
+    }
+}
+
+fn refused(cause: &HostError, name: &str) -> Reply {
+    let what_to_do = match cause {
+        HostError::Refused(_) => "change the request",
+        HostError::Deadline(_) => "check the port's binding:host_id, `ladon nodes` and `ladon ports`",
+        HostError::Bridge { .. } | HostError::Netlink { .. } | HostError::Record(_) => "see the log of `ladon node` and of ovs-vswitchd",
+    };
+    error(format!("{name}: {}", describe(cause)), "the interface is not on the network", what_to_do)
+}
+
+fn line(flow: &Flow, object: Option<&Object>, packets: &std::collections::HashMap<openflow::FlowKey, u64>) -> FlowLine {
+    let text = flow.to_string();
+    let (head, actions) = text.split_once(" -> ").expect("a flow prints its actions after an arrow");
+    let matching = head.splitn(3, ' ').nth(2).unwrap_or_default().to_string();
+    let installed = crate::translate::flow_key(&flow.key, pipeline::Generation::A).ok();
+    FlowLine {
+        table: flow.key.table.name().into(),
+        priority: flow.key.priority.to_string(),
+        matching,
+        actions: actions.into(),
+        packets: installed.and_then(|key| packets.get(&key).copied()),
+        because: because(flow, object),
+    }
+}
+
+fn because(flow: &Flow, object: Option<&Object>) -> Because {
+    match flow.reason {
+        pipeline::Reason::Pipeline => Because { kind: flow.key.table.app().into(), id: String::new(), name: String::new() },
+        pipeline::Reason::Object(key) => {
+            Because { kind: key.kind.word().into(), id: key.id.to_string(), name: object.map(name_of).unwrap_or_default() }
+        }
+    }
+}
+
+fn name_of(object: &Object) -> String {
+    match object {
+        Object::Node(node) => node.name.0.clone(),
+        Object::Network(network) => network.name.clone(),
+        Object::Subnet(subnet) => subnet.name.clone(),
+        Object::Router(router) => router.name.clone(),
+        Object::SecurityGroup(group) => group.name.clone(),
+        Object::Rule(rule) => rule.description.clone(),
+        Object::Block(block) => block.v4.to_string(),
+        Object::Port(port) => port.name.clone(),
+        Object::LoadBalancer(balancer) => balancer.name.clone(),
+        Object::Listener(listener) => listener.name.clone(),
+        Object::Pool(pool) => pool.name.clone(),
+        Object::Member(member) => member.name.clone(),
+    }
+}

@@ -1,0 +1,313 @@
+//! The machine's own interfaces on the network: its Kubernetes node port, and what `ladon plug` made.
+//!
+//! An interface is an internal port of the bridge whose `iface-id` is the Neutron port. Its MAC, MTU, addresses and routes
+//! follow from the view and are made so again whenever the view changes or the machine has lost them. The machine routes the
+//! port's own subnets (on the link), what the network's routers lead to, the subnets' host routes and what the user asked for
+//! through it: never a default route unless asked. Routes carry the port's address as their source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cni::netlink::{Netlink, Route};
+use cni::offload::Ethtool;
+use ipnet::IpNet;
+use model::{Mac, NodeName, PortId, owner};
+use nix::errno::Errno;
+use pipeline::OfPort;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::agent::{InForce, describe};
+use crate::bridge::{BridgeError, Link, PortSpec};
+use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
+use crate::local::{Local, LocalPort};
+use crate::record::{Record, RecordError};
+
+/// How often the machine's addresses and routes are compared with what they should be, besides after every change.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
+
+/// What `Plug` asked for, kept over restarts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Plugged {
+    port: PortId,
+    #[serde(default)]
+    default_route: bool,
+    #[serde(default)]
+    routes: Vec<IpNet>,
+}
+
+/// An interface that could not be made what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("plugging {interface} into the bridge")]
+    Bridge {
+        interface: String,
+        #[source]
+        source: BridgeError,
+    },
+    #[error("configuring {interface}: {reason}")]
+    Netlink { interface: String, reason: String },
+    #[error("keeping the list of interfaces")]
+    Record(#[from] RecordError),
+    #[error("{0}")]
+    Refused(String),
+    #[error("port {0} is not in this node's view, or its flows are not in the switch")]
+    Deadline(PortId),
+}
+
+/// A request to the task that owns the machine's interfaces.
+#[derive(Debug)]
+pub enum Wish {
+    Plug(PlugRequest, oneshot::Sender<Result<PluggedInterface, HostError>>),
+    /// By interface or port.
+    Unplug(String, oneshot::Sender<Result<(String, PortId), HostError>>),
+    List(oneshot::Sender<Vec<PluggedInterface>>),
+}
+
+/// What an interface should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Desired {
+    port: PortId,
+    mac: Mac,
+    mtu: u16,
+    addresses: Vec<IpNet>,
+    routes: Vec<Route>,
+}
+
+/// The task's state.
+pub struct Host {
+    pub node: NodeName,
+    /// Name of the interface that is the node's own port.
+    pub node_interface: String,
+    pub bridge: Link,
+    pub bridge_name: String,
+    pub is_userspace: bool,
+    pub local: watch::Receiver<Arc<Local>>,
+    pub in_force: watch::Receiver<Arc<InForce>>,
+    plugged: BTreeMap<String, Plugged>,
+    /// Interfaces that are on the bridge because of this task.
+    made: BTreeMap<String, OfPort>,
+    record: Record,
+}
+
+impl Host {
+    #[expect(clippy::too_many_arguments, reason = "each is one part of the node, named once where the task is started")]
+    pub fn new(
+        node: NodeName,
+        node_interface: String,
+        bridge: Link,
+        bridge_name: String,
+        is_userspace: bool,
+        local: watch::Receiver<Arc<Local>>,
+        in_force: watch::Receiver<Arc<InForce>>,
+        state_dir: &Path,
+    ) -> Result<Host, RecordError> {
+        let record = Record::new(state_dir, "interfaces.json")?;
+        let plugged = record.load()?;
+        Ok(Host { node, node_interface, bridge, bridge_name, is_userspace, local, in_force, plugged, made: BTreeMap::new(), record })
+    }
+
+    /// Runs until nobody can wish for anything any more.
+    pub async fn run(mut self, mut wishes: mpsc::Receiver<Wish>) {
+        let mut compare = tokio::time::interval(COMPARE_EVERY);
+        compare.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                wish = wishes.recv() => match wish {
+                    Some(wish) => self.grant(wish).await,
+                    None => return,
+                },
+                changed = self.local.changed() => if changed.is_err() { return },
+                _ = compare.tick() => {}
+            }
+            self.reconcile().await;
+        }
+    }
+
+    async fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Plug(request, answer) => {
+                let granted = self.plug(request).await;
+                // Who asked may have gone away; the interface stays.
+                let _ = answer.send(granted);
+            }
+            Wish::Unplug(name, answer) => {
+                let granted = self.unplug(&name).await;
+                let _ = answer.send(granted);
+            }
+            Wish::List(answer) => {
+                let _ = answer.send(self.plugged.keys().filter_map(|interface| self.describe(interface)).collect());
+            }
+        }
+    }
+
+    async fn plug(&mut self, request: PlugRequest) -> Result<PluggedInterface, HostError> {
+        let PlugRequest { interface, port, default_route, routes, deadline_ms } = request;
+        let wanted = Plugged { port, default_route, routes };
+        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) || interface == self.node_interface {
+            return Err(HostError::Refused(format!("`{interface}` cannot be the name of an interface: 1 to 15 bytes, none of them / or a space")));
+        }
+        if self.plugged.get(&interface).is_some_and(|other| other.port != port) {
+            return Err(HostError::Refused(format!("{interface} is another port already; unplug it first or choose another name")));
+        }
+        if !self.plugged.contains_key(&interface) && Path::new("/sys/class/net").join(&interface).exists() {
+            return Err(HostError::Refused(format!("this machine has an interface {interface} already; choose another name")));
+        }
+        self.plugged.insert(interface.clone(), wanted);
+        self.record.save(&self.plugged)?;
+        let deadline = Duration::from_millis(deadline_ms);
+        let mut local = self.local.clone();
+        let in_view = tokio::time::timeout(deadline, local.wait_for(|local| local.port(port).is_some())).await.is_ok_and(|seen| seen.is_ok());
+        if in_view {
+            self.make(&interface).await?;
+            let ofport = self.made.get(&interface).copied();
+            let mut in_force = self.in_force.clone();
+            let seen = tokio::time::timeout(deadline, in_force.wait_for(|now| now.ports.get(&port).copied() == ofport)).await;
+            if seen.is_ok_and(|seen| seen.is_ok()) {
+                return self.describe(&interface).ok_or(HostError::Deadline(port));
+            }
+        }
+        // Nobody was told that it exists: it must not appear later.
+        self.unplug(&interface).await?;
+        Err(HostError::Deadline(port))
+    }
+
+    async fn unplug(&mut self, name: &str) -> Result<(String, PortId), HostError> {
+        let found = self.plugged.iter().find(|(interface, plugged)| *interface == name || plugged.port.to_string() == name);
+        let Some((interface, port)) = found.map(|(interface, plugged)| (interface.clone(), plugged.port)) else {
+            let known: Vec<&str> = self.plugged.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+            return Err(HostError::Refused(format!("{name} is not plugged in here; plugged in are: {known}")));
+        };
+        let removed = self.bridge.remove_port(&self.bridge_name, &interface).await;
+        removed.map_err(|source| HostError::Bridge { interface: interface.clone(), source })?;
+        self.plugged.remove(&interface);
+        self.made.remove(&interface);
+        self.record.save(&self.plugged)?;
+        Ok((interface, port))
+    }
+
+    fn describe(&self, interface: &str) -> Option<PluggedInterface> {
+        let plugged = self.plugged.get(interface)?;
+        let local = self.local.borrow();
+        let desired = desired(local.port(plugged.port)?, plugged.default_route, &plugged.routes);
+        Some(PluggedInterface {
+            link: InterfaceLink { interface: interface.to_string(), mac: desired.mac, mtu: desired.mtu.into() },
+            port: plugged.port,
+            addresses: desired.addresses,
+            routes: desired.routes.into_iter().map(|route| (route.destination, route.gateway)).collect(),
+        })
+    }
+
+    /// The interfaces that should exist, by name.
+    fn wanted(&self) -> BTreeMap<String, Plugged> {
+        let local = self.local.borrow();
+        let is_own = |port: &&Arc<LocalPort>| port.port.device_owner == owner::NODE && port.port.device_id == self.node.0;
+        let own = local.ports().find(is_own).map(|port| Plugged { port: port.port.id, default_route: false, routes: Vec::new() });
+        own.map(|own| (self.node_interface.clone(), own)).into_iter().chain(self.plugged.clone()).collect()
+    }
+
+    async fn reconcile(&mut self) {
+        let wanted = self.wanted();
+        for interface in wanted.keys() {
+            if let Err(error) = self.make(interface).await {
+                tracing::warn!(interface, error = describe(&error), "the machine's interface is not what it should be; tried again in 10 s");
+            }
+        }
+        let wanted: BTreeSet<&String> = wanted.keys().collect();
+        let gone: Vec<String> = self.made.keys().filter(|interface| !wanted.contains(interface)).cloned().collect();
+        for interface in gone {
+            match self.bridge.remove_port(&self.bridge_name, &interface).await {
+                Ok(()) => {
+                    self.made.remove(&interface);
+                }
+                Err(error) => tracing::warn!(interface, error = describe(&error), "an interface that is no port any more stays for now"),
+            }
+        }
+    }
+
+    /// Makes one interface what it should be, if its port is in view.
+    async fn make(&mut self, interface: &str) -> Result<(), HostError> {
+        let Some(plugged) = self.wanted().remove(interface) else { return Ok(()) };
+        let Some(port) = self.local.borrow().port(plugged.port).cloned() else { return Ok(()) };
+        let desired = desired(&port, plugged.default_route, &plugged.routes);
+        let mac = desired.mac.to_string();
+        let mut spec = PortSpec::new(&self.bridge_name, interface, "internal")
+            .external_id("iface-id", &desired.port.to_string())
+            .external_id("attached-mac", &mac)
+            .external_id("iface-status", "active");
+        spec.mtu_request = Some(desired.mtu);
+        spec.mac = Some(mac);
+        let ofport = self.bridge.ensure_port(spec).await.map_err(|source| HostError::Bridge { interface: interface.into(), source })?;
+        let (name, is_userspace) = (interface.to_string(), self.is_userspace);
+        let configured = tokio::task::spawn_blocking(move || configure(&name, &desired, is_userspace)).await;
+        let failed = |reason: String| HostError::Netlink { interface: interface.into(), reason };
+        configured.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
+        self.made.insert(interface.to_string(), ofport);
+        Ok(())
+    }
+}
+
+fn desired(port: &LocalPort, default_route: bool, routes: &[IpNet]) -> Desired {
+    let addresses = port.addresses();
+    let mut through = Vec::new();
+    for (address, subnet) in &addresses {
+        let is_same = |net: &&IpNet| net.addr().is_ipv4() == address.addr().is_ipv4();
+        let by_gateway = port.network.reachable.iter().chain(routes).filter(is_same).map(|net| (*net, subnet.gateway));
+        let default = default_route.then(|| (everywhere(address.addr()), subnet.gateway));
+        let host_routes = subnet.host_routes.iter().map(|route| (route.destination, Some(route.nexthop)));
+        let all = by_gateway.chain(default).chain(host_routes).filter(|(_, gateway)| gateway.is_some_and(|ip| ip != address.addr()));
+        through.extend(all.map(|(destination, gateway)| Route { destination: destination.trunc(), gateway, source: Some(address.addr()) }));
+    }
+    through.sort_by_key(|route| (route.destination, route.gateway));
+    through.dedup_by_key(|route| route.destination);
+    Desired {
+        port: port.port.id,
+        mac: port.port.mac,
+        mtu: port.network.network.mtu,
+        addresses: addresses.into_iter().map(|(address, _)| address).collect(),
+        routes: through,
+    }
+}
+
+fn everywhere(like: IpAddr) -> IpNet {
+    if like.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
+}
+
+/// Gives the interface its MAC, MTU, addresses and routes, and takes away what it should not have. Link-local addresses and the
+/// kernel's own routes to the interface's subnets are left alone.
+fn configure(interface: &str, desired: &Desired, is_userspace: bool) -> Result<(), String> {
+    let plain = |error: Errno| error.to_string();
+    let netlink = Netlink::open().map_err(plain)?;
+    let link = netlink.link(interface).map_err(plain)?.ok_or("the interface is not there yet")?;
+    if link.mac != desired.mac || link.mtu != u32::from(desired.mtu) {
+        netlink.set_mac_and_mtu(link.index, desired.mac, desired.mtu.into()).map_err(plain)?;
+    }
+    if is_userspace && let Ok(ethtool) = Ethtool::open() {
+        // A device that cannot switch the offload off has none.
+        let _ = ethtool.tx_offload_off(interface);
+    }
+    if !link.is_up {
+        netlink.set_up(link.index, "").map_err(plain)?;
+    }
+    let have = netlink.addresses(link.index).map_err(plain)?;
+    let is_link_local = |net: &IpNet| matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    for address in have.iter().filter(|address| !desired.addresses.contains(address) && !is_link_local(address)) {
+        netlink.delete_address(link.index, *address).map_err(plain)?;
+    }
+    for address in desired.addresses.iter().filter(|address| !have.contains(address)) {
+        netlink.add_address(link.index, *address).map_err(plain)?;
+    }
+    let have: Vec<Route> = netlink.routes(link.index).map_err(plain)?;
+    let is_ours = |route: &&Route| route.gateway.is_some();
+    for route in have.iter().filter(is_ours).filter(|route| !desired.routes.contains(route)) {
+        netlink.delete_route(link.index, route).map_err(plain)?;
+    }
+    for route in desired.routes.iter().filter(|route| !have.contains(route)) {
+        netlink.add_route(link.index, route).map_err(plain)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! The node's answers to `ladon-cni`.
+//!
+//! A pod's port is the one whose `device_id` is the pod's uid. ADD waits, notified, until that port is in the view; then for the interface's flows. What was
+//! added is remembered per (container, interface) in the state folder, so that a late DEL of an old sandbox never touches the
+//! new one, and so that GC knows what is left over. DEL needs neither server nor view.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cni::daemon::{Address, Attachment, Dns, PodName, Prepared, Reply, Request, Route};
+use cni::error::code;
+use cni::host_ifname;
+use model::{PortId, owner};
+use pipeline::OfPort;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use crate::agent::{InForce, describe};
+use crate::bridge::{BridgeError, Link, PortSpec};
+use crate::local::{Local, LocalPort};
+use crate::record::Record;
+
+/// Plugins that are served at a time; more wait to be accepted.
+const PLUGINS_MAX: usize = 128;
+
+/// What is remembered of an interface that was added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Added {
+    network: String,
+    port: PortId,
+    host_ifname: String,
+}
+
+/// Serves the plugin's socket.
+#[derive(Clone)]
+pub struct Pods {
+    bridge: Link,
+    bridge_name: String,
+    is_userspace: bool,
+    local: watch::Receiver<Arc<Local>>,
+    in_force: watch::Receiver<Arc<InForce>>,
+    /// Owned by this server; a lock because plugins come in parallel and each changes one entry.
+    added: Arc<Mutex<BTreeMap<String, Added>>>,
+    record: Record,
+}
+
+fn entry(attachment: &Attachment) -> String {
+    format!("{}/{}", attachment.container, attachment.ifname)
+}
+
+fn error(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Reply {
+    Reply::Error { code, msg: msg.into(), details: details.into() }
+}
+
+impl Pods {
+    pub fn new(
+        bridge: Link,
+        bridge_name: String,
+        is_userspace: bool,
+        local: watch::Receiver<Arc<Local>>,
+        in_force: watch::Receiver<Arc<InForce>>,
+        state_dir: &Path,
+    ) -> Result<Pods, crate::record::RecordError> {
+        let record = Record::new(state_dir, "pods.json")?;
+        let added = Arc::new(Mutex::new(record.load()?));
+        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, record })
+    }
+
+    /// Serves until the task is dropped.
+    pub async fn serve(self, socket: &Path) -> std::io::Result<()> {
+        let listener = private_socket(socket)?;
+        let places = Arc::new(Semaphore::new(PLUGINS_MAX));
+        loop {
+            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let (stream, _) = listener.accept().await?;
+            let pods = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = pods.converse(stream).await {
+                    tracing::debug!(error = describe(&error), "a plugin went away");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn converse(&self, stream: UnixStream) -> std::io::Result<()> {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read);
+        loop {
+            let mut line = Vec::new();
+            if (&mut lines).take(cni::daemon::LINE_MAX as u64).read_until(b'\n', &mut line).await? == 0 {
+                return Ok(());
+            }
+            let reply = match serde_json::from_slice(&line) {
+                Ok(request) => self.answer(request).await,
+                Err(cause) => error(code::DECODE, "the plugin's question cannot be read", cause.to_string()),
+            };
+            let mut said = serde_json::to_vec(&reply).expect("replies are plain data");
+            said.push(b'\n');
+            write.write_all(&said).await?;
+        }
+    }
+
+    async fn answer(&self, request: Request) -> Reply {
+        match request {
+            Request::Prepare { attachment, network, pod, deadline_ms, .. } => {
+                self.prepare(attachment, network, pod, Duration::from_millis(deadline_ms)).await
+            }
+            Request::Attach { attachment, host_ifname, deadline_ms } => {
+                self.attach(attachment, host_ifname, Duration::from_millis(deadline_ms)).await
+            }
+            Request::Detach { attachment } => self.detach(&entry(&attachment)).await,
+            Request::Check { attachment } => self.check(&attachment).await,
+            Request::Gc { network, valid_attachments } => self.collect(&network, &valid_attachments).await,
+            Request::Status => self.status(),
+        }
+    }
+
+    async fn prepare(&self, attachment: Attachment, network: String, pod: PodName, deadline: Duration) -> Reply {
+        let Some(port) = self.wait_for_port(&pod, deadline).await else {
+            let name = format!("{}/{}", pod.pod_namespace, pod.pod_name);
+            let details = format!(
+                "no port of pod {name} is in this node's view; the pod cannot start; check that `ladon kube` runs and see the pod's events, \
+                 then `ladon nodes` for this node's connection"
+            );
+            return error(code::TRY_AGAIN, format!("waiting for the port of pod {name}"), details);
+        };
+        let added = Added { network, port: port.port.id, host_ifname: host_ifname(&attachment) };
+        if let Err(reply) = self.remember(entry(&attachment), added).await {
+            return reply;
+        }
+        Reply::Prepared(self.prepared(&port, &attachment))
+    }
+
+    async fn wait_for_port(&self, pod: &PodName, deadline: Duration) -> Option<Arc<LocalPort>> {
+        let mut local = self.local.clone();
+        let seen = tokio::time::timeout(deadline, local.wait_for(|local| find(local, pod).is_some())).await.ok()?.ok()?;
+        find(&seen, pod).cloned()
+    }
+
+    fn prepared(&self, port: &LocalPort, attachment: &Attachment) -> Prepared {
+        let addresses = port.addresses().into_iter().map(|(address, subnet)| Address { address, gateway: subnet.gateway }).collect();
+        let of_subnet = |subnet: &&model::Subnet| port.port.fixed_ips.iter().any(|fixed| fixed.subnet == subnet.id);
+        let subnets: Vec<&model::Subnet> = port.network.subnets.iter().filter(of_subnet).collect();
+        let host_routes = subnets.iter().flat_map(|subnet| &subnet.host_routes).map(|route| Route { dst: route.destination, gw: Some(route.nexthop) });
+        let defaults = subnets.iter().filter_map(|subnet| subnet.gateway).map(|gateway| Route { dst: everywhere(gateway), gw: Some(gateway) });
+        let nameservers = subnets.iter().flat_map(|subnet| &subnet.dns_servers).map(|server| server.to_string()).collect();
+        Prepared {
+            port: port.port.id.to_string(),
+            host_ifname: host_ifname(attachment),
+            mac: port.port.mac,
+            mtu: port.network.network.mtu.into(),
+            addresses,
+            routes: host_routes.chain(defaults).collect(),
+            dns: Dns { nameservers, ..Dns::default() },
+            tx_offload: !self.is_userspace,
+        }
+    }
+
+    async fn attach(&self, attachment: Attachment, host_ifname: String, deadline: Duration) -> Reply {
+        let Some(added) = self.added.lock().await.get(&entry(&attachment)).cloned() else {
+            return error(code::UNKNOWN_CONTAINER, "the interface was not prepared", "ask Prepare first");
+        };
+        let Some(port) = self.local.borrow().port(added.port).cloned() else {
+            return error(code::TRY_AGAIN, "the pod's port left this node", "the pod was deleted or moved; the runtime tries again if it has not");
+        };
+        self.remove_predecessors(&attachment, &added).await;
+        let spec = PortSpec::new(&self.bridge_name, &host_ifname, "")
+            .external_id("iface-id", &added.port.to_string())
+            .external_id("attached-mac", &port.port.mac.to_string())
+            .external_id("iface-status", "active")
+            .external_id("ladon-container", &attachment.container);
+        match self.bridge.renew_port(spec).await {
+            Ok(ofport) => self.wait_in_force(added.port, ofport, deadline).await,
+            Err(cause) => error(code::TRY_AGAIN, format!("plugging {host_ifname} into {}", self.bridge_name), describe(&cause)),
+        }
+    }
+
+    /// An older sandbox of the same pod may still be plugged in: its port is this one's now.
+    async fn remove_predecessors(&self, attachment: &Attachment, added: &Added) {
+        let own = entry(attachment);
+        let older: Vec<String> = self.added.lock().await.iter().filter(|(key, other)| **key != own && other.port == added.port).map(|(_, other)| other.host_ifname.clone()).collect();
+        for interface in older {
+            if let Err(error) = self.bridge.remove_port(&self.bridge_name, &interface).await {
+                tracing::warn!(interface, error = describe(&error), "the interface of an older sandbox stays on the bridge for now");
+            }
+        }
+    }
+
+    async fn wait_in_force(&self, port: PortId, ofport: OfPort, deadline: Duration) -> Reply {
+        let mut in_force = self.in_force.clone();
+        let is_in_force = |in_force: &Arc<InForce>| in_force.ports.get(&port) == Some(&ofport);
+        match tokio::time::timeout(deadline, in_force.wait_for(is_in_force)).await {
+            Ok(Ok(_)) => Reply::Attached,
+            _ => error(
+                code::TRY_AGAIN,
+                format!("waiting for the flows of port {port}"),
+                "the interface is on the bridge, but the switch has not taken the port's flows; see the log of `ladon node`",
+            ),
+        }
+    }
+
+    async fn detach(&self, key: &str) -> Reply {
+        let Some(added) = self.added.lock().await.get(key).cloned() else { return Reply::Detached };
+        match self.bridge.remove_port(&self.bridge_name, &added.host_ifname).await {
+            // The rows are gone; a switch that is down will see that when it is back.
+            Ok(()) | Err(BridgeError::Deadline { .. }) => {}
+            Err(cause) => return error(code::TRY_AGAIN, format!("taking {} off {}", added.host_ifname, self.bridge_name), describe(&cause)),
+        }
+        self.forget(key).await
+    }
+
+    async fn check(&self, attachment: &Attachment) -> Reply {
+        let Some(added) = self.added.lock().await.get(&entry(attachment)).cloned() else {
+            return error(code::UNKNOWN_CONTAINER, "the interface is not known here", "it was never added, or was deleted");
+        };
+        if self.in_force.borrow().ports.contains_key(&added.port) {
+            return Reply::Checked;
+        }
+        error(code::TRY_AGAIN, format!("port {} has no flows in the switch", added.port), "its traffic is dropped; see `ladon ports` and the node's log")
+    }
+
+    async fn collect(&self, network: &str, valid: &[Attachment]) -> Reply {
+        let valid: Vec<String> = valid.iter().map(entry).collect();
+        let is_stale = |(key, added): &(&String, &Added)| added.network == network && !valid.contains(key);
+        let stale: Vec<(String, String)> =
+            self.added.lock().await.iter().filter(is_stale).map(|(key, added)| (key.clone(), added.host_ifname.clone())).collect();
+        let mut removed = Vec::new();
+        for (key, interface) in stale {
+            if let failed @ Reply::Error { .. } = self.detach(&key).await {
+                return failed;
+            }
+            removed.push(interface);
+        }
+        Reply::Collected { removed }
+    }
+
+    fn status(&self) -> Reply {
+        if self.in_force.borrow().is_complete {
+            return Reply::Ready;
+        }
+        error(code::NOT_AVAILABLE, "the node is not ready", "the switch was not compared with a complete view yet; see the log of `ladon node`")
+    }
+
+    async fn remember(&self, key: String, added: Added) -> Result<(), Reply> {
+        self.change(|all| all.insert(key, added)).await
+    }
+
+    async fn forget(&self, key: &str) -> Reply {
+        self.change(|all| all.remove(key)).await.err().unwrap_or(Reply::Detached)
+    }
+
+    async fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Added>) -> T) -> Result<(), Reply> {
+        let mut all = self.added.lock().await;
+        change(&mut all);
+        self.record.save(&*all).map_err(|cause| error(code::IO, "keeping what was added", describe(&cause)))
+    }
+}
+
+/// The port of `pod`: by uid. A runtime that does not tell the uid gets the port with the pod's name.
+fn find<'a>(local: &'a Local, pod: &PodName) -> Option<&'a Arc<LocalPort>> {
+    let is_pod = |port: &&Arc<LocalPort>| port.port.device_owner == owner::POD;
+    let name = format!("{}/{}", pod.pod_namespace, pod.pod_name);
+    match &pod.pod_uid {
+        Some(uid) => local.by_device(uid).filter(is_pod),
+        None => local.ports().filter(is_pod).find(|port| port.port.name == name),
+    }
+}
+
+fn everywhere(gateway: std::net::IpAddr) -> ipnet::IpNet {
+    if gateway.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
+}
+
+/// A listener at `path` that root alone can talk to. A socket that a killed node left behind is replaced.
+pub fn private_socket(path: &Path) -> std::io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        crate::record::make_private_folder(folder)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The CNI configuration's file name: early in the order in which runtimes look.
+const CONFLIST: &str = "05-ladon.conflist";
+
+/// Writes the CNI configuration once the node can serve ADD, and again if somebody takes it away.
+pub async fn announce(folder: std::path::PathBuf, run_dir: std::path::PathBuf, mut in_force: watch::Receiver<Arc<InForce>>) {
+    if in_force.wait_for(|now| now.is_complete).await.is_err() {
+        return;
+    }
+    let text = conflist(&run_dir.join("cni.sock"));
+    let file = folder.join(CONFLIST);
+    let mut look = tokio::time::interval(Duration::from_secs(10));
+    loop {
+        look.tick().await;
+        if std::fs::read(&file).is_ok_and(|have| have == text.as_bytes()) {
+            continue;
+        }
+        let written = std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes()));
+        match written {
+            Ok(()) => tracing::info!(file = %file.display(), "pods can start here"),
+            Err(error) => tracing::error!(file = %file.display(), error = describe(&error), "no pod can start here; make the folder writable"),
+        }
+    }
+}
+
+/// The configuration: what runtimes are known to take (containerd 1.6 refuses results of CNI 1.1.0) and what the plugin also knows.
+fn conflist(socket: &Path) -> String {
+    let plugin = serde_json::json!({ "type": "ladon-cni", "socket": socket });
+    let list = serde_json::json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+        "name": "ladon",
+        "plugins": [plugin],
+    });
+    format!("{list:#}\n")
+}

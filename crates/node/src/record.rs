@@ -1,0 +1,88 @@
+//! What a node must remember over a restart: small JSON files in its state folder.
+//!
+//! A file is replaced as a whole, by rename, so that a kill at any moment leaves the old one or the new one.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A file of the state folder that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("reading {path}: its plain content cannot be trusted; the node starts without it if the file is moved away")]
+    Garbled {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("keeping {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+pub struct Record {
+    path: PathBuf,
+}
+
+impl Record {
+    /// The file `name` in `folder`; the folder is made if it is missing, for root only.
+    pub fn new(folder: &Path, name: &str) -> Result<Record, RecordError> {
+        let path = folder.join(name);
+        make_private_folder(folder).map_err(|source| RecordError::Io { path: path.clone(), source })?;
+        Ok(Record { path })
+    }
+
+    /// What was kept last, or the default if nothing was.
+    pub fn load<T: DeserializeOwned + Default>(&self) -> Result<T, RecordError> {
+        match fs::read(&self.path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| RecordError::Garbled { path: self.path.clone(), source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+            Err(source) => Err(RecordError::Io { path: self.path.clone(), source }),
+        }
+    }
+
+    /// Keeps `value` instead of what was kept before.
+    pub fn save(&self, value: &impl Serialize) -> Result<(), RecordError> {
+        let bytes = serde_json::to_vec(value).expect("records are plain data");
+        replace(&self.path, &bytes).map_err(|source| RecordError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// Makes `folder` and its parents, readable by root only.
+pub fn make_private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Replaces the file at `path` by one with `bytes`, in one step.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_there_after_a_restart_and_a_garbled_one_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::new(&folder.path().join("state"), "zones.json").unwrap();
+        assert_eq!(record.load::<Vec<u32>>().unwrap(), Vec::<u32>::new());
+        record.save(&vec![1, 2]).unwrap();
+        assert_eq!(record.load::<Vec<u32>>().unwrap(), [1, 2]);
+        fs::write(&record.path, b"[1,").unwrap();
+        assert!(matches!(record.load::<Vec<u32>>(), Err(RecordError::Garbled { .. })));
+    }
+}

@@ -1,0 +1,201 @@
+//! Starts the node's tasks and connects them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::TunnelType;
+use pipeline::{Generation, OfPort, Table};
+use stream::Credentials;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews, describe};
+use crate::bridge::{BridgeError, BridgeSpec, Link, PortSpec, Settings};
+use crate::config::Config;
+use crate::control::Control;
+use crate::host::Host;
+use crate::local::Local;
+use crate::pods::Pods;
+use crate::record::RecordError;
+use crate::switch::{Event, Options, Switch};
+use crate::view;
+
+/// Room in the channels between tasks: senders wait when it is used up.
+const CHANNEL: usize = 64;
+/// How long Open vSwitch is waited for between two tries to set up the bridge.
+const BRIDGE_RETRY: Duration = Duration::from_millis(500);
+
+/// Why a node cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("reading what the node remembers")]
+    Agent(#[from] AgentError),
+    #[error("reading what the node remembers")]
+    Record(#[from] RecordError),
+    #[error("serving {socket}")]
+    Socket {
+        socket: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("`tunnel.addresses` is empty: other nodes could not reach this one; write the machine's underlay addresses there")]
+    NoTunnelAddress,
+    #[error("the node's {0} ended unexpectedly; forwarding goes on, and a restart loses nothing")]
+    Ended(&'static str),
+}
+
+/// Runs the node until `shutdown`.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let node = config.node();
+    let addresses = config.tunnel.addresses.clone();
+    if addresses.is_empty() {
+        return Err(NodeError::NoTunnelAddress);
+    }
+    let bridge = Link::start(Settings { integration_bridge: config.ovs.bridge.clone(), ..Settings::new(&config.ovs.db_socket) });
+    let (switch, switch_events) = Switch::start(Options::new(config.ovs.management_socket()));
+    let (local, local_seen) = watch::channel(Arc::new(Local::default()));
+    let (in_force, in_force_seen) = watch::channel(Arc::new(InForce::default()));
+    let (facts, facts_seen) = watch::channel(None);
+    let published = Published { local, in_force, facts };
+    let agent = Agent::new(node.clone(), addresses.clone(), &config.state_dir, switch.clone(), published)?;
+    let follow = view::follow(view_config(&config), facts_seen);
+    let (updates, status, stopper) = follow.split();
+    let (news, switch_news) = mpsc::channel(CHANNEL);
+    let (asks, asked) = mpsc::channel(CHANNEL);
+    let (wishes, wished) = mpsc::channel(CHANNEL);
+    let userspace = config.ovs.is_userspace();
+    let pods = Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
+    let host = Host::new(
+        node.clone(),
+        config.host_interface.clone(),
+        bridge.clone(),
+        config.ovs.bridge.clone(),
+        userspace,
+        local_seen.clone(),
+        in_force_seen.clone(),
+        &config.state_dir,
+    )?;
+    let control = Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };
+
+    let mut tasks: JoinSet<NodeError> = JoinSet::new();
+    let feeds = Feeds { view: updates, interfaces: bridge.interfaces(), switch: switch_news, asks: asked };
+    tasks.spawn(ended("agent", agent.run(feeds)));
+    tasks.spawn(ended("switch events", sort_events(switch_events, news)));
+    tasks.spawn(ended("own interfaces", host.run(wished)));
+    tasks.spawn(ended("bridge", keep_bridge(bridge.clone(), config.clone(), asks)));
+    if let Some(cni) = &config.cni {
+        tasks.spawn(ended("CNI configuration", crate::pods::announce(cni.config_dir.clone(), config.run_dir.clone(), in_force_seen.clone())));
+    }
+    let cni_socket = config.run_dir.join("cni.sock");
+    let control_socket = config.run_dir.join("node.sock");
+    tasks.spawn(async move { socket_error(&cni_socket, pods.serve(&cni_socket).await) });
+    tasks.spawn(async move { socket_error(&control_socket, control.serve(&control_socket).await) });
+
+    let outcome = tokio::select! {
+        () = shutdown => Ok(()),
+        ended = tasks.join_next() => Err(ended.and_then(Result::ok).unwrap_or(NodeError::Ended("task"))),
+    };
+    stopper.stop().await;
+    outcome
+}
+
+async fn ended(name: &'static str, task: impl Future<Output = ()>) -> NodeError {
+    task.await;
+    NodeError::Ended(name)
+}
+
+fn socket_error(socket: &Path, result: std::io::Result<()>) -> NodeError {
+    match result {
+        Ok(()) => NodeError::Ended("socket"),
+        Err(source) => NodeError::Socket { socket: socket.display().to_string(), source },
+    }
+}
+
+fn view_config(config: &Config) -> view::Config {
+    view::Config {
+        node: config.node(),
+        tunnel_addresses: config.tunnel.addresses.clone(),
+        tunnel: config.tunnel.kind,
+        servers: config.servers.clone(),
+        credentials: Credentials { ca: config.authority.clone(), certificate: config.certificate.clone(), key: config.key.clone() },
+        path: config.state_dir.join("view"),
+    }
+}
+
+/// The name of the server that is followed, alone.
+fn server_name(mut status: watch::Receiver<view::LinkStatus>) -> watch::Receiver<Option<String>> {
+    let (sender, receiver) = watch::channel(status.borrow_and_update().server.clone());
+    tokio::spawn(async move {
+        while status.changed().await.is_ok() {
+            let server = status.borrow_and_update().server.clone();
+            if sender.send(server).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Sends what the switch says to whom it concerns.
+async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<SwitchNews>) {
+    while let Some(event) = events.recv().await {
+        let told = match event {
+            Event::Connected(_) => news.send(SwitchNews::Connected).await,
+            Event::Disconnected(reason) => {
+                tracing::warn!(reason, "the switch is not reachable; it forwards with the flows that it has");
+                news.send(SwitchNews::Disconnected).await
+            }
+            Event::FlowUpdate(_) => news.send(SwitchNews::Disturbed).await,
+            Event::PacketIn(_) | Event::PortStatus { .. } | Event::FlowRemoved(_) => Ok(()),
+        };
+        if told.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sets up the bridge and its tunnel interface, again whenever the database's content is new.
+async fn keep_bridge(link: Link, config: Config, asks: mpsc::Sender<Ask>) {
+    let mut connection = link.connection();
+    let mut told = None;
+    loop {
+        match set_up(&link, &config).await {
+            Ok(tunnel) => {
+                if told != Some(tunnel) && asks.send(Ask::Tunnel(Some(tunnel))).await.is_err() {
+                    return;
+                }
+                told = Some(tunnel);
+                if connection.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = describe(&error), "the bridge is not set up; tried again");
+                tokio::time::sleep(BRIDGE_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn set_up(link: &Link, config: &Config) -> Result<OfPort, BridgeError> {
+    let mut bridge = BridgeSpec::new(&config.ovs.bridge);
+    bridge.datapath_type = Some(if config.ovs.is_userspace() { "netdev".into() } else { String::new() });
+    bridge.flow_tables = table_names();
+    link.ensure_bridge(bridge).await?;
+    let kind = match config.tunnel.kind {
+        TunnelType::Geneve => "geneve",
+        TunnelType::Vxlan => "vxlan",
+    };
+    let name = format!("ladon-{kind}");
+    link.ensure_port(PortSpec::new(&config.ovs.bridge, &name, kind).option("remote_ip", "flow").option("key", "flow").option("csum", "true")).await
+}
+
+fn table_names() -> BTreeMap<u8, String> {
+    let halves = [Generation::A, Generation::B].into_iter();
+    let name = |table: &Table, half| if half == Generation::A { table.name().to_string() } else { format!("{}_B", table.name()) };
+    let names = halves.flat_map(|half| Table::ALL.iter().map(move |table| (table.number(half), name(table, half))));
+    names.chain([(Generation::DISPATCH, "Dispatch".to_string())]).collect()
+}
