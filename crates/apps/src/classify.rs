@@ -80,8 +80,16 @@ fn turn_back() -> Flow {
     Table::Deliver.when([TURN_BACK.is(1u8)]).priority(Priority::High).act(Action::OutputBack).because(Reason::Pipeline)
 }
 
-fn is_member(sight: &Sight, port: &Port) -> bool {
-    port.addresses().any(|ip| sight.any(crate::view::Index::MembersAt(ip)))
+/// True if some pool has the port as a member.
+pub(crate) fn is_member(sight: &Sight, port: &Port) -> bool {
+    own_addresses(port).any(|ip| sight.any(crate::view::Index::MembersAt(ip)))
+}
+
+/// The port's addresses, with those that its address pairs name one by one: a machine's own port has the machine's underlay
+/// addresses as pairs.
+pub(crate) fn own_addresses(port: &Port) -> impl Iterator<Item = std::net::IpAddr> + '_ {
+    let pairs = port.address_pairs.iter().filter(|pair| pair.ip.prefix_len() == pair.ip.max_prefix_len()).map(|pair| pair.ip.addr());
+    port.addresses().chain(pairs)
 }
 
 pub(crate) fn key(port: &Port) -> model::ObjectKey {

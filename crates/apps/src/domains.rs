@@ -19,13 +19,13 @@ impl Domains {
         self.of.get(&network).copied()
     }
 
-    /// Recomputes the components of `seeds`; returns the networks whose domain changed.
+    /// Recomputes the components of `seeds`; returns the networks whose domain changed, with the old and the new one.
     pub fn recompute(
         &mut self,
         seeds: &BTreeSet<NetworkId>,
         neighbours: impl Fn(NetworkId) -> Vec<NetworkId>,
         key: impl Fn(NetworkId) -> Option<u32>,
-    ) -> Vec<NetworkId> {
+    ) -> Vec<(NetworkId, Option<u32>, Option<u32>)> {
         let mut seen = BTreeSet::new();
         let mut changed = Vec::new();
         for seed in seeds {
@@ -41,7 +41,7 @@ impl Domains {
                     None => self.of.remove(network),
                 };
                 if old != new {
-                    changed.push(*network);
+                    changed.push((*network, old, new));
                 }
             }
             seen.extend(component);

@@ -16,6 +16,7 @@ mod numbers;
 mod sight;
 mod view;
 
+pub mod balancing;
 pub mod classify;
 pub mod l2;
 pub mod neighbours;

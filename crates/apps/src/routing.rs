@@ -70,18 +70,25 @@ fn enter(router: &Router, interface: &Port, network: &Network) -> Flow {
         .because(key(interface))
 }
 
-/// A packet for a VIP on its own network has its member's address by now: the network's router takes it there, or, without
-/// a router, the member is on the same network.
+/// A packet for a VIP on its own network has its member's address by now: a router of the network takes it there, or, without
+/// a router for its IP version, the member is on the same network.
 fn to_vip(sight: &Sight, vip: &Port, network: &Network) -> Vec<Flow> {
-    let routers = sight.interfaces_on(network.id).into_iter().filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up);
-    let when = || Table::RouterMac.when([on(network), eth_dst(vip.mac)]);
-    if let Some(router) = routers.min_by_key(|router| router.key) {
-        return vec![when().set(ROUTER, router.key.0).goto(Table::RouterSelf).because(key(vip))];
-    }
-    let direct = |family: Test, copy: Action| {
-        Table::RouterMac.when([on(network), eth_dst(vip.mac), family]).act(copy).goto(Table::NextHop).because(key(vip))
+    let interfaces = sight.interfaces_on(network.id);
+    [false, true].map(|is_v6| to_vip_of_family(sight, vip, network, &interfaces, is_v6)).into()
+}
+
+fn to_vip_of_family(sight: &Sight, vip: &Port, network: &Network, interfaces: &[&Port], is_v6: bool) -> Flow {
+    let (family, hop) = match is_v6 {
+        false => (ipv4(), Action::copy(Header::Ipv4Dst, NEXT_HOP)),
+        true => (ipv6(), Action::copy(Header::Ipv6Dst, NEXT_HOP6)),
     };
-    vec![direct(ipv4(), Action::copy(Header::Ipv4Dst, NEXT_HOP)), direct(ipv6(), Action::copy(Header::Ipv6Dst, NEXT_HOP6))]
+    let speaking = interfaces.iter().filter(|port| port.is_admin_up && port.addresses().any(|ip| ip.is_ipv6() == is_v6));
+    let routers = speaking.filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up);
+    let when = Table::RouterMac.when([on(network), eth_dst(vip.mac), family]);
+    match routers.min_by_key(|router| router.key) {
+        Some(router) => when.set(ROUTER, router.key.0).goto(Table::RouterSelf).because(key(vip)),
+        None => when.act(hop).goto(Table::NextHop).because(key(vip)),
+    }
 }
 
 /// A packet for the router's own address `ip`: an echo request is answered, anything else is refused.

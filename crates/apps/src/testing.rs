@@ -133,6 +133,74 @@ pub fn block(network: &str, node: &str, subnet: &str, v4: &str, v6: Vec<V6Range>
     Block { id: Block::id(network, v4), network, node: NodeName(node.into()), subnet: SubnetId(id(subnet)), v4, v6 }
 }
 
+/// A load balancer whose VIP is the port `vip_port`, at its first address.
+pub fn balancer(name: &str, vip_port: &Port) -> LoadBalancer {
+    let fixed = vip_port.fixed_ips.first().expect("a VIP port has an address");
+    LoadBalancer {
+        id: LoadBalancerId(id(name)),
+        project: ProjectId::default(),
+        name: name.into(),
+        description: String::new(),
+        is_admin_up: true,
+        vip: fixed.ip,
+        vip_port: vip_port.id,
+        vip_subnet: fixed.subnet,
+        vip_network: vip_port.network,
+        standard: Standard::default(),
+    }
+}
+
+/// A port for the VIP of a load balancer.
+pub fn vip(name: &str, key: u32, network: &str, addresses: &[(&str, &str)]) -> Port {
+    Port { device_owner: owner::LOAD_BALANCER.into(), ..port(name, key, network, addresses) }
+}
+
+/// A listener of `balancer` whose pool is called `pool`.
+pub fn listener(name: &str, key: u32, balancer: &str, protocol: ListenerProtocol, port: u16, pool: &str) -> Listener {
+    Listener {
+        id: ListenerId(id(name)),
+        key: ListenerKey(key),
+        load_balancer: LoadBalancerId(id(balancer)),
+        project: ProjectId::default(),
+        name: name.into(),
+        description: String::new(),
+        is_admin_up: true,
+        protocol,
+        port,
+        default_pool: Some(PoolId(id(pool))),
+        standard: Standard::default(),
+    }
+}
+
+pub fn pool(name: &str, balancer: &str, protocol: ListenerProtocol) -> Pool {
+    Pool {
+        id: PoolId(id(name)),
+        load_balancer: LoadBalancerId(id(balancer)),
+        project: ProjectId::default(),
+        name: name.into(),
+        description: String::new(),
+        is_admin_up: true,
+        protocol,
+        algorithm: PoolAlgorithm::SourceIpPort,
+        standard: Standard::default(),
+    }
+}
+
+pub fn member(name: &str, pool: &str, address: &str, port: u16, weight: u16) -> Member {
+    Member {
+        id: MemberId(id(name)),
+        pool: PoolId(id(pool)),
+        project: ProjectId::default(),
+        name: name.into(),
+        is_admin_up: true,
+        address: address.parse().expect("a test's address"),
+        port,
+        subnet: None,
+        weight,
+        standard: Standard::default(),
+    }
+}
+
 /// The port is plugged in here, as interface `ofport`; its zones follow from that.
 pub fn attach(port: &str, ofport: u32) -> Change {
     let zone = u16::try_from(ofport * 3).expect("tests use small numbers");

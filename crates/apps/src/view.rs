@@ -81,6 +81,8 @@ pub enum Index {
     /// Numbers of the sets of groups of addresses in view that hold the group.
     AddressIdentitiesWith(SecurityGroupId),
     BalancersOn(NetworkId),
+    /// Networks of a routing domain that have load balancers.
+    BalancedIn(u32),
     ListenersOf(LoadBalancerId),
     /// Listeners whose default pool it is.
     ListenersUsing(PoolId),
@@ -279,6 +281,7 @@ impl View {
             Index::PortsAt(network, node) => vec![(Index::NodesOn(network), node)],
             Index::AttachedAs(number) => in_groups(number, Index::IdentitiesWith),
             Index::AddressesAs(number) => in_groups(number, Index::AddressIdentitiesWith),
+            Index::BalancersOn(network) => self.domains.of(network).map(|domain| (Index::BalancedIn(domain), network.0)).into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -310,10 +313,25 @@ impl View {
             return;
         }
         let mut domains = std::mem::take(&mut self.domains);
-        for changed in domains.recompute(&seeds, |network| self.neighbours_of(network), |network| self.network_key(network)) {
-            touched.insert(Dep::Domain(changed));
-        }
+        let changes = domains.recompute(&seeds, |network| self.neighbours_of(network), |network| self.network_key(network));
         self.domains = domains;
+        for (network, old, new) in changes {
+            touched.insert(Dep::Domain(network));
+            self.move_balanced(network, old, new, touched);
+        }
+    }
+
+    /// A network with load balancers takes them along into its new domain.
+    fn move_balanced(&mut self, network: NetworkId, old: Option<u32>, new: Option<u32>, touched: &mut FxHashSet<Dep>) {
+        if !self.indexes.contains_key(&Index::BalancersOn(network)) {
+            return;
+        }
+        if let Some(old) = old {
+            self.leave(Index::BalancedIn(old), network.0, touched);
+        }
+        if let Some(new) = new {
+            self.join(Index::BalancedIn(new), network.0, touched);
+        }
     }
 
     fn network_key(&self, network: NetworkId) -> Option<u32> {

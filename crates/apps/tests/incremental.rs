@@ -29,8 +29,10 @@ fn edit() -> impl Strategy<Value = Change> {
         (0u32..2, 0u32..3).prop_map(|(b, home)| put(a_block(b, home))),
         (0u32..2).prop_map(|g| put(group(&format!("group{g}"), 1 + g))),
         (0u32..4, 0u32..2, proptest::option::of(0u32..2)).prop_map(|(r, g, remote)| put(a_rule(r, g, remote))),
-        (small.clone(), 0u32..2).prop_map(|(m, p)| put(a_member(m, p))),
-        (0u32..2, 0u32..3).prop_map(|(b, n)| put(a_balancer(b, n))),
+        (small.clone(), 0u32..2, prop_oneof![Just(0u16), Just(1), Just(256)]).prop_map(|(m, p, weight)| put(a_member(m, p, weight))),
+        (0u32..2, 0u32..3).prop_map(|(b, n)| put(a_vip(b, n))),
+        (0u32..2, 0u32..3, any::<bool>())
+            .prop_map(|(b, n, is_admin_up)| put(LoadBalancer { is_admin_up, ..balancer(&format!("balancer{b}"), &a_vip(b, n)) })),
         (0u32..2, any::<bool>()).prop_map(|(b, is_admin_up)| put(a_listener(b, is_admin_up))),
         (0u32..2).prop_map(|p| put(a_pool(p))),
         (0usize..Kind::ALL.len(), 0u32..8).prop_map(|(kind, n)| Change::Remove(a_key(Kind::ALL[kind], n))),
@@ -64,72 +66,22 @@ fn a_rule(r: u32, g: u32, remote: Option<u32>) -> Rule {
     Rule { remote_group, protocol: Some(6), range_min: Some(80), range_max: Some(80 + r as u16), ..base }
 }
 
-fn standard() -> (ProjectId, Standard) {
-    Default::default()
-}
-
-fn a_balancer(b: u32, n: u32) -> LoadBalancer {
-    let (project, standard) = standard();
-    LoadBalancer {
-        id: LoadBalancerId(id(&format!("balancer{b}"))),
-        project,
-        name: String::new(),
-        description: String::new(),
-        is_admin_up: true,
-        vip: format!("10.0.{n}.{}", 200 + b).parse().unwrap(),
-        vip_port: PortId(id(&format!("port{b}"))),
-        vip_subnet: SubnetId(id(&format!("sub{n}"))),
-        vip_network: NetworkId(id(&format!("net{n}"))),
-        standard,
-    }
+fn a_vip(b: u32, n: u32) -> Port {
+    vip(&format!("vip{b}"), 300 + b, &format!("net{n}"), &[(&format!("sub{n}"), &format!("10.0.{n}.{}", 200 + b))])
 }
 
 fn a_listener(b: u32, is_admin_up: bool) -> Listener {
-    let (project, standard) = standard();
-    Listener {
-        id: ListenerId(id(&format!("listener{b}"))),
-        key: ListenerKey(1 + b),
-        load_balancer: LoadBalancerId(id(&format!("balancer{b}"))),
-        project,
-        name: String::new(),
-        description: String::new(),
-        is_admin_up,
-        protocol: ListenerProtocol::Tcp,
-        port: 80,
-        default_pool: Some(PoolId(id(&format!("pool{b}")))),
-        standard,
-    }
+    let name = format!("listener{b}");
+    Listener { is_admin_up, ..listener(&name, 1 + b, &format!("balancer{b}"), ListenerProtocol::Tcp, 80, &format!("pool{b}")) }
 }
 
 fn a_pool(p: u32) -> Pool {
-    let (project, standard) = standard();
-    Pool {
-        id: PoolId(id(&format!("pool{p}"))),
-        load_balancer: LoadBalancerId(id(&format!("balancer{p}"))),
-        project,
-        name: String::new(),
-        description: String::new(),
-        is_admin_up: true,
-        protocol: ListenerProtocol::Tcp,
-        algorithm: PoolAlgorithm::SourceIpPort,
-        standard,
-    }
+    pool(&format!("pool{p}"), &format!("balancer{p}"), ListenerProtocol::Tcp)
 }
 
-fn a_member(m: u32, p: u32) -> Member {
-    let (project, standard) = standard();
-    Member {
-        id: MemberId(id(&format!("member{m}"))),
-        pool: PoolId(id(&format!("pool{p}"))),
-        project,
-        name: String::new(),
-        is_admin_up: true,
-        address: format!("10.0.{}.{}", m % 3, 100 + m).parse().unwrap(),
-        port: 8080,
-        subnet: None,
-        weight: (m % 2) as u16,
-        standard,
-    }
+/// Weights 1 and 256 in one pool need more than one group.
+fn a_member(m: u32, p: u32, weight: u16) -> Member {
+    member(&format!("member{m}"), &format!("pool{p}"), &format!("10.0.{}.{}", m % 3, 100 + m), 8080, weight)
 }
 
 fn a_key(kind: Kind, n: u32) -> ObjectKey {
@@ -143,6 +95,7 @@ fn a_key(kind: Kind, n: u32) -> ObjectKey {
         Kind::Rule => format!("rule{}", n % 4),
         Kind::Block => return ObjectKey::new(kind, a_block(two, 0).id),
         Kind::Port if n < 4 => format!("port{n}"),
+        Kind::Port if n == 7 => "vip0".to_string(),
         Kind::Port => format!("interface{}{}", two, n % 3),
         Kind::LoadBalancer => format!("balancer{two}"),
         Kind::Listener => format!("listener{two}"),

@@ -91,7 +91,7 @@ keys! {
     RouterKey,
     /// A security group's number: never 0.
     GroupKey,
-    /// A listener's number, also its OpenFlow group's: never 0.
+    /// A listener's number, also the low bits of its OpenFlow group's: never 0.
     ListenerKey,
 }
 

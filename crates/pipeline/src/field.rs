@@ -118,10 +118,10 @@ pub mod fields {
         REMOTE_IDENTITY = Field::register("remote_identity", 7, 0..32).live(EgressRemote, IngressRules);
         /// Router that the packet passes.
         ROUTER = Field::register("router", 8, 0..32).live(RouterMac, Route);
-        /// Listener that the packet is for: its key, also its group's.
-        LISTENER = Field::register("listener", 8, 0..32).live(Vip, LbSelect);
         /// The load balancer whose VIP the packet was sent to: the key of its VIP port.
-        VIP = Field::register("vip", 9, 0..32).live(Hairpin, LbSelfSource);
+        VIP = Field::register("vip", 9, 0..32).live(Vip, LbSelfSource);
+        /// A place to keep a MAC while source and destination change places.
+        KEPT_MAC = Field::wide("kept_mac", 12).live(Hairpin, LbSelfSource);
         /// A place to keep an IPv4 address while an answer is written.
         SCRATCH = Field::register("scratch", 9, 0..32).live(Neighbours, Neighbours);
         /// IPv4 address of the next hop.

@@ -58,11 +58,11 @@ tables! {
     Hairpin owned by "balancing", miss Goto(Table::Vip);
     /// Send the answer to a connection of the port to itself back to the port; other packets go on.
     HairpinReply owned by "balancing", miss Goto(Table::Vip);
-    /// Find the load balancer and listener that a packet is for, and whether its connection is known.
+    /// Find the load balancer that a packet is for, and the member of a known connection.
     Vip owned by "balancing", miss Goto(Table::EgressTrack);
     /// Packets of known connections go to their member; new ones to LbSelect.
     VipState owned by "balancing", miss Drop;
-    /// Choose a member for a new connection.
+    /// Choose a member of the listener for a new connection.
     LbSelect owned by "balancing", miss Drop;
     /// Find packets whose chosen member is the client itself.
     LbSelf owned by "balancing", miss Goto(Table::EgressTrack);

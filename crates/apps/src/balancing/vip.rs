@@ -1,0 +1,131 @@
+//! Which packets are for a load balancer, and what becomes of known connections, answers and refusals.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::{Kind, LoadBalancer, Network, ObjectKey, Port};
+use pipeline::{
+    Action, Flow, Header, Nat, Priority, Punt, Reason, Table, Test, ct, ct_state, fields::*, frag, icmp_code, icmp_type, ip_dst, ip_frag, ip_proto,
+    ipv4, ipv6,
+};
+
+use super::{itself, turn_back};
+use crate::sight::Sight;
+use crate::view::Index;
+
+/// TTL of what a VIP itself sends (RFC 1700).
+const TTL: u8 = 64;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// A load balancer, with what its flows need to know.
+pub(super) struct Vip<'a> {
+    pub port: &'a Port,
+    pub ip: IpAddr,
+    pub domain: u32,
+    pub because: ObjectKey,
+}
+
+pub(super) fn for_balancer(sight: &Sight, balancer: &LoadBalancer) -> Vec<Flow> {
+    let domain = sight.domain(balancer.vip_network);
+    let Some(port) = sight.port(balancer.vip_port).filter(|_| domain != 0) else { return Vec::new() };
+    let vip = Vip { port, ip: balancer.vip, domain, because: ObjectKey::new(Kind::LoadBalancer, balancer.id) };
+    if !is_up(balancer, port) {
+        return vec![refuse_all(&vip)];
+    }
+    let own = [recognise(&vip), answer_echo(&vip)];
+    own.into_iter().chain(itself::for_vip(&vip)).collect()
+}
+
+/// True if the load balancer is meant to work.
+pub(super) fn is_up(balancer: &LoadBalancer, port: &Port) -> bool {
+    balancer.is_admin_up && port.is_admin_up
+}
+
+impl Vip<'_> {
+    /// The packet was sent to the VIP, from somewhere that reaches it: tenants may use the same addresses.
+    pub fn is_asked(&self) -> [Test; 2] {
+        [DOMAIN.is(self.domain), ip_dst(IpNet::from(self.ip))]
+    }
+}
+
+/// A packet to a VIP that is administratively down is turned away.
+fn refuse_all(vip: &Vip) -> Flow {
+    Table::Vip.when(vip.is_asked()).punt(Punt::Refused).because(vip.because)
+}
+
+/// A packet to a VIP gets its member's address, if its connection is known.
+fn recognise(vip: &Vip) -> Flow {
+    Table::Vip.when(vip.is_asked()).set(VIP, vip.port.key.0).act(known(NAT_ZONE, Table::VipState)).because(vip.because)
+}
+
+/// The translation that the connection has, if it has one.
+pub(super) fn known(zone: pipeline::Field, then: Table) -> Action {
+    Action::Track { zone: zone.into(), nat: Some(Nat::Known), then }
+}
+
+/// An echo request to a VIP is answered for it.
+fn answer_echo(vip: &Vip) -> Flow {
+    let is_v6 = vip.ip.is_ipv6();
+    let (request, reply, header) = if is_v6 { (128u8, 129u8, Header::Icmp6Type) } else { (8, 0, Header::Icmp4Type) };
+    let addresses = match vip.ip {
+        IpAddr::V4(ip) => [Action::copy(Header::Ipv4Src, Header::Ipv4Dst), Action::set(Header::Ipv4Src, ip.to_bits())],
+        IpAddr::V6(ip) => [Action::copy(Header::Ipv6Src, Header::Ipv6Dst), Action::set(Header::Ipv6Src, ip.to_bits())],
+    };
+    Table::Vip
+        .when(vip.is_asked().into_iter().chain([icmp_type(is_v6, request), icmp_code(is_v6, 0), ip_frag(0)]))
+        .priority(Priority::High)
+        .acts(addresses)
+        .set(header, reply)
+        .set(Header::Ttl, TTL)
+        .acts(turn_back())
+        .goto(Table::Deliver)
+        .because(vip.because)
+}
+
+pub(super) fn for_everybody() -> Vec<Flow> {
+    let later = |family: Test| vec![family, ip_frag(frag::ANY | frag::LATER)];
+    let silent = [later(ipv4()), later(ipv6()), vec![ipv4(), ip_proto(ICMP)], vec![ipv6(), ip_proto(ICMPV6)]].map(say_nothing);
+    [drop_invalid(), known_connection(), known_error(), new_connection(), nobody_listens()].into_iter().chain(silent).collect()
+}
+
+/// A packet that fits no connection and cannot begin one is dropped.
+fn drop_invalid() -> Flow {
+    Table::VipState.when([ct_state(ct::TRK | ct::INV, 0)]).priority(Priority::Guard).drop().because(Reason::Pipeline)
+}
+
+/// A packet of a known connection has its member's address now. (UDP counts as established only after a reply; what has
+/// a translation is known before that.)
+fn known_connection() -> Flow {
+    Table::VipState.when([ct_state(ct::TRK | ct::DNAT, 0)]).priority(Priority::High).goto(Table::LbSelf).because(Reason::Pipeline)
+}
+
+/// An ICMP error about a known connection goes to its member.
+fn known_error() -> Flow {
+    Table::VipState.when([ct_state(ct::TRK | ct::REL, 0)]).priority(Priority::High).goto(Table::LbSelf).because(Reason::Pipeline)
+}
+
+/// The first packet of a connection needs a member.
+fn new_connection() -> Flow {
+    Table::VipState.when([ct_state(ct::TRK | ct::NEW, ct::DNAT)]).goto(Table::LbSelect).because(Reason::Pipeline)
+}
+
+/// A packet to a port of a VIP where nobody listens, or whose members take no new connections, is refused at once.
+fn nobody_listens() -> Flow {
+    Table::LbSelect.when([]).priority(Priority::Fallback).punt(Punt::Refused).because(Reason::Pipeline)
+}
+
+/// ICMP and fragments without ports get no refusal (RFC 1122, 3.2.2; RFC 4443, 2.4).
+fn say_nothing(tests: Vec<Test>) -> Flow {
+    Table::LbSelect.when(tests).priority(Priority::Low).drop().because(Reason::Pipeline)
+}
+
+/// An answer to a port on a network from which load balancers are reached gets the VIP as its source, if it was asked there.
+pub(super) fn give_back(sight: &Sight, network: &Network) -> Vec<Flow> {
+    let domain = sight.domain(network.id);
+    if domain == 0 || !sight.any(Index::BalancedIn(domain)) {
+        return Vec::new();
+    }
+    let because = ObjectKey::new(Kind::Network, network.id);
+    [ipv4(), ipv6()].map(|family| Table::Unnat.when([DOMAIN.is(domain), family]).act(known(NAT_ZONE, Table::Deliver)).because(because)).into()
+}
