@@ -318,7 +318,7 @@ impl Ports {
 
 /// Makes ports: one request, or one by one where the server refuses the lot.
 async fn create(neutron: Neutron, batch: Vec<(Uid, Uuid, NewPort)>) -> Vec<(Uid, Result<Port, ApiError>)> {
-    if batch.len() > 1 {
+    if batch.len() > 1 && neutron.has_bulk_keys() {
         let keys: Vec<Uuid> = batch.iter().map(|(_, key, _)| *key).collect();
         let ports: Vec<NewPort> = batch.iter().map(|(_, _, port)| port.clone()).collect();
         match neutron.create_ports(&keys, &ports).await {

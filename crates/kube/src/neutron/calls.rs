@@ -1,7 +1,8 @@
 //! The calls, one function each: paths, wrappers and pages are nobody else's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use hyper::Method;
 use serde::Deserialize;
@@ -66,11 +67,11 @@ impl Neutron {
         }
     }
 
-    /// All objects that match, page by page.
+    /// All objects that match, page by page, each once: the server begins again where a page's last object has gone meanwhile.
     async fn list<T: DeserializeOwned>(&self, kind: &Kind, filters: &[(&str, &str)], fields: &[&str]) -> Result<Vec<T>, ApiError> {
         let mut query: String = filters.iter().map(|(name, value)| format!("{}={}&", escaped(name), escaped(value))).collect();
         query.extend(fields.iter().map(|field| format!("fields={}&", escaped(field))));
-        let mut all = Vec::new();
+        let (mut all, mut ids) = (Vec::new(), HashSet::new());
         let mut marker: Option<String> = None;
         loop {
             let after = marker.as_ref().map(|marker| format!("&marker={marker}")).unwrap_or_default();
@@ -79,6 +80,9 @@ impl Neutron {
             let last = page.last().and_then(|object| object["id"].as_str()).map(str::to_owned);
             let is_full = page.len() == PAGE;
             for object in page {
+                if object["id"].as_str().is_some_and(|id| !ids.insert(id.to_owned())) {
+                    continue;
+                }
                 let unreadable = |error: serde_json::Error| ApiError::Unreadable { doing: kind.path.into(), why: error.to_string() };
                 all.push(serde_json::from_value(object).map_err(unreadable)?);
             }
@@ -146,8 +150,15 @@ impl Neutron {
 
     /// Many ports in one transaction: all or none. The keys are in the order of the ports.
     pub async fn create_ports(&self, keys: &[Uuid], ports: &[NewPort]) -> Result<Vec<Port>, ApiError> {
-        let document = self.write(Method::POST, PORT.path, &json!({ PORT.many: ports }), keys).await?;
-        unwrapped(&PORT, document, PORT.many)
+        match self.write(Method::POST, PORT.path, &json!({ PORT.many: ports }), keys).await {
+            Ok(document) => unwrapped(&PORT, document, PORT.many),
+            Err(error) => {
+                if matches!(&error, ApiError::Refused { status: 400, message, .. } if message.contains("Idempotency-Key")) {
+                    self.has_bulk_keys.store(false, Ordering::Relaxed);
+                }
+                Err(error)
+            }
+        }
     }
 
     pub async fn set_address_pairs(&self, port: Uuid, pairs: &[AddressPair]) -> Result<Port, ApiError> {

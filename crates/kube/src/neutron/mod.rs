@@ -7,6 +7,8 @@ pub mod calls;
 mod transport;
 pub mod types;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,6 +97,8 @@ pub struct Neutron {
     fence: Fence,
     /// Longest a write may take. It must end before a Lease that was ours at its start can have gone to another instance.
     write_timeout: Duration,
+    /// False once the server has said that it takes one key per request only.
+    has_bulk_keys: Arc<AtomicBool>,
 }
 
 impl Neutron {
@@ -113,12 +117,17 @@ impl Neutron {
         }
         let authority = endpoint.authority().to_owned();
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(Dial(endpoint));
-        Ok(Neutron { http, authority, headers, project: project.map(str::to_owned), fence, write_timeout })
+        Ok(Neutron { http, authority, headers, project: project.map(str::to_owned), fence, write_timeout, has_bulk_keys: Arc::new(AtomicBool::new(true)) })
     }
 
     /// The project that objects are made in, where it is not the token's own.
     pub fn project(&self) -> Option<&str> {
         self.project.as_deref()
+    }
+
+    /// True if a bulk create may carry a key for each of its objects.
+    pub fn has_bulk_keys(&self) -> bool {
+        self.has_bulk_keys.load(Ordering::Relaxed)
     }
 
     /// GET of one document.

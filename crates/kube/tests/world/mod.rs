@@ -68,7 +68,12 @@ impl Instance {
 }
 
 impl World {
+    /// With the stand-in for a server.
     pub async fn new() -> World {
+        World::on(|namespace| fake::router(format!("{namespace}/unlucky"))).await
+    }
+
+    pub async fn on(server: impl FnOnce(&str) -> axum::Router) -> World {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let kubeconfig = tokio::task::spawn_blocking(kubernetes::kubeconfig).await.unwrap();
@@ -79,7 +84,7 @@ impl World {
         let mut object = Namespace::default();
         object.metadata.name = Some(namespace.clone());
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
-        let front = Front::new(fake::router(format!("{namespace}/unlucky")));
+        let front = Front::new(server(&namespace));
         World { client, front, namespace }
     }
 

@@ -1,0 +1,125 @@
+//! `ladon kube` between a real kube-apiserver and the real server.
+
+mod world;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+use server::auth::Auth;
+use server::{Core, http, neutron, octavia};
+use world::{World, eventually};
+
+type Claim = Result<(), anyhow::Error>;
+
+fn real_server() -> axum::Router {
+    let core = Core::start(Arc::new(store::Memory::new())).unwrap();
+    let settings = neutron::Settings { network_mtu: 1450, network_type: Default::default() };
+    let routes = octavia::routes(core.clone()).merge(neutron::routes(core, settings));
+    http::application(routes.fallback(neutron::not_found), Auth::None)
+}
+
+async fn world() -> World {
+    World::on(|_| real_server()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_get_block_addresses_on_a_network_that_survives_restarts() -> Claim {
+    let world = world().await;
+    let kube = world.start("a").await;
+    let mut uids = Vec::new();
+    for number in 0..20 {
+        uids.push(world.pod(&format!("web-{number}"), json!({})).await);
+    }
+    uids.sort();
+    eventually("one port per pod", || async { world.devices().await == uids }).await;
+    for port in world.ports().await {
+        let address = |index: usize| port["fixed_ips"][index]["ip_address"].as_str().unwrap().to_owned();
+        let (v4, v6) = if address(0).contains(':') { (address(1), address(0)) } else { (address(0), address(1)) };
+        let bits = u32::from(v4.parse::<std::net::Ipv4Addr>()?);
+        let embedded = u128::from("fd00:244::".parse::<std::net::Ipv6Addr>()?) | u128::from(bits);
+        assert_eq!(v6.parse::<std::net::Ipv6Addr>()?, std::net::Ipv6Addr::from(embedded), "both addresses are one of a block");
+    }
+    let made = || async {
+        let kinds = ["networks", "subnets", "routers", "ports?device_owner=network:router_interface"];
+        let mut ids: Vec<Value> = Vec::new();
+        for kind in kinds {
+            ids.extend(world.list(&format!("/v2.0/{kind}")).await.iter().map(|object| object["id"].clone()));
+        }
+        ids
+    };
+    let (before, ports) = (made().await, world.ports().await);
+    assert!(before.len() >= 9 && before.len() <= 11, "{before:?}");
+    kube.kill();
+    world.delete_pod("web-0").await;
+    let _kube = world.start("a").await;
+    eventually("the orphan is gone", || async { world.ports().await.len() == uids.len() - 1 }).await;
+    assert_eq!(made().await, before);
+    let kept: Vec<Value> = ports.into_iter().filter(|port| port["name"] != format!("{}/web-0", world.namespace)).collect();
+    assert_eq!(world.ports().await.len(), kept.len());
+    for port in world.ports().await {
+        assert!(kept.iter().any(|old| old["id"] == port["id"] && old["fixed_ips"] == port["fixed_ips"]));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_makes_no_second_port_on_the_real_server() -> Claim {
+    let world = world().await;
+    world.front.lose("POST", "/v2.0/ports", 3);
+    for number in 0..5 {
+        world.pod(&format!("web-{number}"), json!({})).await;
+    }
+    let (_one, _two) = (world.start("a").await, world.start("b").await);
+    eventually("one port per pod", || async { !world.front.is_losing() && world.ports().await.len() == 5 }).await;
+    let mut devices = world.devices().await;
+    devices.dedup();
+    assert_eq!(devices.len(), 5);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_a_host_on_the_network() -> Claim {
+    let world = world().await;
+    let _kube = world.start("a").await;
+    let name = format!("node-{}-r", world.namespace);
+    world.node(&name, &["192.0.2.11", "2001:db8::11"]).await;
+    let routes = || async { world.list("/v2.0/routers").await.pop().map(|router| router["routes"].clone()).unwrap_or_default() };
+    eventually("two routes", || async { routes().await.as_array().is_some_and(|routes| routes.len() == 2) }).await;
+    world.delete_node(&name).await;
+    eventually("port and routes are gone", || async {
+        routes().await.as_array().is_some_and(Vec::is_empty) && world.list("/v2.0/ports?device_owner=ladon:node").await.is_empty()
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_become_load_balancers_of_the_real_server() -> Claim {
+    let world = world().await;
+    for path in ["/v2.0/lbaas/loadbalancers", "/v2.0/lbaas/pools", "/v2.0/lbaas/listeners"] {
+        world.front.lose("POST", path, 1);
+    }
+    let kube = world.start("a").await;
+    world.service("web", json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]})).await;
+    let endpoints = |count: u8| (1..=count).map(|n| json!({"addresses": [format!("10.244.1.{n}")], "conditions": {"ready": true}})).collect();
+    world.endpoints("web", endpoints(3)).await;
+    eventually("three members", || async { world.members("web").await.len() == 3 && world.balancers("web").await.len() == 2 }).await;
+    eventually("the API server is a member of its own Service", || async {
+        world.members("default/kubernetes").await.iter().any(|member| member.starts_with("192.0.2.1:"))
+    })
+    .await;
+    kube.kill();
+    world.endpoints("web", json!([{"addresses": ["10.244.1.1"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+        {"addresses": ["10.244.1.9"], "conditions": {"ready": true}}]))
+    .await;
+    let _kube = world.start("a").await;
+    eventually("it goes on", || async { world.members("web").await == ["10.244.1.1:8080=0", "10.244.1.9:8080=1"] }).await;
+    assert_eq!(world.balancers("web").await.len(), 2);
+    world.api::<Service>().delete("web", &DeleteParams::default()).await?;
+    eventually("nothing is left", || async { world.balancers("web").await.is_empty() }).await;
+    let strays = world.list("/v2.0/ports?device_owner=Octavia").await.iter().filter(|port| port["name"].as_str().unwrap_or("").contains("web")).count();
+    assert_eq!(strays, 0);
+    Ok(())
+}
