@@ -49,19 +49,32 @@ impl DummyOvs {
         self.children.push(server);
         wait_for("the database's socket", || UnixStream::connect(&sock).is_ok());
         self.vsctl(&["--no-wait", "init"]);
-        let switch = self
-            .command("ovs-vswitchd")
-            .arg(format!("unix:{}", sock.display()))
-            .args(["--enable-dummy=override", "--disable-system"])
-            .arg(format!("--unixctl={}", self.dir.join("vswitchd.ctl").display()))
-            .spawn()
-            .unwrap();
-        self.children.push(switch);
+        self.launch_switch();
         let bridge = self.bridge;
         let settings = ["datapath-type=dummy", "fail-mode=secure", "protocols=OpenFlow15"];
         let mut arguments = vec!["add-br", bridge, "--", "set", "bridge", bridge];
         arguments.extend(settings);
         self.vsctl(&arguments);
+        wait_for("the bridge's socket", || UnixStream::connect(self.socket()).is_ok());
+    }
+
+    fn launch_switch(&mut self) {
+        let switch = self
+            .command("ovs-vswitchd")
+            .arg(format!("unix:{}", self.dir.join("db.sock").display()))
+            .args(["--enable-dummy=override", "--disable-system"])
+            .arg(format!("--unixctl={}", self.dir.join("vswitchd.ctl").display()))
+            .spawn()
+            .unwrap();
+        self.children.push(switch);
+    }
+
+    /// Kills ovs-vswitchd and starts it anew; its flows are gone.
+    pub fn restart_switch(&mut self) {
+        let mut switch = self.children.pop().expect("the switch was started last");
+        switch.kill().unwrap();
+        switch.wait().unwrap();
+        self.launch_switch();
         wait_for("the bridge's socket", || UnixStream::connect(self.socket()).is_ok());
     }
 

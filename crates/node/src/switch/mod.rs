@@ -1,0 +1,235 @@
+//! The link to Open vSwitch's flow tables: OpenFlow 1.5 over the bridge's management socket.
+//!
+//! ```text
+//! Switch (handles, cloneable) ──bounded mpsc of commands──▶ Link (one task, owns the socket) ──▶ <bridge>.mgmt
+//!                             ◀──one answer per command───         │
+//! whoever reads the events    ◀──bounded mpsc of events────────────┘
+//! ```
+//!
+//! The task connects, agrees on OpenFlow 1.5, chooses packet-in format and fragment handling, begins the flow
+//! monitor, and then serves: commands become messages, answers find their command by transaction id, everything else
+//! becomes an [`Event`]. When the connection breaks, commands under way fail, later ones fail at once, and the task
+//! connects again with a growing pause. [`Event::Connected`] says that everything must be read back: what happened
+//! without a connection is not told.
+//!
+//! Reading, writing and answering never wait for each other, nor for a slow reader of events: packet-ins are dropped
+//! and counted when nobody takes them, any other news waits up to [`EVENTS_WAITING_MAX`], and beyond that the
+//! connection is begun anew, because reading everything back is the same as hearing all news.
+
+mod changes;
+mod codec;
+mod error;
+mod link;
+mod pending;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openflow::{
+    CtFlush, Features, FlowRemoved, FlowUpdate, InstalledFlow, InstalledGroup, Message, MultipartBody,
+    MultipartRequest, PacketIn2, PacketOut, Port, PortReason, SwitchConfig, fragments,
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub use changes::{Changes, Commit, SLICE_MAX};
+pub use error::{CommitError, Failure, SwitchError};
+use link::Link;
+use pending::Command;
+
+/// A request fails when the switch says nothing about it for so long; each part of a long answer starts it anew.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for connecting and agreeing on everything.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The switch is asked for a sign of life after so much silence,
+pub const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// and taken for dead after so much.
+pub const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// First pause between attempts to connect; doubled each time,
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// up to this.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Commands that wait for the link; callers wait beyond that.
+pub const COMMANDS_MAX: usize = 64;
+/// Requests under way at once.
+pub const PENDING_MAX: usize = 64;
+/// Bytes that wait for the switch to read them before further commands must wait.
+pub const OUT_MAX: usize = 8 << 20;
+/// Events that wait for their reader; beyond that packet-ins are dropped.
+pub const EVENTS_MAX: usize = 1024;
+/// News other than packet-ins that waits behind a full channel before the connection is begun anew.
+pub const EVENTS_WAITING_MAX: usize = 65_536;
+/// Refused messages that are named; further ones of the same bundle are not.
+pub const FAILURES_MAX: usize = 16;
+
+/// What to connect to, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bridge's `<bridge>.mgmt` in the run directory of ovs-vswitchd.
+    pub socket: PathBuf,
+    /// One of [`openflow::fragments`].
+    pub fragments: u16,
+    /// Hear of flows that others change.
+    pub monitor_flows: bool,
+}
+
+impl Options {
+    /// As Ladon wants a switch: first fragments keep their ports, changes by others are told.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Options { socket: socket.into(), fragments: fragments::NX_MATCH, monitor_flows: true }
+    }
+}
+
+/// News from the switch.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection is up; read everything back.
+    Connected(Features),
+    /// It is gone, and why.
+    Disconnected(String),
+    /// A packet that a flow sent here; boxed, as are the other large ones.
+    PacketIn(Box<PacketIn2>),
+    PortStatus { reason: PortReason, port: Port },
+    FlowRemoved(Box<FlowRemoved>),
+    /// Somebody else changed a flow, or the monitor paused.
+    FlowUpdate(Box<FlowUpdate>),
+}
+
+/// A handle on the link. The link ends with its last handle.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    commands: mpsc::Sender<Command>,
+    packet_ins_dropped: Arc<AtomicU64>,
+}
+
+impl Switch {
+    /// Starts the link's task. It connects by itself; the first [`Event::Connected`] tells when.
+    pub fn start(options: Options) -> (Self, mpsc::Receiver<Event>) {
+        let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        let packet_ins_dropped = Arc::new(AtomicU64::new(0));
+        let counter = packet_ins_dropped.clone();
+        let link = Link { options, commands: commands_out, events: events_in, packet_ins_dropped: counter };
+        tokio::spawn(link.run());
+        (Switch { commands, packet_ins_dropped }, events)
+    }
+
+    /// Packet-ins dropped because the events were not read fast enough.
+    pub fn packet_ins_dropped(&self) -> u64 {
+        self.packet_ins_dropped.load(Ordering::Relaxed)
+    }
+
+    /// Every flow of the switch.
+    ///
+    /// # Errors
+    /// As any request: not connected, timed out, refused.
+    pub async fn dump_flows(&self) -> Result<Vec<InstalledFlow>, SwitchError> {
+        match self.multipart(MultipartRequest::all_flows()).await? {
+            MultipartBody::Flows(flows) => Ok(flows),
+            _ => Err(SwitchError::Unexpected),
+        }
+    }
+
+    /// Every group of the switch.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn dump_groups(&self) -> Result<Vec<InstalledGroup>, SwitchError> {
+        match self.multipart(MultipartRequest::all_groups()).await? {
+            MultipartBody::Groups(groups) => Ok(groups),
+            _ => Err(SwitchError::Unexpected),
+        }
+    }
+
+    /// Every port of the bridge.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn ports(&self) -> Result<Vec<Port>, SwitchError> {
+        match self.multipart(MultipartRequest::all_ports()).await? {
+            MultipartBody::Ports(ports) => Ok(ports),
+            _ => Err(SwitchError::Unexpected),
+        }
+    }
+
+    /// Makes `changes`: groups first, then flows, then group deletes. When it returns they are in force.
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`] names the messages that the switch refused. The bundle that they were in had no
+    /// effect; with [`Commit::InSlices`] the slices before it did, those after it were not sent.
+    pub async fn commit(&self, changes: Changes, commit: Commit) -> Result<(), CommitError> {
+        for messages in changes.into_bundles(commit) {
+            let (reply, answer) = oneshot::channel();
+            self.command(Command::Bundle { messages, reply }).await?;
+            answer.await.map_err(|_| SwitchError::Stopped)??;
+        }
+        Ok(())
+    }
+
+    /// Returns when everything sent before has been done.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn barrier(&self) -> Result<(), SwitchError> {
+        self.exchange(vec![]).await
+    }
+
+    /// Lets the switch send a packet. A refused one is logged.
+    ///
+    /// # Errors
+    /// Only when the link has ended.
+    pub async fn packet_out(&self, packet: PacketOut) -> Result<(), SwitchError> {
+        self.command(Command::Send(Message::PacketOut(packet))).await
+    }
+
+    /// Sets fragment handling on this connection; [`Options::fragments`] is what a new one begins with.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn set_config(&self, config: SwitchConfig) -> Result<(), SwitchError> {
+        self.exchange(vec![Message::SetConfig(config)]).await
+    }
+
+    /// Forgets the connections that fit.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn ct_flush(&self, flush: CtFlush) -> Result<(), SwitchError> {
+        self.exchange(vec![Message::CtFlush(flush)]).await
+    }
+
+    /// Forgets many sets of connections in one exchange.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn ct_flush_all(&self, flushes: Vec<CtFlush>) -> Result<(), SwitchError> {
+        self.exchange(flushes.into_iter().map(Message::CtFlush).collect()).await
+    }
+
+    /// Forgets every connection of a zone.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn ct_flush_zone(&self, zone: u16) -> Result<(), SwitchError> {
+        self.exchange(vec![Message::CtFlushZone(zone)]).await
+    }
+
+    async fn command(&self, command: Command) -> Result<(), SwitchError> {
+        self.commands.send(command).await.map_err(|_| SwitchError::Stopped)
+    }
+
+    /// Sends messages and a barrier, and waits for it.
+    async fn exchange(&self, mut messages: Vec<Message>) -> Result<(), SwitchError> {
+        messages.push(Message::BarrierRequest);
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Exchange { messages, reply }).await?;
+        answer.await.map_err(|_| SwitchError::Stopped)?.map(drop)
+    }
+
+    async fn multipart(&self, request: MultipartRequest) -> Result<MultipartBody, SwitchError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Multipart { request, reply }).await?;
+        answer.await.map_err(|_| SwitchError::Stopped)?
+    }
+}

@@ -1,0 +1,286 @@
+//! Requests that wait for their answers, found by transaction id.
+
+use openflow::{
+    BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, Message, MultipartBody,
+    MultipartReply, MultipartRequest, Reassembly, Xid,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::error::{CommitError, Failure, SwitchError, describe};
+use super::{FAILURES_MAX, REQUEST_TIMEOUT};
+
+pub(super) type Reply<T, E = SwitchError> = oneshot::Sender<Result<T, E>>;
+
+/// What a handle asks of the link.
+pub(super) enum Command {
+    /// Messages of which only the last has an answer.
+    Exchange { messages: Vec<Message>, reply: Reply<Message> },
+    Multipart { request: MultipartRequest, reply: Reply<MultipartBody> },
+    Bundle { messages: Vec<Message>, reply: Reply<(), CommitError> },
+    /// A message without an answer.
+    Send(Message),
+}
+
+impl Command {
+    /// Answers a command that cannot be carried out.
+    pub fn refuse(self, error: SwitchError) {
+        match self {
+            Command::Exchange { reply, .. } => drop(reply.send(Err(error))),
+            Command::Multipart { reply, .. } => drop(reply.send(Err(error))),
+            Command::Bundle { reply, .. } => drop(reply.send(Err(error.into()))),
+            Command::Send(_) => {}
+        }
+    }
+}
+
+enum Kind {
+    Exchange { messages: Vec<Message>, reply: Reply<Message> },
+    Multipart { parts: Reassembly, reply: Reply<MultipartBody> },
+    Bundle { bundle: u32, phase: Phase, messages: Vec<Message>, failures: Vec<Failure>, reply: Reply<(), CommitError> },
+}
+
+/// A bundle's messages are added first and only committed when none was refused: OVS would commit the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until the barrier of this id.
+    Adding(Xid),
+    /// Until the answer to the commit or discard of this id.
+    Ending(Xid),
+}
+
+struct Waiting {
+    first: Xid,
+    count: u32,
+    /// Last time that the switch said something about it.
+    since: Instant,
+    kind: Kind,
+}
+
+/// The requests under way on one connection, and the bytes that they have still to send.
+#[derive(Default)]
+pub(super) struct Pending {
+    waiting: Vec<Waiting>,
+    last_xid: Xid,
+    last_bundle: u32,
+    pub out: Vec<u8>,
+}
+
+const FLAGS: u16 = BUNDLE_ATOMIC | BUNDLE_ORDERED;
+
+fn control(bundle: u32, kind: BundleControlKind) -> Message {
+    Message::BundleControl(BundleControl { bundle, kind, flags: FLAGS })
+}
+
+impl Pending {
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// `count` ids in a row; never 0, which the switch uses for what nobody asked.
+    fn xids(&mut self, count: u32) -> Xid {
+        let first = match self.last_xid.checked_add(count) {
+            Some(_) => self.last_xid + 1,
+            None => 1,
+        };
+        self.last_xid = first + (count - 1);
+        first
+    }
+
+    /// Sends a message whose answer nobody waits for.
+    pub fn send(&mut self, message: &Message) -> Result<Xid, SwitchError> {
+        let xid = self.xids(1);
+        message.encode(xid, &mut self.out)?;
+        Ok(xid)
+    }
+
+    pub fn begin(&mut self, command: Command) {
+        match command {
+            Command::Send(message) => {
+                if let Err(error) = self.send(&message) {
+                    tracing::warn!(%error, message = describe(&message), "not sent");
+                }
+            }
+            Command::Exchange { messages, reply } => match self.write(&messages) {
+                Err(error) => drop(reply.send(Err(error))),
+                Ok((first, count)) => self.wait(first, count, Kind::Exchange { messages, reply }),
+            },
+            Command::Multipart { request, reply } => match self.write(&[Message::MultipartRequest(request)]) {
+                Err(error) => drop(reply.send(Err(error))),
+                Ok((first, count)) => {
+                    self.wait(first, count, Kind::Multipart { parts: Reassembly::default(), reply });
+                }
+            },
+            Command::Bundle { messages, reply } => self.begin_bundle(messages, reply),
+        }
+    }
+
+    fn wait(&mut self, first: Xid, count: u32, kind: Kind) {
+        self.waiting.push(Waiting { first, count, since: Instant::now(), kind });
+    }
+
+    /// Writes all messages, or none if one of them cannot be written.
+    fn write(&mut self, messages: &[Message]) -> Result<(Xid, u32), SwitchError> {
+        let count = messages.len() as u32;
+        let first = self.xids(count);
+        let start = self.out.len();
+        for (message, xid) in messages.iter().zip(first..) {
+            if let Err(error) = message.encode(xid, &mut self.out) {
+                self.out.truncate(start);
+                return Err(error.into());
+            }
+        }
+        Ok((first, count))
+    }
+
+    fn begin_bundle(&mut self, messages: Vec<Message>, reply: Reply<(), CommitError>) {
+        self.last_bundle = self.last_bundle.wrapping_add(1);
+        let bundle = self.last_bundle;
+        let add = |message| Message::BundleAdd { bundle, flags: FLAGS, message: Box::new(message) };
+        let mut all = vec![control(bundle, BundleControlKind::OpenRequest)];
+        all.extend(messages.into_iter().map(add));
+        all.push(Message::BarrierRequest);
+        match self.write(&all) {
+            Err(error) => drop(reply.send(Err(error.into()))),
+            Ok((first, count)) => {
+                let phase = Phase::Adding(first + (count - 1));
+                self.wait(first, count, Kind::Bundle { bundle, phase, messages: all, failures: vec![], reply });
+            }
+        }
+    }
+
+    /// Takes a message from the switch; gives it back if nobody waits for it.
+    pub fn take(&mut self, message: Message, xid: Xid) -> Option<Message> {
+        let index = self.waiting.iter().position(|waiting| waiting.is_about(xid));
+        let Some(index) = index else { return Some(message) };
+        let mut waiting = self.waiting.swap_remove(index);
+        waiting.since = Instant::now();
+        let Waiting { first, count, since, kind } = waiting;
+        let left = match kind {
+            Kind::Exchange { messages, reply } => exchange(first, messages, reply, message, xid),
+            Kind::Multipart { parts, reply } => multipart(parts, reply, message),
+            bundle @ Kind::Bundle { .. } => self.bundle(first, bundle, message, xid),
+        };
+        if let Some(kind) = left {
+            self.waiting.push(Waiting { first, count, since, kind });
+        }
+        None
+    }
+
+    fn bundle(&mut self, first: Xid, kind: Kind, answer: Message, xid: Xid) -> Option<Kind> {
+        let Kind::Bundle { bundle, phase, mut messages, mut failures, reply } = kind else { return Some(kind) };
+        match (answer, phase) {
+            (Message::Error(error), Phase::Ending(end)) if xid == end => {
+                if failures.is_empty() {
+                    failures.push(Failure { message: control(bundle, BundleControlKind::CommitRequest), error });
+                }
+                drop(reply.send(Err(CommitError::Refused { failures })));
+                None
+            }
+            (Message::Error(error), _) => {
+                let message = messages.get(xid.wrapping_sub(first) as usize);
+                if let Some(message) = message.filter(|_| failures.len() < FAILURES_MAX) {
+                    failures.push(Failure { message: content(message).clone(), error });
+                }
+                Some(Kind::Bundle { bundle, phase, messages, failures, reply })
+            }
+            (Message::BarrierReply, Phase::Adding(barrier)) if xid == barrier => {
+                let kind = match failures.is_empty() {
+                    true => BundleControlKind::CommitRequest,
+                    false => BundleControlKind::DiscardRequest,
+                };
+                match self.send(&control(bundle, kind)) {
+                    Ok(end) => Some(Kind::Bundle { bundle, phase: Phase::Ending(end), messages, failures, reply }),
+                    Err(error) => {
+                        drop(reply.send(Err(error.into())));
+                        None
+                    }
+                }
+            }
+            (Message::BundleControl(_), Phase::Ending(end)) if xid == end => {
+                messages.clear();
+                let result = if failures.is_empty() { Ok(()) } else { Err(CommitError::Refused { failures }) };
+                drop(reply.send(result));
+                None
+            }
+            // The answer to the opening of the bundle.
+            _ => Some(Kind::Bundle { bundle, phase, messages, failures, reply }),
+        }
+    }
+
+    /// The answer of this id came but makes no sense: whoever waits for it is told.
+    pub fn garbled(&mut self, xid: Xid) {
+        if let Some(index) = self.waiting.iter().position(|waiting| waiting.is_about(xid)) {
+            self.waiting.swap_remove(index).fail(|| SwitchError::Unexpected);
+        }
+    }
+
+    /// Gives up on what the switch has been silent about for too long.
+    pub fn expire(&mut self) {
+        let now = Instant::now();
+        let is_late = |waiting: &mut Waiting| now.duration_since(waiting.since) >= REQUEST_TIMEOUT;
+        for waiting in self.waiting.extract_if(.., is_late) {
+            waiting.fail(|| SwitchError::TimedOut);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn fail_all(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            waiting.fail(|| SwitchError::Disconnected);
+        }
+    }
+}
+
+impl Waiting {
+    fn is_about(&self, xid: Xid) -> bool {
+        let ending = matches!(self.kind, Kind::Bundle { phase: Phase::Ending(end), .. } if end == xid);
+        ending || xid.wrapping_sub(self.first) < self.count
+    }
+
+    fn fail(self, error: impl Fn() -> SwitchError) {
+        match self.kind {
+            Kind::Exchange { reply, .. } => drop(reply.send(Err(error()))),
+            Kind::Multipart { reply, .. } => drop(reply.send(Err(error()))),
+            Kind::Bundle { reply, .. } => drop(reply.send(Err(error().into()))),
+        }
+    }
+}
+
+/// The message that a bundle-add carries.
+fn content(message: &Message) -> &Message {
+    match message {
+        Message::BundleAdd { message, .. } => message,
+        other => other,
+    }
+}
+
+fn exchange(first: Xid, messages: Vec<Message>, reply: Reply<Message>, answer: Message, xid: Xid) -> Option<Kind> {
+    let index = xid.wrapping_sub(first) as usize;
+    match answer {
+        Message::Error(error) => {
+            let message = messages.get(index).map_or_else(String::new, describe);
+            drop(reply.send(Err(SwitchError::Refused { message, error })));
+            None
+        }
+        answer if index + 1 == messages.len() => {
+            drop(reply.send(Ok(answer)));
+            None
+        }
+        _ => Some(Kind::Exchange { messages, reply }),
+    }
+}
+
+fn multipart(mut parts: Reassembly, reply: Reply<MultipartBody>, answer: Message) -> Option<Kind> {
+    let result = match answer {
+        Message::MultipartReply(part @ MultipartReply { .. }) => match parts.add(part) {
+            Ok(None) => return Some(Kind::Multipart { parts, reply }),
+            Ok(Some(body)) => Ok(body),
+            Err(_) => Err(SwitchError::Unexpected),
+        },
+        Message::Error(error) => Err(SwitchError::Refused { message: "a question".to_owned(), error }),
+        _ => Err(SwitchError::Unexpected),
+    };
+    drop(reply.send(result));
+    None
+}

@@ -1,0 +1,216 @@
+//! The OpenFlow link against a real Open vSwitch.
+
+#[path = "../../openflow/tests/common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use common::DummyOvs;
+use node::switch::{Changes, Commit, CommitError, EVENTS_MAX, Event, Options, Switch, SwitchError};
+use openflow::*;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The next event that `pick` takes; others are passed over.
+async fn event<T>(events: &mut Receiver<Event>, what: &str, pick: impl Fn(Event) -> Option<T>) -> T {
+    let search = async {
+        loop {
+            let event = events.recv().await.expect("the link goes on");
+            if let Some(found) = pick(event) {
+                return found;
+            }
+        }
+    };
+    timeout(DEADLINE, search).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+async fn connected(events: &mut Receiver<Event>) -> Features {
+    event(events, "the connection", |event| match event {
+        Event::Connected(features) => Some(features),
+        _ => None,
+    })
+    .await
+}
+
+async fn link(ovs: &DummyOvs) -> (Switch, Receiver<Event>) {
+    let (switch, mut events) = Switch::start(Options::new(ovs.socket()));
+    connected(&mut events).await;
+    (switch, events)
+}
+
+fn flow(table: u8, priority: u16, actions: impl Into<Vec<Action>>) -> FlowMod {
+    FlowMod::add(table, priority, Match::any(), Instructions::apply(actions), 5)
+}
+
+fn flows(flows: impl IntoIterator<Item = FlowMod>) -> Changes {
+    Changes { flows: flows.into_iter().collect(), groups: vec![] }
+}
+
+fn group(id: u32) -> InstalledGroup {
+    let bucket = |id| Bucket::new(id, [Action::output(OfPort(1))]).weight(1);
+    let buckets = vec![bucket(1), bucket(2)];
+    InstalledGroup { id, kind: GroupKind::Select, buckets, selection: Some(SelectionMethod::dp_hash()) }
+}
+
+#[tokio::test]
+async fn what_was_committed_is_dumped() {
+    let ovs = DummyOvs::start();
+    let (switch, _events) = link(&ovs).await;
+    let wanted: Vec<_> = (1..1300).map(|priority| flow(3, priority, [Action::Group(7)])).collect();
+    let changes = Changes { flows: wanted.clone(), groups: vec![GroupMod::add(group(7))] };
+    switch.commit(changes, Commit::InSlices).await.unwrap();
+    let installed = switch.dump_flows().await.unwrap();
+    assert_eq!(installed.len(), wanted.len());
+    assert!(installed.iter().all(|flow| flow.is(&wanted[usize::from(flow.priority) - 1])));
+    assert_eq!(switch.dump_groups().await.unwrap(), [group(7)]);
+    // Deleting the group takes its flows along, and the flow that no longer uses it stays.
+    let changes = Changes { flows: vec![flow(3, 1, [])], groups: vec![GroupMod::delete(7)] };
+    switch.commit(changes, Commit::AtOnce).await.unwrap();
+    assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_message_is_named_and_nothing_of_its_bundle_takes_effect() {
+    let ovs = DummyOvs::start();
+    let (switch, _events) = link(&ovs).await;
+    // A flow cannot go up in the tables.
+    let bad = FlowMod::add(5, 77, Match::any(), Instructions::drop().goto(2), 0);
+    let result = switch.commit(flows([flow(5, 1, []), bad.clone(), flow(5, 2, [])]), Commit::AtOnce).await;
+    let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].message, Message::FlowMod(bad));
+    assert_eq!(failures[0].error.name(), Some("OFPBIC_BAD_TABLE_ID"), "{}", failures[0].error);
+    assert!(switch.dump_flows().await.unwrap().is_empty());
+    // What only fails at the commit is named as well.
+    let missing = flow(5, 3, [Action::Group(99)]);
+    let result = switch.commit(flows([flow(5, 1, []), missing.clone()]), Commit::AtOnce).await;
+    let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
+    assert!(failures.iter().any(|failure| failure.message == Message::FlowMod(missing.clone())), "{failures:?}");
+    assert!(switch.dump_flows().await.unwrap().is_empty());
+    // The link is as good as before.
+    switch.commit(flows([flow(5, 1, [])]), Commit::AtOnce).await.unwrap();
+    assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_packet_sent_by_a_flow_arrives_with_the_flows_data() {
+    let ovs = DummyOvs::start();
+    ovs.add_port("p3", 3);
+    let (switch, mut events) = link(&ovs).await;
+    let to_us = [Action::set(Field::Reg4.is(0x44u32)), Action::controller(b"dhcp".to_vec())];
+    switch.commit(flows([flow(9, 1, to_us)]), Commit::AtOnce).await.unwrap();
+    let mut packet = vec![0x0a; 12];
+    packet.extend_from_slice(&[0x88, 0xb5]);
+    packet.resize(60, 0x55);
+    switch.packet_out(PacketOut::new(OfPort(3), [Action::resubmit(9)], packet.clone())).await.unwrap();
+    let packet_in = event(&mut events, "the packet", |event| match event {
+        Event::PacketIn(packet) => Some(packet),
+        _ => None,
+    })
+    .await;
+    assert_eq!(packet_in.userdata, b"dhcp");
+    assert_eq!(packet_in.packet, packet);
+    assert_eq!(packet_in.in_port(), Some(OfPort(3)));
+    assert_eq!(packet_in.metadata.exact(Field::Reg4), Some(0x44));
+    assert_eq!(packet_in.cookie, Some(5));
+}
+
+#[tokio::test]
+async fn packet_ins_that_nobody_reads_are_dropped_and_other_news_is_not() {
+    let ovs = DummyOvs::start();
+    ovs.add_port("p3", 3);
+    let (switch, mut events) = link(&ovs).await;
+    switch.commit(flows([flow(9, 1, [Action::controller(vec![1])])]), Commit::AtOnce).await.unwrap();
+    while switch.packet_ins_dropped() == 0 {
+        for _ in 0..100 {
+            switch.packet_out(PacketOut::new(OfPort(3), [Action::resubmit(9)], vec![0; 60])).await.unwrap();
+        }
+        switch.barrier().await.unwrap();
+    }
+    ovs.add_port("p4", 4);
+    common::wait_for("the new port", || ovs.vsctl(&["get", "interface", "p4", "ofport"]).trim() == "4");
+    // Requests are answered although nobody reads the events.
+    assert!(switch.ports().await.unwrap().iter().any(|port| port.name == "p4"));
+    let mut packets = 0;
+    let search = async {
+        loop {
+            match events.recv().await.unwrap() {
+                Event::PacketIn(_) => packets += 1,
+                Event::PortStatus { port, .. } if port.name == "p4" => break,
+                _ => {}
+            }
+        }
+    };
+    timeout(DEADLINE, search).await.expect("the port's news came behind the packets");
+    assert!(packets <= EVENTS_MAX);
+}
+
+#[tokio::test]
+async fn ports_that_come_and_go_are_told() {
+    let ovs = DummyOvs::start();
+    let (switch, mut events) = link(&ovs).await;
+    let change = |wanted: PortReason| {
+        move |event| match event {
+            Event::PortStatus { reason, port } if reason == wanted && port.name == "p5" => Some(port.number),
+            _ => None,
+        }
+    };
+    ovs.add_port("p5", 5);
+    assert_eq!(event(&mut events, "the port", change(PortReason::Added)).await, OfPort(5));
+    assert!(switch.ports().await.unwrap().iter().any(|port| port.name == "p5" && port.number == OfPort(5)));
+    ovs.vsctl(&["del-port", "p5"]);
+    assert_eq!(event(&mut events, "its end", change(PortReason::Deleted)).await, OfPort(5));
+}
+
+#[tokio::test]
+async fn changes_by_others_are_told_and_our_own_are_not() {
+    let ovs = DummyOvs::start();
+    let (switch, mut events) = link(&ovs).await;
+    switch.commit(flows([flow(3, 8, []), flow(3, 9, [])]), Commit::AtOnce).await.unwrap();
+    ovs.ofctl("del-flows", &["--strict", "table=3,priority=8"]);
+    let change = event(&mut events, "news of the flow", |event| match event {
+        Event::FlowUpdate(update) => Some(update),
+        _ => None,
+    })
+    .await;
+    let FlowUpdate::Changed(change) = *change else { panic!("{change:?}") };
+    assert_eq!((change.event, change.table, change.priority), (FlowEvent::Removed, 3, 8));
+}
+
+#[tokio::test]
+async fn a_restarted_switch_is_connected_again_and_configured_again() {
+    let mut ovs = DummyOvs::start();
+    let (switch, mut events) = link(&ovs).await;
+    switch.commit(flows([flow(3, 8, [])]), Commit::AtOnce).await.unwrap();
+    assert!(ovs.ofctl("show", &[]).contains("frags=nx-match"));
+    ovs.restart_switch();
+    event(&mut events, "the loss", |event| matches!(event, Event::Disconnected(_)).then_some(())).await;
+    connected(&mut events).await;
+    assert!(switch.dump_flows().await.unwrap().is_empty());
+    assert!(ovs.ofctl("show", &[]).contains("frags=nx-match"));
+}
+
+#[tokio::test]
+async fn connections_are_flushed_by_zone_and_by_tuple() {
+    let ovs = DummyOvs::start();
+    let (switch, _events) = link(&ovs).await;
+    let original = CtTuple {
+        src: Some("10.0.0.1".parse().unwrap()),
+        dst: Some("10.0.0.2".parse().unwrap()),
+        ports: CtPorts::Ports { src: Some(1000), dst: Some(80) },
+    };
+    let exact = CtFlush { protocol: 6, zone: Some(5), original, reply: CtTuple::default() };
+    let partial = CtTuple { dst: Some("fd00::1".parse().unwrap()), ..CtTuple::default() };
+    let replies = CtFlush { protocol: 17, zone: Some(5), original: CtTuple::default(), reply: partial };
+    switch.ct_flush(exact.clone()).await.unwrap();
+    switch.ct_flush_all(vec![exact, replies]).await.unwrap();
+    switch.ct_flush_zone(5).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_switch_requests_fail_at_once() {
+    let (switch, _events) = Switch::start(Options::new("/nonexistent/br0.mgmt"));
+    assert!(matches!(switch.dump_flows().await, Err(SwitchError::NotConnected)));
+}
