@@ -71,7 +71,9 @@ pub fn resecure(ask: &mut Ask, port: &mut Port, fields: &Fields) -> Result<(), A
         port.security_groups = groups;
         check_groups(ask, port)?;
     }
-    if !port.security_groups.is_empty() && (!port.is_port_security || port.fixed_ips.is_empty()) {
+    // A port that lost its last address with a SLAAC subnet keeps its groups, and can still be renamed.
+    let is_touched = is_named || fields.has("port_security_enabled") || fields.has("fixed_ips");
+    if is_touched && !port.security_groups.is_empty() && (!port.is_port_security || port.fixed_ips.is_empty()) {
         return Err(if is_named { groups_need_security() } else { groups_remain() });
     }
     check_pairs(port)

@@ -1,0 +1,75 @@
+//! Creation that may be repeated: a lost answer or a second replica makes no second object.
+
+use serde_json::{Value, json};
+
+use crate::api::{Answer, Api, id};
+
+const KEY: &str = "6ba7b811-9dad-51d1-80b4-00c04fd430c8";
+
+async fn send(api: &Api, path: &str, body: &Value) -> Answer {
+    api.send(&api.caller, "POST", &format!("/v2.0/{path}"), &[("Idempotency-Key", KEY)], body.to_string().into_bytes()).await
+}
+
+#[tokio::test]
+async fn the_same_request_twice_makes_one_object() {
+    let api = Api::new();
+    let network = api.network().await;
+    api.subnet(&network, "10.0.0.0/16").await;
+    for (path, name, fields) in [
+        ("networks", "network", json!({"name": "n"})),
+        ("subnets", "subnet", json!({"network_id": network, "ip_version": 4, "cidr": "10.9.0.0/24"})),
+        ("ports", "port", json!({"network_id": network, "device_id": "uid", "device_owner": "ladon:pod", "binding:host_id": "n1"})),
+        ("routers", "router", json!({"name": "r"})),
+        ("security-groups", "security_group", json!({"name": "g"})),
+    ] {
+        let body = json!({name: fields});
+        let first = send(&api, path, &body).await;
+        assert_eq!((first.status.as_u16(), id(&first.body[name]).as_str()), (201, KEY), "{first:?}");
+        let before = api.world.core.state();
+        let second = send(&api, path, &body).await;
+        assert_eq!((second.status.as_u16(), &second.body), (200, &first.body));
+        assert!(before.objects().eq(api.world.core.state().objects()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn two_at_once_make_one_object() {
+    let api = Api::new();
+    let network = api.network().await;
+    api.subnet(&network, "10.0.0.0/24").await;
+    let body = json!({"port": {"network_id": network, "device_id": "uid"}});
+    let (one, other) = futures::join!(send(&api, "ports", &body), send(&api, "ports", &body));
+    assert_eq!(one.body, other.body);
+    let mut statuses = [one.status.as_u16(), other.status.as_u16()];
+    statuses.sort();
+    assert_eq!(statuses, [200, 201]);
+}
+
+#[tokio::test]
+async fn a_key_that_stands_for_something_else_is_refused() {
+    let api = Api::new();
+    let [network, other] = [api.network().await, api.network().await];
+    send(&api, "ports", &json!({"port": {"network_id": network, "device_id": "uid"}})).await;
+    for fields in [
+        json!({"network_id": other, "device_id": "uid"}),
+        json!({"network_id": network, "device_id": "another"}),
+        json!({"network_id": network, "device_id": "uid", "project_id": "p"}),
+    ] {
+        assert_eq!(send(&api, "ports", &json!({"port": fields})).await.error(), (409, "IdempotencyKeyConflict"));
+    }
+    let odd = api.send(&api.caller, "POST", "/v2.0/networks", &[("Idempotency-Key", "x")], b"{\"network\": {}}".to_vec()).await;
+    assert_eq!(odd.error(), (400, "HTTPBadRequest"));
+}
+
+#[tokio::test]
+async fn a_bulk_request_is_repeated_as_a_whole() {
+    let api = Api::new();
+    let network = api.network().await;
+    api.subnet(&network, "10.0.0.0/24").await;
+    let body = json!({"ports": [{"network_id": network, "device_id": "a"}, {"network_id": network, "device_id": "b"}]});
+    let first = send(&api, "ports", &body).await;
+    let second = send(&api, "ports", &body).await;
+    assert_eq!((first.status.as_u16(), second.status.as_u16()), (201, 200));
+    assert_eq!(first.body, second.body);
+    assert_ne!(first.body["ports"][0]["id"], first.body["ports"][1]["id"]);
+}
