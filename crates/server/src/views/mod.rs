@@ -45,6 +45,7 @@ pub use outbox::PENDING_BYTES_MAX;
 pub use owner::{IFACE_ID_BYTES_MAX, INTERFACES_MAX, STATUS_BATCH_MAX};
 pub use routes::routes;
 pub use session::{RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE};
+pub use shown::shown;
 
 /// Messages that wait for the owner. Sessions wait when it is full, and with them their nodes.
 const MESSAGES_MAX: usize = 1024;

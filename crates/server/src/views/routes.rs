@@ -88,7 +88,8 @@ struct NodeRow<'a> {
 
 async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, Problem> {
     let picture = picture(&views, &asker).await?;
-    let rows: Vec<NodeRow> = picture.state.all::<Node>().map(|node| picture.node_row(node)).collect();
+    let mut rows: Vec<NodeRow> = picture.state.all::<Node>().map(|node| picture.node_row(node)).collect();
+    rows.sort_by_key(|row| row.name);
     Ok(Json(json!({ "revision": picture.state.revision(), "nodes": rows })).into_response())
 }
 

@@ -4,5 +4,5 @@ mod cost;
 mod edits;
 mod named;
 mod reports;
-// mod streams;
+mod streams;
 mod world;

@@ -1,0 +1,155 @@
+//! Restarts in the middle of anything.
+
+use std::collections::BTreeMap;
+
+use model::*;
+
+use crate::world::*;
+
+/// What is put and what is deleted.
+type Edit = (Option<Object>, ObjectKey);
+
+/// Numbers that look random and are the same in every run with one seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32 % sides
+    }
+
+    fn edit(&mut self) -> Edit {
+        let (n, net, home) = (self.roll(12), self.roll(3), self.roll(2) + 1);
+        let object: Object = match self.roll(8) {
+            0 => Network { mtu: 1400 + self.roll(50) as u16, ..network(net) }.into(),
+            1 | 2 => interface(20 + n, net, self.roll(2)).into(),
+            _ => Port { name: format!("{}", self.roll(1000)), ..vm(n, net, home) }.into(),
+        };
+        let key = object.key();
+        (if self.roll(4) == 0 { None } else { Some(object) }, key)
+    }
+}
+
+async fn apply(server: &Server, edits: Vec<Edit>) {
+    let (put, gone): (Vec<Edit>, Vec<Edit>) = edits.into_iter().partition(|(object, _)| object.is_some());
+    server.put(put.into_iter().filter_map(|(object, _)| object)).await;
+    let state = server.core.state();
+    server.delete(gone.into_iter().filter_map(|(_, key)| state.object(key).map(|object| (**object).clone()))).await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_gets_only_what_changed_also_what_is_gone() {
+    let mut world = World::new().await;
+    let ports = (100..200).map(|n| vm(n, 1, 2).into());
+    world.server.put(ports.chain([network(1).into(), network(2).into(), vm(11, 1, 1).into(), vm(12, 2, 1).into()])).await;
+    let mut node = world.follow(1);
+    node.until("it knows itself", |replica| replica.keys().any(|key| key.kind == Kind::Node)).await;
+    let n = node.updates.len();
+    world.kill().await;
+    // Deleted, changed, new, and interest lost, while the node is on its own.
+    world.server.delete([vm(100, 1, 2).into(), vm(12, 2, 1).into()]).await;
+    world.server.put([Port { name: "new".into(), ..vm(101, 1, 2) }.into(), vm(300, 1, 2).into()]).await;
+    world.start().await;
+    node.until_right(1, &world.server).await;
+    let resumed: Vec<_> = node.updates[n..].iter().collect();
+    assert!(resumed.iter().all(|update| !update.is_complete_snapshot));
+    let upserts: BTreeMap<_, _> = resumed.iter().flat_map(|update| &update.upserts).map(|object| (object.key(), object)).collect();
+    assert_eq!(upserts.keys().copied().collect::<Vec<_>>(), [key(vm(101, 1, 2)), key(vm(300, 1, 2))]);
+    let removals: usize = resumed.iter().map(|update| update.removals.len()).sum();
+    assert_eq!(removals, 3, "two ports and a network");
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_revision_is_compacted_gets_a_snapshot() {
+    let mut world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 1).into()]).await;
+    let mut node = world.follow(1);
+    node.until("it knows itself", |replica| replica.len() == 4).await;
+    let n = node.updates.len();
+    world.kill().await;
+    let revision = world.server.delete([vm(12, 1, 1).into()]).await;
+    world.compact(revision);
+    world.start().await;
+    node.until_right(1, &world.server).await;
+    assert!(node.updates[n..].iter().any(|update| update.is_complete_snapshot && update.removals == [key(vm(12, 1, 1))]));
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_with_another_view_than_the_server_thinks_gets_a_snapshot() {
+    let mut world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    let mut node = world.follow(1);
+    node.until("it knows itself", |replica| replica.len() == 3).await;
+    let revision = node.revision;
+    node.link.stop().await;
+    world.kill().await;
+    // The store comes back from elsewhere: the same revisions, other objects.
+    let other = World::new().await;
+    for n in 0..revision.0 + 5 {
+        other.server.put([Network { mtu: 1000 + n as u16, ..network(1) }.into(), vm(12, 1, 1).into()]).await;
+    }
+    world.disk = other.disk.clone();
+    world.start().await;
+    let mut node = world.follow(1);
+    node.until_right(1, &world.server).await;
+    assert!(node.updates.len() >= 2 && node.updates[1].is_complete_snapshot, "from the disk, then from the server");
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_went_back_in_time_is_followed_by_a_snapshot() {
+    let mut world = World::new().await;
+    for mtu in 1000..1020 {
+        world.server.put([Network { mtu, ..network(1) }.into(), vm(11, 1, 1).into()]).await;
+    }
+    let mut node = world.follow(1);
+    node.until("it knows itself", |replica| replica.len() == 3).await;
+    node.link.stop().await;
+    world.kill().await;
+    let other = World::new().await;
+    other.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    world.disk = other.disk.clone();
+    world.start().await;
+    let mut node = world.follow(1);
+    node.next().await;
+    node.revision = Revision::default();
+    node.until_right(1, &world.server).await;
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn servers_and_nodes_killed_in_the_middle_of_anything_end_with_the_right_views() {
+    let seed = std::env::var("LADON_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_123);
+    println!("LADON_SEED={seed}");
+    let mut dice = Dice(seed);
+    let mut world = World::new().await;
+    let mut nodes = vec![world.follow(1), world.follow(2)];
+    for _ in 0..60 {
+        let edits = (0..dice.roll(5) + 1).map(|_| dice.edit()).collect();
+        apply(&world.server, edits).await;
+        match dice.roll(12) {
+            0 => {
+                world.kill().await;
+                world.start().await;
+            }
+            1 => {
+                // Killed: what it had not saved is lost with it.
+                let n = dice.roll(2);
+                nodes[n as usize] = world.follow(n + 1);
+            }
+            2 => {
+                let n = dice.roll(2);
+                let node = std::mem::replace(&mut nodes[n as usize], world.follow(9));
+                node.link.stop().await;
+                nodes[n as usize] = world.follow(n + 1);
+            }
+            3 => drop(nodes[dice.roll(2) as usize].next().await),
+            _ => {}
+        }
+    }
+    for (node, n) in nodes.iter_mut().zip([1, 2]) {
+        node.until_right(n, &world.server).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Streams as a node sees them on the wire: admission, slowness, a second stream of one node.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Object, Port, Revision};
+use store::Memory;
+use stream::pki::Authority;
+use stream::wire::{Hello, server_message::Body};
+use stream::{Following, Target, VIEW_FORMAT};
+
+use super::world::*;
+use crate::views::{SNAPSHOTS_AT_ONCE, Views};
+use crate::writer::{Core, Tx, WriteError};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Long enough to see that something does not happen.
+const MOMENT: Duration = Duration::from_millis(300);
+
+struct Served {
+    dir: tempfile::TempDir,
+    core: Core,
+    views: Views,
+    address: SocketAddr,
+}
+
+impl Served {
+    async fn new(objects: Vec<Object>) -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = Authority::open(dir.path()).unwrap().server().unwrap();
+        let listener = stream::Listener::bind("127.0.0.1:0".parse().unwrap(), credentials).await.unwrap();
+        let address = listener.address().unwrap();
+        let core = Core::start(Arc::new(Memory::new())).unwrap();
+        let views = Views::start(core.clone());
+        let serving = views.clone();
+        tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+        let served = Served { dir, core, views, address };
+        served.put(objects).await;
+        served
+    }
+
+    async fn put(&self, objects: Vec<Object>) -> Revision {
+        let write = move |tx: &mut Tx| Ok::<_, WriteError>(objects.iter().cloned().for_each(|object| tx.put(object)));
+        self.core.write(write).await.unwrap().revision
+    }
+
+    /// A node's stream, up to date with what there is.
+    async fn follow(&self, n: u32) -> Following {
+        let target = Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
+        let hello = Hello { node: name(n).0, view_format: VIEW_FORMAT, ..Hello::default() };
+        stream::follow(&target, hello).await.unwrap()
+    }
+}
+
+async fn next(following: &mut Following) -> Body {
+    let message = tokio::time::timeout(DEADLINE, following.inbound.message()).await.expect("a message");
+    message.unwrap().expect("not the end").body.unwrap()
+}
+
+async fn snapshot(following: &mut Following) {
+    while !matches!(next(following).await, Body::SnapshotEnd(_)) {}
+}
+
+#[tokio::test]
+async fn snapshots_are_admitted_a_few_at_a_time() {
+    let served = Served::new(vec![network(1).into(), vm(11, 1, 1).into()]).await;
+    let permits = served.views.snapshots.clone().acquire_many_owned(SNAPSHOTS_AT_ONCE as u32).await.unwrap();
+    let mut following = served.follow(1).await;
+    assert!(tokio::time::timeout(MOMENT, following.inbound.message()).await.is_err(), "it waits for its turn");
+    served.put(vec![vm(12, 1, 2).into()]).await;
+    drop(permits);
+    assert!(matches!(next(&mut following).await, Body::SnapshotBegin(_)));
+    snapshot(&mut following).await;
+    // What happened meanwhile comes after it: the new port, and the node itself.
+    assert!(matches!(next(&mut following).await, Body::Delta(delta) if delta.upserts.len() == 2 || delta.upserts.len() == 1));
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_read_holds_up_nobody_and_gets_the_latest() {
+    let served = Served::new(vec![network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 2).into()]).await;
+    let (mut slow, mut quick) = (served.follow(1).await, served.follow(2).await);
+    snapshot(&mut slow).await;
+    snapshot(&mut quick).await;
+    let mut revision = Revision::default();
+    for n in 0..200 {
+        let description = format!("{n} {}", "x".repeat(50_000));
+        revision = served.put(vec![Port { description, ..vm(11, 1, 1) }.into()]).await;
+        while !matches!(next(&mut quick).await, Body::Delta(delta) if delta.to == revision.0) {}
+    }
+    let (mut deltas, mut last) = (0, None);
+    while last != Some(revision.0) {
+        if let Body::Delta(delta) = next(&mut slow).await {
+            deltas += 1;
+            last = Some(delta.to);
+        }
+    }
+    assert!(deltas < 50, "{deltas} of 200: what waited was merged");
+}
+
+#[tokio::test]
+async fn a_second_stream_of_one_node_takes_the_place_of_the_first() {
+    let served = Served::new(vec![network(1).into(), vm(11, 1, 1).into()]).await;
+    let mut first = served.follow(1).await;
+    snapshot(&mut first).await;
+    let mut second = served.follow(1).await;
+    snapshot(&mut second).await;
+    let end = async { while !matches!(next(&mut first).await, Body::Refused(refused) if refused.reason.contains("another stream")) {} };
+    tokio::time::timeout(DEADLINE, end).await.unwrap();
+    let picture = served.views.picture().await.unwrap();
+    assert!(picture.nodes[&name(1)].is_connected);
+}
+
+#[tokio::test]
+async fn a_hello_that_makes_no_sense_is_refused_with_the_reason() {
+    let served = Served::new(vec![]).await;
+    let target = Target { address: served.address.to_string(), credentials: Authority::open(served.dir.path()).unwrap().node(&name(1)).unwrap() };
+    let hello = Hello { node: name(1).0, view_format: VIEW_FORMAT, tunnel: "gre".into(), ..Hello::default() };
+    let mut following = stream::follow(&target, hello).await.unwrap();
+    assert!(matches!(next(&mut following).await, Body::Refused(refused) if refused.reason.contains("'gre' is no tunnel type")));
+}
