@@ -52,7 +52,8 @@ impl Containers {
         self.sockets.extend(address.strip_prefix("unix://").map(PathBuf::from));
         let config = fs::read(bundle.join("config.json")).unwrap_or_default();
         let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-        self.cgroups.extend(config["linux"]["cgroupsPath"].as_str().map(|path| path.trim_start_matches('/').to_owned()));
+        self.cgroups
+            .extend(config["linux"]["cgroupsPath"].as_str().map(|path| path.trim_start_matches('/').to_owned()));
     }
 
     /// Remove what they left; their processes are gone already. `dir` is the lab's folder.
@@ -84,7 +85,9 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing(|| format!("removing {}", path.display())),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).doing(|| format!("removing {}", path.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -16,8 +16,20 @@ use crate::signals::on_interrupt;
 pub const NETWORK: &[&str] = &["iproute2", "ethtool", "openvswitch-switch", "conntrack", "tcpdump"];
 /// What a Kubernetes cluster and its images need beyond that.
 pub const KUBERNETES: &[&str] = &[
-    "containerd", "runc", "etcd-server", "containernetworking-plugins", "busybox-static", "gcc", "libc6-dev", "curl", "wget",
-    "bind9-dnsutils", "netcat-openbsd", "iperf3", "bash", "dash",
+    "containerd",
+    "runc",
+    "etcd-server",
+    "containernetworking-plugins",
+    "busybox-static",
+    "gcc",
+    "libc6-dev",
+    "curl",
+    "wget",
+    "bind9-dnsutils",
+    "netcat-openbsd",
+    "iperf3",
+    "bash",
+    "dash",
 ];
 /// What virtual machines need beyond that.
 pub const MACHINES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];
@@ -38,7 +50,10 @@ pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
         return Ok(());
     }
     if !nix::unistd::Uid::effective().is_root() {
-        return Err(LabError::Unfit(format!("the packages {} are missing, and only root may install them", missing.join(" "))));
+        return Err(LabError::Unfit(format!(
+            "the packages {} are missing, and only root may install them",
+            missing.join(" ")
+        )));
     }
     let _policy = forbid_services()?;
     progress.during("reading Debian's package lists", || apt(&["update"], &missing))?;
@@ -71,7 +86,9 @@ fn apt(args: &[&str], missing: &[&str]) -> Result<()> {
     let said: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("E:")).collect();
     Err(LabError::Unfit(format!(
         "the packages {} are missing and `{}` failed: {}; install them by hand (apt-get install {0}) as root, with a package mirror in reach",
-        missing.join(" "), output.command, said.join(" ")
+        missing.join(" "),
+        output.command,
+        said.join(" ")
     )))
 }
 

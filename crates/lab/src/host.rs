@@ -93,7 +93,8 @@ impl Underlay {
     fn cable(&self, host: &Host) -> Result<()> {
         let (name, mtu) = (host.name(), self.mtu);
         let (near, far) = (&host.inner.namespace, &self.name);
-        host.netns().ip(&[format!("link add eth0 mtu {mtu} netns {near} type veth peer name {name} mtu {mtu} netns {far}")])?;
+        host.netns()
+            .ip(&[format!("link add eth0 mtu {mtu} netns {near} type veth peer name {name} mtu {mtu} netns {far}")])?;
         self.netns.ip(&[format!("link set dev {name} master {BRIDGE} up")])?;
         offloads_off(&self.netns, name)
     }
@@ -127,7 +128,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if self.lab.owns_parts() {
             forget_namespace(&self.lab, &self.namespace);
-            let _ = self.lab.record(|state| drop(state.hosts.remove(&self.name)));
+            let _ = self.lab.record(|state| {
+                state.hosts.remove(&self.name);
+            });
         }
     }
 }

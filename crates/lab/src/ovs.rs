@@ -51,20 +51,26 @@ impl Ovs {
         let dir = host.folder("ovs")?;
         let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
         command::tool("ovsdb-tool", &["create", &path("conf.db"), SCHEMA])?;
-        let database = host.spawn("ovsdb-server", Command::new("ovsdb-server").envs(places(&dir)).args([
-            path("conf.db"),
-            format!("--remote=punix:{}", path("db.sock")),
-            format!("--unixctl={}", path("ovsdb-server.ctl")),
-            "-vconsole:info".into(),
-            "-vsyslog:off".into(),
-        ]))?;
+        let database = host.spawn(
+            "ovsdb-server",
+            Command::new("ovsdb-server").envs(places(&dir)).args([
+                path("conf.db"),
+                format!("--remote=punix:{}", path("db.sock")),
+                format!("--unixctl={}", path("ovsdb-server.ctl")),
+                "-vconsole:info".into(),
+                "-vsyslog:off".into(),
+            ]),
+        )?;
         database.wait_until("ovsdb-server to listen", READY, || Ok(dir.join("db.sock").exists().then_some(())))?;
-        let switch = host.spawn("ovs-vswitchd", Command::new("ovs-vswitchd").envs(places(&dir)).args([
-            format!("unix:{}", path("db.sock")),
-            format!("--unixctl={}", path("ovs-vswitchd.ctl")),
-            "-vconsole:info".into(),
-            "-vsyslog:off".into(),
-        ]))?;
+        let switch = host.spawn(
+            "ovs-vswitchd",
+            Command::new("ovs-vswitchd").envs(places(&dir)).args([
+                format!("unix:{}", path("db.sock")),
+                format!("--unixctl={}", path("ovs-vswitchd.ctl")),
+                "-vconsole:info".into(),
+                "-vsyslog:off".into(),
+            ]),
+        )?;
         let ovs = Ovs { host: host.clone(), dir, switch, database, has_underlay: false };
         ovs.vsctl(&["--no-wait", "init", "--", "set", "Open_vSwitch", ".", &system_id(host)])?;
         ovs.wait_for_switch()?;
@@ -78,19 +84,28 @@ impl Ovs {
             ("net/ipv6/conf/eth0/disable_ipv6", "1"),
         ])?;
         self.host.netns().ip(&["address flush dev eth0".into()])?;
-        let own_mac = format!("other-config:hwaddr=\"02:00:c0:00:02:{:02x}\"", self.host.number());
+        let own_mac = format!("other-config:hwaddr=\"{}\"", self.mac());
         let add = ["--may-exist", "add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev"];
         let set = ["fail-mode=standalone", "other-config:disable-in-band=true", &own_mac];
         self.vsctl(&[&add[..], &set[..], &["--", "--may-exist", "add-port", BRIDGE, "eth0"]].concat())?;
         self.address_underlay()
     }
 
-    /// The internal port is a device that vswitchd makes: it comes back without addresses after a restart.
+    /// The MAC of `br-phy`: not that of `eth0`, or the kernel would take what arrives there for its own.
+    fn mac(&self) -> String {
+        format!("02:00:c0:00:02:{:02x}", self.host.number())
+    }
+
+    /// The internal port is a device that vswitchd makes: it comes back without addresses after a restart. It has its MAC a
+    /// moment later; an ARP request sent before would teach the neighbours a wrong one.
     fn address_underlay(&self) -> Result<()> {
         let netns = self.host.netns();
-        self.switch.wait_until("br-phy to appear", READY, || {
-            let shown = netns.tool("ip", &["-brief", "link", "show", BRIDGE]).map_err(|error| error.to_string())?;
-            Ok((!shown.is_empty()).then_some(()))
+        let ports = ["LOCAL(br-phy)".to_owned(), "(eth0)".to_owned(), self.mac()];
+        self.switch.wait_until("br-phy to be complete", READY, || {
+            let shown = self.ofctl(&["show", BRIDGE]).map_err(|error| error.to_string())?;
+            let device = netns.tool("ip", &["-brief", "link", "show", BRIDGE]).map_err(|error| error.to_string())?;
+            let is_complete = ports.iter().all(|port| shown.contains(port)) && device.contains(&self.mac());
+            if is_complete { Ok(Some(())) } else { Err(format!("{device}{shown}")) }
         })?;
         offloads_off(netns, BRIDGE)?;
         let mut lines = vec![format!("link set {BRIDGE} up")];

@@ -1,9 +1,8 @@
 //! A long-running process that the lab owns: started, killed, started again, and ended with the lab.
 
 use std::fs::OpenOptions;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -227,9 +226,8 @@ impl Drop for Process {
 
 /// Collect a child that has ended, so that it is no zombie and its number is not ours any more.
 fn reap(running: &mut Running) {
-    let ended: Option<ExitStatus> = running.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-    if let Some(status) = ended {
-        debug_assert!(status.code().is_some() || status.signal().is_some());
+    let ended = running.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+    if ended.is_some() {
         running.child = None;
         running.id = None;
     }

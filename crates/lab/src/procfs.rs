@@ -80,8 +80,12 @@ fn all() -> Vec<(ProcessId, i32)> {
 pub fn family(is_member: impl Fn(ProcessId) -> bool) -> Vec<ProcessId> {
     let everyone = all();
     let spared = ancestors(&everyone, std::process::id() as i32);
-    let mut members: HashSet<i32> =
-        everyone.iter().filter(|(id, _)| is_member(*id)).map(|(id, _)| id.pid).filter(|pid| !spared.contains(pid)).collect();
+    let mut members: HashSet<i32> = everyone
+        .iter()
+        .filter(|(id, _)| is_member(*id))
+        .map(|(id, _)| id.pid)
+        .filter(|pid| !spared.contains(pid))
+        .collect();
     loop {
         let before = members.len();
         let children: Vec<i32> =

@@ -62,9 +62,7 @@ fn end_processes(dir: &Path, state: &State) -> Result<()> {
     let folder = format!("{}/", dir.display());
     let recorded: Vec<ProcessId> = state.processes.values().filter_map(|process| process.id).collect();
     procfs::end_all("the lab's processes", || {
-        procfs::family(|id| {
-            recorded.contains(&id) || procfs::has_variable(id, &mark) || is_shim_of(id, &folder)
-        })
+        procfs::family(|id| recorded.contains(&id) || procfs::has_variable(id, &mark) || is_shim_of(id, &folder))
     })
 }
 
@@ -115,7 +113,9 @@ fn remove_files(dir: &Path, logs: Logs) -> Result<()> {
 fn remove_all(path: &Path) -> Result<()> {
     let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing(|| format!("removing {}", path.display())),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).doing(|| format!("removing {}", path.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -3,11 +3,11 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use lab::traffic::{self, EchoServer, Pinging, Probe};
-use lab::{Host, Lab, MARK, Ovs, Underlay};
+use lab::{Host, Lab, MARK, Ovs, Underlay, wait};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -98,7 +98,8 @@ fn a_lab_that_ends_leaves_nothing() {
     let host = underlay.host("a", 11).unwrap();
     let ovs = Ovs::start(&host).unwrap();
     // A process that got away from its parent, and a mount.
-    let away = host.spawn("away", Command::new("sh").args(["-c", "setsid sleep 1000 & setsid sleep 1000 & wait"])).unwrap();
+    let away =
+        host.spawn("away", Command::new("sh").args(["-c", "setsid sleep 1000 & setsid sleep 1000 & wait"])).unwrap();
     fs::create_dir(dir.join("mounted")).unwrap();
     assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(dir.join("mounted")).status().unwrap().success());
     assert!(away.is_alive());
@@ -134,13 +135,31 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     Lab::take_down(&dir).unwrap();
 }
 
+/// A process whose start differs from that of `pid` in /proc, which counts hundredths of a second.
+fn started_later_than(pid: i32) -> Child {
+    let start = |pid: &dyn std::fmt::Display| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned()
+    };
+    wait::until("the clock to tick", Duration::from_secs(5), || {
+        let mut child = Command::new("sleep").arg("1000").spawn()?;
+        if start(&child.id()) != start(&pid) {
+            return Ok(Some(child));
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok::<_, std::io::Error>(None)
+    })
+    .unwrap()
+}
+
 #[test]
 fn a_reused_process_number_is_never_killed() {
     let lab = Lab::scratch().unwrap();
     let dir = lab.dir().to_owned();
     let ours = lab.spawn("ours", Command::new("sleep").arg("1000")).unwrap();
     lab.keep().unwrap();
-    let mut bystander = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut bystander = started_later_than(ours.pid().unwrap());
     let path = dir.join("lab.json");
     let text = fs::read_to_string(&path).unwrap();
     let forged = text.replace(&format!("\"pid\": {}", ours.pid().unwrap()), &format!("\"pid\": {}", bystander.id()));
@@ -163,7 +182,8 @@ fn a_killed_owner_leaves_nothing_to_the_next() {
     // As kill -9 would: nobody runs the destructors, and the owner is another process that is gone.
     let text = fs::read_to_string(dir.join("lab.json")).unwrap();
     std::mem::forget((ours, lab));
-    fs::write(dir.join("lab.json"), text.replace(&format!("\"pid\": {}", std::process::id()), "\"pid\": 4194300")).unwrap();
+    fs::write(dir.join("lab.json"), text.replace(&format!("\"pid\": {}", std::process::id()), "\"pid\": 4194300"))
+        .unwrap();
     let next = Lab::new("next", &dir).unwrap();
     assert!(next.process("ours").is_none());
     let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();

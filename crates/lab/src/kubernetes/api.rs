@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::error::{Doing, LabError, Result};
@@ -95,13 +95,18 @@ impl Api {
         let mut stream = StreamOwned::new(connection, stream);
         let length = body.len();
         // HTTP/1.0: the answer ends with the connection and is never chunked.
-        let head = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n", self.server);
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n",
+            self.server
+        );
         stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).doing(asking)?;
         let mut bytes = Vec::new();
         match stream.read_to_end(&mut bytes) {
             // A server that closes without saying goodbye has still said everything.
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(error).doing(asking),
-            _ => parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| LabError::Unfit(format!("{}: no HTTP", asking()))),
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error).doing(asking),
+            _ => {
+                parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| LabError::Unfit(format!("{}: no HTTP", asking())))
+            }
         }
     }
 }

@@ -87,7 +87,9 @@ fn wrapper(kubernetes: &str) -> Result<String> {
         return Err(LabError::Unfit("Kubernetes' go.mod names no staging modules; its layout has changed".into()));
     }
     let published = KUBERNETES_VERSION.replacen("v1.", "v0.", 1);
-    let mut text = format!("module kubernetes-programs\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes {KUBERNETES_VERSION}\n\nreplace (\n");
+    let mut text = format!(
+        "module kubernetes-programs\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes {KUBERNETES_VERSION}\n\nreplace (\n"
+    );
     staging.iter().for_each(|name| text.push_str(&format!("\t{name} => {name} {published}\n")));
     text.push_str(")\n");
     Ok(text)
@@ -106,7 +108,11 @@ fn build_one(cache: &Path, module: &Path, name: &str) -> Result<()> {
             other => format!("k8s.io/kubernetes/cmd/{other}"),
         };
         let output = draft.to_string_lossy();
-        go(module, name, &["build", "-buildvcs=false", "-trimpath", "-ldflags", &link_flags(), "-o", &output, &package])?;
+        go(
+            module,
+            name,
+            &["build", "-buildvcs=false", "-trimpath", "-ldflags", &link_flags(), "-o", &output, &package],
+        )?;
     }
     let target = cache.join(name);
     fs::rename(&draft, &target).doing(|| format!("putting {} into place", target.display()))
@@ -115,8 +121,14 @@ fn build_one(cache: &Path, module: &Path, name: &str) -> Result<()> {
 fn link_flags() -> String {
     let minor = KUBERNETES_VERSION.split('.').nth(1).unwrap_or_default();
     let set = |name: &str, value: &str| format!("-X {VERSION_PACKAGE}.{name}={value}");
-    ["-s -w".into(), set("gitVersion", KUBERNETES_VERSION), set("gitMajor", "1"), set("gitMinor", minor), set("gitTreeState", "clean")]
-        .join(" ")
+    [
+        "-s -w".into(),
+        set("gitVersion", KUBERNETES_VERSION),
+        set("gitMajor", "1"),
+        set("gitMinor", minor),
+        set("gitTreeState", "clean"),
+    ]
+    .join(" ")
 }
 
 /// Run Go in the wrapper module.

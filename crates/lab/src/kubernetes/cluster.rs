@@ -12,27 +12,25 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::command::{self, Output, TOOL};
 use crate::error::{LabError, Result};
 use crate::host::Host;
 use crate::kubernetes::api::Api;
 use crate::kubernetes::images::{COREDNS, Images};
-use crate::kubernetes::pki::{Authority, service_account_keys};
+use crate::kubernetes::pki::Authority;
 use crate::kubernetes::programs::Programs;
 use crate::kubernetes::worker::Worker;
 use crate::lab::Lab;
 use crate::process::Process;
-use crate::state::write_whole;
 use crate::wait;
 
 /// Where the API server listens.
-const PORT: u16 = 6443;
+pub(super) const PORT: u16 = 6443;
 /// How long the API server may take to be ready on a busy machine.
 const READY: Duration = Duration::from_secs(60);
 /// How long a node may take to register after that.
 const REGISTERED: Duration = Duration::from_secs(60);
 /// The user that everything is allowed to.
-const ADMIN: &str = "admin";
+pub(super) const ADMIN: &str = "admin";
 /// Where every kubelet has the socket for device plugins, whatever it is told.
 const KUBELET: &str = "/var/lib/kubelet";
 /// The processes of the control plane.
@@ -136,7 +134,8 @@ impl Cluster {
         let mut cluster = Self::around(control, programs, images, ClusterOptions::default())?;
         for part in PARTS {
             let name = format!("{}-{part}", control.name());
-            let process = lab.process(&name).ok_or_else(|| LabError::Unfit(format!("the lab has no process {name}")))?;
+            let process =
+                lab.process(&name).ok_or_else(|| LabError::Unfit(format!("the lab has no process {name}")))?;
             cluster.processes.push(process);
         }
         for host in workers {
@@ -145,116 +144,19 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_store_and_api(&mut self) -> Result<()> {
-        let pki = self.dir.join("pki");
-        let authority = Authority::open(&pki, "ca")?;
-        authority.server("apiserver", &self.server_names()?)?;
-        Authority::open(&pki, "front-proxy-ca")?.client("front-proxy", "front-proxy-client", None)?;
-        service_account_keys(&pki)?;
-        self.spawn("etcd", Command::new("etcd").args(self.etcd_args()))?;
-        let args = self.apiserver_args();
-        self.spawn("kube-apiserver", Command::new(self.programs.path("kube-apiserver")?).args(args))
-    }
-
-    /// The API server's certificate names its own address and the first of the Service range.
-    fn server_names(&self) -> Result<Vec<String>> {
-        let first = |range: &str| -> Result<String> {
-            let network = range.split('/').next().unwrap_or_default();
-            let address: IpAddr = network.parse().map_err(|_| LabError::Unfit(format!("{range} is no Service range")))?;
-            Ok(match address {
-                IpAddr::V4(address) => IpAddr::V4((u32::from(address) + 1).into()),
-                IpAddr::V6(address) => IpAddr::V6((u128::from(address) + 1).into()),
-            }
-            .to_string())
-        };
-        let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
-        let addresses = [self.host.ipv4().to_string(), self.host.ipv6().to_string(), "127.0.0.1".into()];
-        let services = [first(&self.options.services_v4)?, first(&self.options.services_v6)?];
-        Ok(names.map(String::from).into_iter().chain(addresses).chain(services).collect())
-    }
-
-    fn etcd_args(&self) -> Vec<String> {
-        vec![
-            format!("--data-dir={}", self.dir.join("etcd").display()),
-            "--listen-client-urls=http://127.0.0.1:2379".into(),
-            "--advertise-client-urls=http://127.0.0.1:2379".into(),
-            "--listen-peer-urls=http://127.0.0.1:2380".into(),
-            // The lab's data need not survive the machine.
-            "--unsafe-no-fsync".into(),
-        ]
-    }
-
-    fn apiserver_args(&self) -> Vec<String> {
-        let pki = |name: &str| self.dir.join("pki").join(name).display().to_string();
-        let mut args = vec![
-            "--etcd-servers=http://127.0.0.1:2379".into(),
-            format!("--bind-address={}", self.host.ipv4()),
-            format!("--advertise-address={}", self.host.ipv4()),
-            format!("--secure-port={PORT}"),
-            format!("--tls-cert-file={}", pki("apiserver.crt")),
-            format!("--tls-private-key-file={}", pki("apiserver.key")),
-            format!("--cert-dir={}", pki("")),
-            format!("--client-ca-file={}", pki("ca.crt")),
-            "--authorization-mode=Node,RBAC".into(),
-            "--allow-privileged".into(),
-            format!("--service-cluster-ip-range={},{}", self.options.services_v4, self.options.services_v6),
-            "--service-account-issuer=https://kubernetes.default.svc".into(),
-            format!("--service-account-key-file={}", pki("sa.pub")),
-            format!("--service-account-signing-key-file={}", pki("sa.key")),
-            format!("--requestheader-client-ca-file={}", pki("front-proxy-ca.crt")),
-            "--requestheader-allowed-names=front-proxy-client".into(),
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
-            "--requestheader-group-headers=X-Remote-Group".into(),
-            "--requestheader-username-headers=X-Remote-User".into(),
-            format!("--proxy-client-cert-file={}", pki("front-proxy.crt")),
-            format!("--proxy-client-key-file={}", pki("front-proxy.key")),
-            "--kubelet-preferred-address-types=InternalIP".into(),
-            "--profiling=false".into(),
-        ];
-        args.extend(self.options.apiserver_args.clone());
-        args
-    }
-
     fn start_runtimes(&self, hosts: &[Host]) -> Result<Vec<Worker>> {
         let images = &self.images;
         std::thread::scope(|scope| {
             let starting: Vec<_> =
                 hosts.iter().map(|host| scope.spawn(move || Worker::start_runtime(host, images))).collect();
-            starting.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            starting
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
         })
     }
 
-    fn start_controllers(&mut self) -> Result<()> {
-        let manager = self.kubeconfig("system:kube-controller-manager", None)?;
-        let scheduler = self.kubeconfig("system:kube-scheduler", None)?;
-        let args = [self.common_args(&manager), self.manager_args()].concat();
-        self.spawn("kube-controller-manager", Command::new(self.programs.path("kube-controller-manager")?).args(args))?;
-        let args = self.common_args(&scheduler);
-        self.spawn("kube-scheduler", Command::new(self.programs.path("kube-scheduler")?).args(args))
-    }
-
-    fn common_args(&self, kubeconfig: &Path) -> Vec<String> {
-        let config = kubeconfig.display();
-        vec![
-            format!("--kubeconfig={config}"),
-            format!("--authentication-kubeconfig={config}"),
-            format!("--authorization-kubeconfig={config}"),
-            "--leader-elect=false".into(),
-            "--bind-address=127.0.0.1".into(),
-        ]
-    }
-
-    fn manager_args(&self) -> Vec<String> {
-        let pki = |name: &str| self.dir.join("pki").join(name).display().to_string();
-        vec![
-            "--use-service-account-credentials".into(),
-            format!("--service-account-private-key-file={}", pki("sa.key")),
-            format!("--root-ca-file={}", pki("ca.crt")),
-            "--allocate-node-cidrs=false".into(),
-        ]
-    }
-
-    fn spawn(&mut self, name: &str, command: &Command) -> Result<()> {
+    pub(super) fn spawn(&mut self, name: &str, command: &Command) -> Result<()> {
         let process = self.host.spawn(name, command)?;
         self.processes.push(process);
         Ok(())
@@ -342,56 +244,6 @@ impl Cluster {
         found.ok_or_else(|| LabError::Unfit(format!("the control plane has no process {part}")))
     }
 
-    /// The administrator's kubeconfig.
-    pub fn admin_kubeconfig(&self) -> PathBuf {
-        self.config_path(ADMIN)
-    }
-
-    /// A kubeconfig for a user in a group, with a certificate of its own. What it may do, RBAC says.
-    pub fn kubeconfig(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
-        let path = self.config_path(user);
-        let authority = Authority::open(&self.dir.join("pki"), "ca")?;
-        let identity = authority.client(&file_name(user), user, group)?;
-        let config = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {"server": self.server(), "certificate-authority": authority.certificate()}}],
-            "users": [{"name": user, "user": {"client-certificate": identity.certificate, "client-key": identity.key}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
-            "current-context": "lab",
-        });
-        write_whole(&path, config.to_string().as_bytes())?;
-        Ok(path)
-    }
-
-    fn config_path(&self, user: &str) -> PathBuf {
-        self.dir.join(format!("{}.conf", file_name(user)))
-    }
-
-    /// A `kubectl` command as the administrator, on the control plane's host.
-    pub fn kubectl_command(&self, args: &[&str]) -> Result<Command> {
-        let mut command = self.host.command(&self.programs.path("kubectl")?.to_string_lossy());
-        command.arg("--kubeconfig").arg(self.admin_kubeconfig()).args(args);
-        // Discovery is cached below HOME; the lab's belongs to the lab.
-        command.env("HOME", &self.dir);
-        Ok(command)
-    }
-
-    /// Run `kubectl` as the administrator and give what it printed.
-    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_output(args, TOOL)?.ok()
-    }
-
-    /// Run `kubectl` as the administrator, with a deadline, and give everything about how it ended.
-    pub fn kubectl_output(&self, args: &[&str], deadline: Duration) -> Result<Output> {
-        command::run(&mut self.kubectl_command(args)?, deadline)
-    }
-
-    /// Apply manifests, YAML or JSON.
-    pub fn apply(&self, manifests: &str) -> Result<String> {
-        command::run_with_input(&mut self.kubectl_command(&["apply", "-f", "-"])?, manifests, TOOL)?.ok()
-    }
-
     /// Deploy CoreDNS as the cluster's DNS; [`Cluster::wait_dns_ready`] waits for it.
     pub fn deploy_dns(&self) -> Result<()> {
         self.apply(&DNS.replace("IMAGE", COREDNS).replace("ADDRESS", &self.options.dns)).map(drop)
@@ -400,11 +252,18 @@ impl Cluster {
     /// Wait until the cluster's DNS is ready, which needs a network between pods and the API server.
     pub fn wait_dns_ready(&self, deadline: Duration) -> Result<()> {
         let path = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
-        self.wait_for("the cluster's DNS to be ready", path, deadline, |dns| dns["status"]["readyReplicas"] == 1).map(drop)
+        self.wait_for("the cluster's DNS to be ready", path, deadline, |dns| dns["status"]["readyReplicas"] == 1)
+            .map(drop)
     }
 
     /// Wait until `holds` is true of the object at an API path; the error shows its last status.
-    pub fn wait_for(&self, what: &str, path: &str, deadline: Duration, holds: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait_for(
+        &self,
+        what: &str,
+        path: &str,
+        deadline: Duration,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         wait::until(what, deadline, || {
             let response = self.api.get(path).map_err(|error| crate::error::chain(&error))?;
             let object = response.json();
@@ -424,8 +283,4 @@ fn is_ready(object: &Value) -> bool {
 fn conditions(node: &Value) -> String {
     let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
     conditions.map(|one| format!("{}={} {}; ", one["type"], one["status"], one["message"])).collect()
-}
-
-fn file_name(user: &str) -> String {
-    user.replace([':', '/'], "-")
 }

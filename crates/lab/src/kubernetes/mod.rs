@@ -3,9 +3,11 @@
 //! Every node is a host with its own containerd and kubelet. Nothing here sets up pod networking: nodes are NotReady until
 //! somebody puts a CNI configuration into [`Worker::cni_conf`]. There is no kube-proxy.
 
+mod access;
 mod api;
 mod build;
 mod cluster;
+mod control;
 mod image;
 mod images;
 mod pki;

@@ -19,7 +19,18 @@ use crate::vm::archive::Archive;
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Modules that the guest can load: its card, and what nested nodes and switches need.
 const MODULES: &[&str] = &[
-    "virtio_pci", "virtio_net", "8021q", "macvlan", "ipvlan", "veth", "geneve", "vxlan", "openvswitch", "nf_conntrack", "bridge", "sctp",
+    "virtio_pci",
+    "virtio_net",
+    "8021q",
+    "macvlan",
+    "ipvlan",
+    "veth",
+    "geneve",
+    "vxlan",
+    "openvswitch",
+    "nf_conntrack",
+    "bridge",
+    "sctp",
 ];
 const INIT: &str = include_str!("../../assets/guest-init.sh");
 const DHCP: &str = include_str!("../../assets/guest-dhcp.sh");
@@ -57,7 +68,9 @@ pub fn image(cache: Option<&Path>, progress: &Progress) -> Result<VmImage> {
 fn lock(cache: &Path) -> Result<Flock<File>> {
     let path = cache.join(".lock");
     let file = File::create(&path).doing(|| format!("creating {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).doing(|| format!("locking {}", path.display()))
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .doing(|| format!("locking {}", path.display()))
 }
 
 /// Names what the initrd is made from, except the kernel.
@@ -71,7 +84,9 @@ fn recipe() -> Result<String> {
 
 fn busybox() -> Result<PathBuf> {
     let found = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.exists());
-    found.ok_or_else(|| LabError::Unfit("busybox is not on this machine (package busybox-static), and guests need it".into()))
+    found.ok_or_else(|| {
+        LabError::Unfit("busybox is not on this machine (package busybox-static), and guests need it".into())
+    })
 }
 
 fn make(cache: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
@@ -90,8 +105,13 @@ fn make(cache: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
 
 fn fetch(package: &Path, tree: &Path) -> Result<()> {
     let depends = command::tool("apt-cache", &["depends", KERNEL])?;
-    let name = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).find(|name| name.starts_with("linux-image-"));
-    let name = name.ok_or_else(|| LabError::Unfit(format!("apt knows no {KERNEL}; run apt-get update with Debian's mirror in reach")))?;
+    let name = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image-"));
+    let name = name.ok_or_else(|| {
+        LabError::Unfit(format!("apt knows no {KERNEL}; run apt-get update with Debian's mirror in reach"))
+    })?;
     let _ = fs::remove_dir_all(package);
     make_dir(package)?;
     let mut download = Command::new("apt-get");
@@ -136,13 +156,17 @@ fn modules(tree: &Path, release: &str, scratch: &Path) -> Result<Vec<(String, Ve
     let mut files = BTreeSet::new();
     for module in MODULES {
         let shown = command::tool("modprobe", &["-d", &root, "-S", release, "--show-depends", module])?;
-        files.extend(shown.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|path| PathBuf::from(path.trim())));
+        files.extend(
+            shown.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|path| PathBuf::from(path.trim())),
+        );
     }
     let small = scratch.join("small");
     let _ = fs::remove_dir_all(&small);
     let indices = ["modules.builtin", "modules.order"].map(|name| tree.join("lib/modules").join(release).join(name));
     for file in files.iter().chain(&indices) {
-        let inside = file.strip_prefix(tree).map_err(|_| LabError::Unfit(format!("{} is not in the package", file.display())))?;
+        let inside = file
+            .strip_prefix(tree)
+            .map_err(|_| LabError::Unfit(format!("{} is not in the package", file.display())))?;
         copy(file, &small.join(inside))?;
     }
     command::tool("depmod", &["-b", &small.to_string_lossy(), release])?;
@@ -157,7 +181,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn collect(folder: &Path, prefix: &str, all: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
-    let mut entries: Vec<_> = fs::read_dir(folder).doing(|| format!("reading {}", folder.display()))?.flatten().collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(folder).doing(|| format!("reading {}", folder.display()))?.flatten().collect();
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         let path = entry.path();
