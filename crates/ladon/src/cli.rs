@@ -77,8 +77,8 @@ pub enum Command {
     #[command(after_help = "Examples:\n  ladon nodes\n  ladon nodes n2 --output json")]
     Nodes(Filter),
     /// List ports, where each lives and, if one does not work, why
-    #[command(after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports DOWN            which do not work?")]
-    Ports(Filter),
+    #[command(after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports --missing       which do not work, and why?\n  ladon ports --node n2       which live on n2?")]
+    Ports(Ports),
     /// Wait until a revision is in force on every node that it concerns
     ///
     /// Without --revision: everything that was changed up to now.
@@ -108,7 +108,14 @@ pub enum Command {
 /// The parts that run until they are told to stop.
 #[derive(Subcommand)]
 pub enum Daemon {
+    /// Keep what should be, serve the APIs and every node's view
+    #[command(after_help = "Examples:\n  ladon server                                   with every default: the API on 127.0.0.1:9696, the store in /var/lib/ladon\n  ladon server --config /etc/ladon/server.toml")]
+    Server(Run),
+    /// Make this machine's Open vSwitch do what the servers say
+    #[command(after_help = "Example:\n  ladon node --config /etc/ladon/node.toml --host n1")]
+    Node(RunNode),
     /// Turn a Kubernetes cluster's pods and Services into ports and load balancers
+    #[command(after_help = "Example:\n  ladon kube --config /etc/ladon/kube.toml")]
     Kube(Run),
 }
 
@@ -122,9 +129,30 @@ pub struct Run {
 }
 
 #[derive(Args)]
+pub struct RunNode {
+    #[command(flatten)]
+    pub run: Run,
+    /// This machine's name, as in `binding:host_id`; overrides the file. Network namespaces share one host name: name them
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+#[derive(Args)]
 pub struct Filter {
     /// Only rows in which a cell contains this
     pub text: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Ports {
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Only ports that lack something to work, or that two nodes claim
+    #[arg(long)]
+    pub missing: bool,
+    /// Only ports that live on this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
 }
 
 #[derive(Args)]

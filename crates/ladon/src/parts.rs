@@ -4,13 +4,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use model::NodeName;
 
-use crate::cli::Daemon;
+use crate::cli::{Daemon, RunNode};
 use crate::daemon::{self, read_config};
 
 /// Runs a part to its end. What ends it goes to standard error, with its reasons.
 pub fn run(part: &Daemon) -> ExitCode {
     let outcome = match part {
+        Daemon::Server(run) => server_config(run.config.as_deref())
+            .and_then(|config| daemon::run("server", &run.logging, async |stop| Ok(server::run(config, stop.cancelled_owned()).await?))),
+        Daemon::Node(wanted) => node_config(wanted)
+            .and_then(|config| daemon::run("node", &wanted.run.logging, async |stop| Ok(node::run(config, stop.cancelled_owned()).await?))),
         Daemon::Kube(run) => kube_config(run.config.as_deref())
             .and_then(|config| daemon::run("kube", &run.logging, async |stop| Ok(kube_bridge::run(config, stop.cancelled_owned()).await?))),
     };
@@ -21,6 +26,17 @@ pub fn run(part: &Daemon) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn server_config(path: Option<&Path>) -> anyhow::Result<server::Config> {
+    toml::from_str(&read_config(path)?).with_context(|| naming(path))
+}
+
+fn node_config(wanted: &RunNode) -> anyhow::Result<node::Config> {
+    let path = wanted.run.config.as_deref();
+    let mut config: node::Config = toml::from_str(&read_config(path)?).with_context(|| naming(path))?;
+    config.host = wanted.host.clone().map(NodeName).or(config.host);
+    Ok(config)
 }
 
 fn kube_config(path: Option<&Path>) -> anyhow::Result<kube_bridge::config::Config> {

@@ -64,24 +64,26 @@ fn lines(world: &World, beginning: &str) -> usize {
 #[test]
 fn nodes_are_a_table_for_people_and_json_for_programs() {
     let world = World::new();
-    world.server(|_| (200, json!({"nodes": [{"name": "n1", "state": "connected", "revision": 7}, {"name": "n2", "state": "lost", "revision": 3}]})));
-    assert_eq!(world.ladon(&["nodes"]).succeeded(), "NODE  STATE      REVISION\nn1    connected  7\nn2    lost       3\n");
+    world.server(|_| (200, json!({"revision": 7, "nodes": [{"name": "n1", "is_connected": true, "ports": 3}, {"name": "n2", "is_connected": false, "ports": 0}]})));
+    assert_eq!(world.ladon(&["nodes"]).succeeded(), "NODE  CONNECTED  PORTS\nn1    yes        3\nn2    no         0\n");
     let json: Value = serde_json::from_str(&world.ladon(&["nodes", "n2", "-o", "json"]).succeeded()).unwrap();
-    assert_eq!(json, json!([{"name": "n2", "state": "lost", "revision": 3}]));
+    assert_eq!(json, json!({"revision": 7, "nodes": [{"name": "n2", "is_connected": false, "ports": 0}]}));
 }
 
 #[test]
 fn ports_are_found_by_whatever_a_cell_says() {
     let world = World::new();
     let ports = json!({"ports": [
-        {"id": "p1", "name": "web", "addresses": ["10.0.0.3"], "node": "n1", "status": "ACTIVE"},
-        {"id": "p2", "name": "db", "addresses": ["10.0.0.4"], "status": "DOWN", "problem": "no node claims it"},
-    ]});
+        {"id": "p1", "name": "web", "addresses": ["10.0.0.3"], "home": "n1", "status": "ACTIVE", "conflicts": [], "missing": null},
+        {"id": "p2", "name": "db", "addresses": ["10.0.0.4"], "home": null, "status": "DOWN", "conflicts": [], "missing": "no node has it"},
+    ], "unknown_interfaces": [{"node": "n1", "iface_id": "p9"}]});
     world.server(move |_| (200, ports.clone()));
     assert_eq!(
-        world.ladon(&["ports", "DOWN"]).succeeded(),
-        "PORT  NAME  ADDRESSES  STATUS  PROBLEM\np2    db    10.0.0.4   DOWN    no node claims it\n"
+        world.ladon(&["ports", "DOWN", "--node", "n 1", "--missing"]).succeeded(),
+        "PORT  NAME  ADDRESSES  STATUS  LACKS\np2    db    10.0.0.4   DOWN    no node has it\n"
     );
+    assert_eq!(world.heard()[0].line, "GET /ladon/v1/ports?missing=true&node=n%201");
+    assert!(world.ladon(&["ports"]).succeeded().contains("node n1: an interface has the iface-id p9, which is no port's"));
 }
 
 #[test]
@@ -111,20 +113,21 @@ fn the_token_is_sent_and_its_absence_explained() {
 fn wait_asks_again_about_the_revision_that_it_began_with() {
     let world = World::new();
     let rounds = AtomicUsize::new(0);
-    world.server(move |_| match rounds.fetch_add(1, Ordering::SeqCst) {
-        0 => (202, json!({"revision": 41, "behind": [{"name": "n2"}]})),
-        _ => (200, json!({"revision": 41})),
-    });
+    world.server(move |_| (200, json!({"revision": 41, "is_in_force": rounds.fetch_add(1, Ordering::SeqCst) > 0, "lagging": []})));
     assert_eq!(world.ladon(&["wait"]).succeeded(), "revision 41 is in force on every node that it concerns\n");
-    assert!(world.heard()[1].line.starts_with("GET /ladon/v1/wait?revision=41&"), "{:?}", world.heard());
+    let lines: Vec<String> = world.heard().into_iter().map(|heard| heard.line).collect();
+    assert_eq!(lines, ["GET /ladon/v1/wait?timeout=20", "GET /ladon/v1/wait?revision=41&timeout=20"]);
 }
 
 #[test]
 fn wait_gives_up_with_its_own_exit_code_and_names_who_is_behind() {
     let world = World::new();
-    world.server(|_| (202, json!({"revision": 41, "behind": [{"name": "n2"}]})));
+    world.server(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(300));
+        (200, json!({"revision": 41, "is_in_force": false, "lagging": [{"node": "n2", "reason": "it is not connected"}]}))
+    });
     let text = world.ladon(&["wait", "--revision", "41", "--timeout", "1"]).failed(3);
-    assert!(text.contains("not in force on n2"), "{text}");
+    assert!(text.contains("not in force on n2 (it is not connected)"), "{text}");
 }
 
 #[test]
@@ -277,7 +280,8 @@ fn help_teaches_and_completions_complete() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(world.ladon(&["completions", shell]).succeeded().contains("unplug"), "{shell}");
     }
-    assert!(world.ladon(&["config-reference"]).succeeded().contains("## `ladon kube`"));
+    let reference = world.ladon(&["config-reference"]).succeeded();
+    assert!(reference.contains("## `ladon kube`") && reference.contains("| `api.listen` |") && reference.contains("### `[ovs]`"), "{reference}");
 }
 
 #[test]
@@ -285,8 +289,10 @@ fn a_part_with_a_bad_configuration_does_not_start() {
     let world = World::new();
     let file = world.path("bad.toml");
     std::fs::write(&file, "no_such_key = 1").unwrap();
-    let done = world.ladon(&["kube", "--config", file.to_str().unwrap()]);
-    assert!(done.code == 1 && done.stderr.contains("bad.toml") && done.stderr.contains("no_such_key"), "{done:?}");
-    let done = world.ladon(&["kube", "--config", "/no/such/file"]);
-    assert!(done.code == 1 && done.stderr.contains("/no/such/file"), "{done:?}");
+    for part in ["server", "node", "kube"] {
+        let done = world.ladon(&[part, "--config", file.to_str().unwrap()]);
+        assert!(done.code == 1 && done.stderr.contains("bad.toml") && done.stderr.contains("no_such_key"), "{done:?}");
+        let done = world.ladon(&[part, "--config", "/no/such/file"]);
+        assert!(done.code == 1 && done.stderr.contains("/no/such/file"), "{done:?}");
+    }
 }

@@ -2,92 +2,106 @@
 
 use std::time::{Duration, Instant};
 
-use hyper::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::api::{Answer, Api};
-use crate::cli::{Filter, Format, Reach, Wait};
+use crate::api::{Api, escape};
+use crate::cli::{Filter, Format, Ports, Reach, Wait};
 use crate::failure::{EXIT_TIMEOUT, Failure, Result};
 use crate::output::{Column, has_cell_with, table};
 
-/// Columns of `ladon nodes`; `GET /ladon/v1/nodes` answers `{"nodes": […]}`.
+/// Columns of `ladon nodes`.
 const NODES: &[Column] = &[
     Column { heading: "NODE", keys: &["name"] },
-    Column { heading: "STATE", keys: &["state"] },
-    Column { heading: "REVISION", keys: &["revision"] },
-    Column { heading: "BEHIND", keys: &["behind"] },
+    Column { heading: "CONNECTED", keys: &["is_connected"] },
+    Column { heading: "UP-TO-DATE", keys: &["is_up_to_date"] },
+    Column { heading: "IN-FORCE", keys: &["revision_in_force"] },
     Column { heading: "PORTS", keys: &["ports"] },
+    Column { heading: "INTERFACES", keys: &["interfaces"] },
     Column { heading: "TUNNEL", keys: &["tunnel"] },
     Column { heading: "ADDRESSES", keys: &["tunnel_addresses"] },
-    Column { heading: "PROBLEM", keys: &["problem"] },
+    Column { heading: "SINCE", keys: &["since"] },
+    Column { heading: "LAST-SEEN", keys: &["last_seen"] },
 ];
 
-/// Columns of `ladon ports`; `GET /ladon/v1/ports` answers `{"ports": […]}`.
+/// Columns of `ladon ports`.
 const PORTS: &[Column] = &[
     Column { heading: "PORT", keys: &["id"] },
     Column { heading: "NAME", keys: &["name"] },
-    Column { heading: "NETWORK", keys: &["network_name", "network", "network_id"] },
-    Column { heading: "ADDRESSES", keys: &["addresses", "fixed_ips"] },
+    Column { heading: "NETWORK", keys: &["network_name", "network"] },
+    Column { heading: "ADDRESSES", keys: &["addresses"] },
     Column { heading: "OWNER", keys: &["device_owner"] },
-    Column { heading: "NODE", keys: &["node", "home", "host"] },
+    Column { heading: "NODE", keys: &["home"] },
     Column { heading: "STATUS", keys: &["status"] },
-    Column { heading: "PROBLEM", keys: &["problem"] },
+    Column { heading: "ALSO-CLAIMED-BY", keys: &["conflicts"] },
+    Column { heading: "LACKS", keys: &["missing"] },
 ];
 
 /// How long a server holds one question of `wait`; we ask again until our own time is up.
 const WAIT_ROUND: Duration = Duration::from_secs(20);
 
-/// Between two questions of `wait` to a server that answers at once.
-const WAIT_PAUSE: Duration = Duration::from_millis(200);
+/// Between two questions of `wait`, should a server answer at once that it is not so.
+const WAIT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The machines that run `ladon node`.
 pub async fn nodes(reach: &Reach, filter: &Filter) -> Result<String> {
-    list(reach, "/ladon/v1/nodes", "nodes", NODES, filter).await
+    let body = list(reach, "/ladon/v1/nodes", "nodes", NODES, filter).await?;
+    Ok(match reach.output {
+        Format::Table => table(NODES, rows(&body, "nodes")),
+        Format::Json => format!("{body:#}\n"),
+    })
 }
 
-/// The ports, where they live, and why one does not work.
-pub async fn ports(reach: &Reach, filter: &Filter) -> Result<String> {
-    list(reach, "/ladon/v1/ports", "ports", PORTS, filter).await
+/// The ports, where they live, and what one lacks that does not work; and interfaces that are no port's.
+pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
+    let node = wanted.node.as_ref().map(|node| format!("&node={}", escape(node))).unwrap_or_default();
+    let path = format!("/ladon/v1/ports?missing={}{node}", wanted.missing);
+    let body = list(reach, &path, "ports", PORTS, &wanted.filter).await?;
+    if reach.output == Format::Json {
+        return Ok(format!("{body:#}\n"));
+    }
+    let mut text = table(PORTS, rows(&body, "ports"));
+    for interface in rows(&body, "unknown_interfaces") {
+        let (node, id) = (interface["node"].as_str().unwrap_or("?"), interface["iface_id"].as_str().unwrap_or("?"));
+        let wanted = [node, id].iter().any(|cell| wanted.filter.text.as_deref().is_none_or(|text| cell.contains(text)));
+        if wanted {
+            text.push_str(&format!("node {node}: an interface has the iface-id {id}, which is no port's; its traffic is dropped; remove it, or make the port\n"));
+        }
+    }
+    Ok(text)
 }
 
-async fn list(reach: &Reach, path: &str, key: &str, columns: &[Column], filter: &Filter) -> Result<String> {
-    let body = Api::new(reach)?.get(path).await?;
-    let Some(rows) = body[key].as_array() else {
+/// The server's document, with only the rows that the filter lets through.
+async fn list(reach: &Reach, path: &str, key: &str, columns: &[Column], filter: &Filter) -> Result<Value> {
+    let mut body = Api::new(reach)?.get(path).await?;
+    let Some(rows) = body.get_mut(key).and_then(Value::as_array_mut) else {
         return Err(Failure::new(
             format!("the answer to {path} has no '{key}'"),
             "not affected",
             "see that --api leads to a `ladon server` of this command's release",
         ));
     };
-    let is_wanted = |row: &&Value| filter.text.as_deref().is_none_or(|text| has_cell_with(row, columns, text));
-    let rows: Vec<Value> = rows.iter().filter(is_wanted).cloned().collect();
-    Ok(match reach.output {
-        Format::Table => table(columns, &rows),
-        Format::Json => format!("{:#}\n", Value::Array(rows)),
-    })
+    rows.retain(|row| filter.text.as_deref().is_none_or(|text| has_cell_with(row, columns, text)));
+    Ok(body)
 }
 
-/// Returns when the revision is in force everywhere.
-///
-/// `GET /ladon/v1/wait` answers 200 when it is. While it is not, the server holds the question for a while and then answers 202,
-/// 408, 503 or 504 with what it waits for.
+fn rows<'a>(body: &'a Value, key: &str) -> &'a [Value] {
+    body[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Returns when the revision is in force everywhere. The server holds the question until it is, or a round is over.
 pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
     let api = Api::new(reach)?;
     let until = Instant::now() + Duration::from_secs(wait.timeout);
     let mut revision = wait.revision;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let round = left.min(WAIT_ROUND);
-        let path = wait_path(revision, round);
-        let answer = api.ask(Method::GET, &path, None).await?;
+        let answer = api.get(&wait_path(revision, left.min(WAIT_ROUND))).await?;
         // The latest revision is that of the first question: who goes on changing things does not make us wait for ever.
-        revision = revision.or_else(|| answer.body["revision"].as_u64());
-        match answer.status {
-            StatusCode::OK => return Ok(in_force(reach.output, &answer)),
-            StatusCode::ACCEPTED | StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {}
-            _ => return Err(api.refused(&path, &answer)),
+        revision = revision.or_else(|| answer["revision"].as_u64());
+        if answer["is_in_force"] == true {
+            return Ok(in_force(reach.output, &answer));
         }
-        if left <= WAIT_PAUSE {
+        if Instant::now() >= until {
             return Err(out_of_time(wait, &answer));
         }
         tokio::time::sleep(WAIT_PAUSE).await;
@@ -95,30 +109,30 @@ pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
 }
 
 fn wait_path(revision: Option<u64>, round: Duration) -> String {
-    let seconds = round.as_secs().max(1);
+    let seconds = round.as_secs_f64().ceil();
     match revision {
         Some(revision) => format!("/ladon/v1/wait?revision={revision}&timeout={seconds}"),
         None => format!("/ladon/v1/wait?timeout={seconds}"),
     }
 }
 
-fn in_force(format: Format, answer: &Answer) -> String {
-    match (format, answer.body["revision"].as_u64()) {
-        (Format::Json, _) => format!("{:#}\n", answer.body),
-        (Format::Table, Some(revision)) => format!("revision {revision} is in force on every node that it concerns\n"),
-        (Format::Table, None) => "in force on every node that it concerns\n".to_string(),
+fn in_force(format: Format, answer: &Value) -> String {
+    match format {
+        Format::Json => format!("{answer:#}\n"),
+        Format::Table => format!("revision {} is in force on every node that it concerns\n", answer["revision"]),
     }
 }
 
-fn out_of_time(wait: &Wait, answer: &Answer) -> Failure {
-    let behind = match &answer.body["behind"] {
-        Value::Array(nodes) => nodes.iter().map(|node| node["name"].as_str().or(node.as_str()).unwrap_or("?")).collect::<Vec<_>>().join(", "),
-        _ => String::new(),
+fn out_of_time(wait: &Wait, answer: &Value) -> Failure {
+    let lag = |node: &Value| format!("{} ({})", node["node"].as_str().unwrap_or("?"), node["reason"].as_str().unwrap_or("no reason given"));
+    let lagging: Vec<String> = rows(answer, "lagging").iter().map(lag).collect();
+    let (what, meaning) = match lagging[..] {
+        [] => ("this server does not have it yet".to_string(), "every node forwards by an older state"),
+        _ => (format!("it is not in force on {}", lagging.join(", ")), "these nodes still forward by an older state"),
     };
-    let who = if behind.is_empty() { String::new() } else { format!(" on {behind}") };
     Failure::new(
-        format!("after {} s the change is not in force{who}", wait.timeout),
-        "these nodes still forward by an older state",
+        format!("after {} s of waiting for revision {}, {what}", wait.timeout, answer["revision"]),
+        meaning,
         "see with `ladon nodes` whether `ladon node` runs there and reaches a server",
     )
     .exit_code(EXIT_TIMEOUT)

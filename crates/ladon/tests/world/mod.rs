@@ -1,5 +1,7 @@
 //! A server and a node that answer as a test tells them to, on unix sockets in a folder of their own.
 
+#![allow(dead_code, reason = "each test program uses its share")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;

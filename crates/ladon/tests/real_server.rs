@@ -1,0 +1,125 @@
+//! The operator's commands against a real `ladon server` with its store.
+
+mod world;
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use model::PortId;
+use node::control::{Link, PluggedInterface, Reply, Request, Status};
+use serde_json::{Value, json};
+use world::World;
+
+/// A server that listens in the world's folder.
+struct Server {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Server {
+    fn start(world: &World) -> Server {
+        let folder = world.path("").display().to_string();
+        let folder = folder.trim_end_matches('/');
+        world.ladon(&["pki", "--dir", &format!("{folder}/pki"), "server"]).succeeded();
+        let text = format!(
+            "[store]\npath = '{folder}/store'\n[api]\nlisten = []\nsocket = '{folder}/api.sock'\n\
+             [views]\nlisten = '127.0.0.1:0'\nca = '{folder}/pki/ca.crt'\ncertificate = '{folder}/pki/server.crt'\nkey = '{folder}/pki/server.key'\n"
+        );
+        std::fs::write(world.path("server.toml"), text).unwrap();
+        let mut command = world.command(&["server", "--config", world.path("server.toml").to_str().unwrap(), "--log-format", "json"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // The log says when it listens: nothing to poll.
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = log.by_ref().map(Result::unwrap).find(|line| line.contains("listens on")).expect("it starts");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["level"], "INFO");
+        Server { child, log }
+    }
+
+    /// SIGTERM; true if it says that it stops and ends well.
+    fn stop(mut self) -> bool {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        let has_said = self.log.by_ref().map(Result::unwrap).any(|line| line.contains("ladon server stops"));
+        has_said && self.child.wait().unwrap().success()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The API as somebody else uses it.
+fn curl(world: &World, path: &str, body: Option<Value>) -> Value {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--unix-socket"]).arg(world.path("api.sock")).arg(format!("http://localhost{path}"));
+    if let Some(body) = body {
+        curl.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
+    }
+    serde_json::from_slice(&curl.output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_server_answers_until_it_is_told_to_stop() {
+    let world = World::new();
+    let server = Server::start(&world);
+    assert_eq!(world.ladon(&["nodes"]).succeeded(), "NODE\n");
+    assert_eq!(world.ladon(&["ports", "--missing", "--node", "n1"]).succeeded(), "PORT\n");
+    assert!(world.ladon(&["wait"]).succeeded().contains("is in force"));
+    assert!(world.ladon(&["wait", "--revision", "1000000", "--timeout", "1"]).failed(3).contains("does not have it yet"));
+    assert!(world.ladon(&["plug", "--network", "red"]).failed(1).contains("ladon node does not answer"));
+    assert!(server.stop());
+}
+
+#[test]
+fn a_plugged_port_is_an_ordinary_port_until_it_is_unplugged() {
+    let world = World::new();
+    let _server = Server::start(&world);
+    for name in ["blue", "red"] {
+        let network = curl(&world, "/v2.0/networks", Some(json!({"network": {"name": name}})))["network"]["id"].clone();
+        curl(&world, "/v2.0/subnets", Some(json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.1.0.0/24"}})));
+    }
+    let ports = || curl(&world, "/v2.0/ports?device_owner=ladon:metal", None)["ports"].as_array().unwrap().clone();
+    let plugged = std::sync::Arc::new(std::sync::Mutex::new(None::<PortId>));
+    let remembered = plugged.clone();
+    world.node(move |request| {
+        vec![match request {
+            Request::Status => Reply::Status(Status {
+                host: model::NodeName("metal1".into()),
+                release: "0.1.0".into(),
+                revision: model::Revision(7),
+                server: None,
+                is_in_force: true,
+                local_ports: 0,
+                flows: 0,
+            }),
+            Request::Plug(request) => {
+                *remembered.lock().unwrap() = Some(request.port);
+                let link = Link { interface: request.interface.clone(), mac: model::Mac([2, 0, 0, 0, 0, 1]), mtu: 1450 };
+                Reply::Plugged(PluggedInterface { link, port: request.port, addresses: Vec::new(), routes: Vec::new() })
+            }
+            Request::Unplug { interface_or_port } => {
+                Reply::Unplugged { interface: interface_or_port.clone(), port: remembered.lock().unwrap().take().unwrap() }
+            }
+            _ => Reply::Interfaces { interfaces: Vec::new() },
+        }]
+    });
+
+    world.ladon(&["plug", "--network", "blue", "--name", "metal0", "--address", "10.1.0.50"]).succeeded();
+    let made = ports();
+    assert_eq!(made.len(), 1);
+    assert_eq!((&made[0]["device_id"], &made[0]["binding:host_id"]), (&json!("metal0"), &json!("metal1")));
+    assert_eq!(made[0]["fixed_ips"][0]["ip_address"], "10.1.0.50");
+    assert_eq!(made[0]["id"], json!(plugged.lock().unwrap().unwrap()));
+
+    world.ladon(&["plug", "--network", "blue"]).succeeded();
+    assert_eq!(ports(), made, "the same machine and network: the same port");
+    assert!(world.ladon(&["plug", "--network", "red", "--name", "metal0"]).failed(1).contains("another network"));
+    assert!(world.ladon(&["plug", "--network", "red", "--address", "192.0.2.1"]).failed(1).contains("192.0.2.1"));
+    assert!(world.ladon(&["plug", "--network", "green"]).failed(1).contains("there is no network 'green'"));
+    assert!(world.ladon(&["ports", "10.1.0.50"]).succeeded().contains("metal1-metal0"));
+
+    world.ladon(&["unplug", "metal0"]).succeeded();
+    assert!(ports().is_empty());
+}
