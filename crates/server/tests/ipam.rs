@@ -295,3 +295,17 @@ proptest! {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(cidrs, steps));
     }
 }
+
+#[tokio::test]
+async fn a_thousand_nodes_with_twenty_pods_each_have_a_thousand_blocks() {
+    let (world, network) = world(&["10.128.0.0/14", "fd00:244::/64"]).await;
+    let fill = move |tx: &mut Tx| -> Result<(), IpamError> {
+        for number in 0..20_000 {
+            common::make_port(tx, &pod(network, &format!("n{}", number % 1000)))?;
+        }
+        Ok(())
+    };
+    world.core.write(fill).await.unwrap();
+    let state = world.core.state();
+    assert_eq!((state.all::<Block>().count(), state.all::<Port>().filter(|port| port.block.is_some()).count()), (1000, 20_000));
+}
