@@ -30,6 +30,9 @@ pub const LINE_MAX: usize = 4 << 20;
 /// How long the node waits for a pod's port, and again for its flows, before it says what is missing.
 pub const ADD_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long GC may take: it may have to take hundreds of ports off the switch.
+pub const GC_DEADLINE: Duration = Duration::from_secs(60);
+
 /// How long the other questions may take.
 pub const OTHER_DEADLINE: Duration = Duration::from_secs(10);
 

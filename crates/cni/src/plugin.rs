@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::daemon::{ADD_DEADLINE, Attachment, Client, OTHER_DEADLINE, PodName, Prepared, Reply, Request};
+use crate::daemon::{ADD_DEADLINE, Attachment, Client, GC_DEADLINE, OTHER_DEADLINE, PodName, Prepared, Reply, Request};
 use crate::environment::{Command, Environment};
 use crate::error::code;
 use crate::interface::{self, Namespace, Pair, host_ifname};
@@ -161,7 +161,7 @@ fn check(environment: &Environment, config: &Config) -> Result<()> {
 fn gc(config: &Config) -> Result<()> {
     let valid_attachments = config.valid_attachments()?.to_vec();
     let request = Request::Gc { network: config.name.clone(), valid_attachments };
-    match Client::connect(&config.socket)?.ask(&request, OTHER_DEADLINE)? {
+    match Client::connect(&config.socket)?.ask(&request, GC_DEADLINE)? {
         Reply::Collected { removed } => removed.iter().try_for_each(|name| interface::remove(name)),
         other => Err(confused(&other)),
     }
