@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use model::Revision;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
@@ -37,6 +37,10 @@ const TRIM_MAX: usize = 64;
 pub const CHANGES_MAX: u64 = 20_000;
 /// What a transaction may need on the disk beyond its own bytes, several times over: copies of the trees' pages.
 const OVERHEAD_FACTOR: u64 = 4;
+
+/// Attempts to open a file again after a failure go on for so long, with pauses.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(5);
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// How far back the log of changes reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,10 +118,17 @@ impl Redb {
     /// What came of a transaction whose writing failed: the file, opened anew, has it or not.
     fn settle(&self, failure: TransactError, wanted: Revision) -> Result<Revision, TransactError> {
         *self.slot() = None;
-        let database = self.database().map_err(|again| {
-            tracing::error!("the store cannot be opened again after '{failure}': {again}; nothing can be written until it can");
-            again
-        });
+        let deadline = Instant::now() + REOPEN_TIMEOUT;
+        let database = loop {
+            match self.database() {
+                // A reader of the log may hold the old file open for a moment.
+                Err(_) if Instant::now() < deadline => std::thread::sleep(REOPEN_PAUSE),
+                other => break other,
+            }
+        };
+        if let Err(again) = &database {
+            tracing::error!("the store cannot be opened again after '{failure}': {again}; nothing can be written until it can; restart the server");
+        }
         let is_there = database.and_then(|database| revision(&database)).is_ok_and(|revision| revision == wanted);
         if is_there { Ok(wanted) } else { Err(failure) }
     }
