@@ -299,6 +299,21 @@ async fn a_service_converges_through_lost_answers_and_outages() -> Claim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_goes_while_its_create_is_unanswered_leaves_nothing() -> Claim {
+    let world = World::new().await;
+    let _kube = world.start("a").await;
+    eventually("it is active", || async { !world.members("default/kubernetes").await.is_empty() }).await;
+    world.front.lose("POST", "/v2.0/lbaas/loadbalancers", 1000);
+    world.front.lose("GET", "/v2.0/lbaas/loadbalancers", 1000);
+    world.service("brief", json!({"ports": [{"port": 80}]})).await;
+    eventually("it is made, unheard", || async { world.balancers("brief").await.len() == 1 }).await;
+    world.api::<Service>().delete("brief", &DeleteParams::default()).await?;
+    world.front.lose_nothing();
+    eventually("nothing is left", || async { world.balancers("brief").await.is_empty() }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_has_a_port_and_its_addresses_lead_there() -> Claim {
     let world = World::new().await;
     let mut config = world.config("a");

@@ -182,6 +182,10 @@ impl Neutron {
         self.list(&BALANCER, &[("vip_subnet_id", &subnet.to_string())], &[]).await
     }
 
+    pub async fn balancers_named(&self, name: &str) -> Result<Vec<Balancer>, ApiError> {
+        self.list(&BALANCER, &[("name", name)], &[]).await
+    }
+
     pub async fn balancer(&self, id: Uuid) -> Result<Option<Balancer>, ApiError> {
         self.show(&BALANCER, id).await
     }

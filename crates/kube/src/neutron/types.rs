@@ -109,6 +109,7 @@ pub struct Balancer {
     pub id: Uuid,
     pub name: String,
     pub vip_address: IpAddr,
+    pub vip_subnet_id: Option<Uuid>,
     #[serde(default)]
     pub listeners: Vec<Named>,
     #[serde(default)]

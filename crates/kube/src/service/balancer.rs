@@ -17,13 +17,15 @@ use crate::topology::Topology;
 pub struct Known {
     /// Load balancers that are there, or were; `None` where the inside has to be read again.
     balancers: Vec<(Uuid, Option<ActualLb>)>,
+    /// A request was not answered, or met something that it did not expect: there may be more than is known.
+    is_uncertain: bool,
     /// What the Service's owner has been told of what it does not get.
     pub told: Vec<String>,
 }
 
 impl Known {
     pub fn is_nothing(&self) -> bool {
-        self.balancers.is_empty()
+        self.balancers.is_empty() && !self.is_uncertain
     }
 
     /// One more that the server has.
@@ -57,15 +59,19 @@ pub struct Worker {
 
 impl Worker {
     /// Makes the Service's load balancers exactly these. What was reached is returned also when something failed.
-    pub async fn reconcile(&self, mut known: Known, desired: Vec<DesiredLb>) -> (Known, Result<(), Trouble>) {
-        let result = self.converge(&mut known, &desired).await;
-        if result.is_err() {
+    pub async fn reconcile(&self, name: &str, mut known: Known, desired: Vec<DesiredLb>) -> (Known, Result<(), Trouble>) {
+        let result = self.converge(name, &mut known, &desired).await;
+        if let Err(trouble) = &result {
             known.forget();
+            known.is_uncertain |= matches!(trouble, Trouble::Api(error) if !error.is_refusal() || error.is_conflict());
         }
         (known, result)
     }
 
-    async fn converge(&self, known: &mut Known, desired: &[DesiredLb]) -> Result<(), Trouble> {
+    async fn converge(&self, name: &str, known: &mut Known, desired: &[DesiredLb]) -> Result<(), Trouble> {
+        if known.is_uncertain {
+            self.search(name, known).await?;
+        }
         self.load(known).await?;
         self.remove_strays(known, desired).await?;
         for wanted in desired {
@@ -81,6 +87,17 @@ impl Worker {
                 *actual = next;
             }
         }
+        Ok(())
+    }
+
+    /// Finds the Service's load balancers by their name.
+    async fn search(&self, name: &str, known: &mut Known) -> Result<(), ApiError> {
+        for balancer in self.neutron.balancers_named(name).await? {
+            if balancer.vip_subnet_id.is_some_and(|subnet| self.topology.is_service_subnet(subnet)) {
+                known.adopt(balancer.id);
+            }
+        }
+        known.is_uncertain = false;
         Ok(())
     }
 
@@ -137,12 +154,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Makes a load balancer; one that an earlier attempt made is taken over with whatever is in it.
+    /// Makes a load balancer; one that another attempt made is taken over with whatever is in it.
     async fn create(&self, known: &mut Known, wanted: &DesiredLb) -> Result<usize, Trouble> {
         let subnet = self.topology.subnet_of(wanted.vip).ok_or(Trouble::NoSubnet(wanted.vip))?;
         let key = self.keys.balancer(&wanted.service_uid, wanted.vip);
-        // Known before it is there: if the answer is lost, and the Service too, it is looked for and removed.
-        known.adopt(key);
         let description = format!("Kubernetes Service {} ({})", wanted.name, wanted.service_uid);
         let made = self.neutron.create_balancer(key, &wanted.name, &description, wanted.vip, subnet).await?;
         known.adopt(made.id);

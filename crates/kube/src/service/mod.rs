@@ -232,7 +232,7 @@ impl Services {
             let wanted = service.map(|service| desired::desired_load_balancers(service, &slices)).unwrap_or_default();
             let worker = Worker { neutron: self.neutron.clone(), keys: self.keys, topology: self.topology.borrow().clone() };
             let work = async move {
-                let (known, result) = worker.reconcile(known, wanted).await;
+                let (known, result) = worker.reconcile(&name, known, wanted).await;
                 Outcome { name, known, result }
             };
             self.running.push(work.boxed());

@@ -53,6 +53,10 @@ impl Topology {
     pub fn subnet_of(&self, vip: IpAddr) -> Option<Uuid> {
         self.service_subnets.iter().find(|(range, _)| range.contains(&vip)).map(|(_, subnet)| *subnet)
     }
+
+    pub fn is_service_subnet(&self, subnet: Uuid) -> bool {
+        self.service_subnets.iter().any(|(_, ours)| *ours == subnet)
+    }
 }
 
 /// Why the topology is not there yet.

@@ -103,7 +103,9 @@ async fn create(State(shared): State<Shared>, Path(kind): Path<String>, headers:
     let before = objects.clone();
     let mut made = Vec::new();
     for (index, object) in wanted.into_iter().enumerate() {
-        let id = keys.get(index).copied().unwrap_or_else(Uuid::new_v4);
+        // Octavia knows no keys.
+        let has_key = !["loadbalancers", "listeners", "pools"].contains(&kind.as_str());
+        let id = keys.get(index).copied().filter(|_| has_key).unwrap_or_else(Uuid::new_v4);
         match create_one(&mut objects, &kind, id, object, &shared.unlucky) {
             Ok(object) => made.push(object),
             Err(refusal) => {

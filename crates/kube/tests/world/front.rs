@@ -42,6 +42,10 @@ impl Front {
         self.inner.lock().unwrap().losses.push((method.into(), path.into(), count));
     }
 
+    pub fn lose_nothing(&self) {
+        self.inner.lock().unwrap().losses.clear();
+    }
+
     pub fn set_down(&self, is_down: bool) {
         self.inner.lock().unwrap().is_down = is_down;
     }
