@@ -80,7 +80,7 @@ fn run(sight: &Sight, root: Root) -> Output {
 
 fn for_everybody(way: &Way) -> Vec<Flow> {
     let discovery = way.discovery.iter().map(|kind| pass_discovery(way, *kind));
-    discovery.chain([drop_invalid(way), pass_answer(way), pass_error(way), remember(way)]).collect()
+    discovery.chain([drop_invalid(way), pass_answer(way), pass_error(way), remember(way, ipv4()), remember(way, ipv6())]).collect()
 }
 
 fn for_port(port: &Port) -> Vec<Flow> {
@@ -116,9 +116,9 @@ fn pass_error(way: &Way) -> Flow {
 }
 
 /// The first packet of an allowed connection is remembered, so that its answers pass.
-fn remember(way: &Way) -> Flow {
+fn remember(way: &Way, family: Test) -> Flow {
     way.commit
-        .when([ct_state(ct::TRK | ct::NEW, 0)])
+        .when([ct_state(ct::TRK | ct::NEW, 0), family])
         .act(Action::Commit { zone: RULES_ZONE.into(), nat: None, then: way.next })
         .because(Reason::Pipeline)
 }

@@ -1,0 +1,12 @@
+//! Ladon on the lab's machines: what `make demo` starts, and what the tests on real parts share with it.
+//!
+//! Everything here uses Ladon as an operator would: its programs, its configuration files, its REST API. It knows nobody's
+//! insides.
+
+mod api;
+mod deployment;
+mod workload;
+
+pub use api::Api;
+pub use deployment::{Deployment, NodeParts, Tunnel};
+pub use workload::Workload;
