@@ -43,6 +43,8 @@ pub struct Replica {
     objects: Objects,
     hash: InterestHash,
     revision: Revision,
+    /// There is a view; it may be empty.
+    is_complete: bool,
     /// A snapshot or a delta of which the end is missing.
     unfinished: Unfinished,
 }
@@ -60,10 +62,10 @@ impl Replica {
     pub fn of(objects: Vec<Arc<Object>>, revision: Revision) -> Replica {
         let objects: Objects = objects.into_iter().map(|object| (object.key(), object)).collect();
         let hash = InterestHash::of(objects.keys());
-        Replica { objects, hash, revision, unfinished: Unfinished::Nothing }
+        Replica { objects, hash, revision, is_complete: true, unfinished: Unfinished::Nothing }
     }
 
-    /// Zero: there is no view.
+    /// Zero: there is no view, or the server has just begun.
     pub fn revision(&self) -> Revision {
         self.revision
     }
@@ -86,7 +88,7 @@ impl Replica {
         match (body, &mut self.unfinished) {
             (Body::Refused(refused), _) => Err(Fault::Refused(refused.reason)),
             (Body::Heartbeat(heartbeat), Unfinished::Nothing) => {
-                if self.revision > Revision::default() {
+                if self.is_complete {
                     self.revision = self.revision.max(Revision(heartbeat.revision));
                 }
                 Ok(None)
@@ -119,7 +121,7 @@ impl Replica {
     fn delta(&mut self, parts: Vec<Delta>) -> Result<Option<ViewUpdate>, Fault> {
         let last = parts.last().expect("the caller has one");
         let (from, to, hash) = (Revision(last.from), Revision(last.to), InterestHash(last.interest_hash));
-        if from != self.revision || from == Revision::default() {
+        if from != self.revision || !self.is_complete {
             return Err(Fault::Gap { from, at: self.revision });
         }
         if last.is_partial {
@@ -168,7 +170,7 @@ impl Replica {
             }
         }
         let upserts = objects.values().cloned().collect();
-        (self.objects, self.hash, self.revision) = (objects, hash, revision);
+        (self.objects, self.hash, self.revision, self.is_complete) = (objects, hash, revision, true);
         Ok(ViewUpdate { upserts, removals, revision, is_complete_snapshot: true })
     }
 }

@@ -23,6 +23,17 @@ async fn a_fresh_node_gets_one_whole_snapshot_and_then_what_changes() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_there_before_everything_else_needs_one_snapshot() {
+    let world = World::new().await;
+    let mut node = world.follow(1);
+    assert!(node.next().await.upserts.is_empty());
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    node.until("it knows itself", |replica| replica.len() == 3).await;
+    assert_eq!(node.updates.iter().filter(|update| update.is_complete_snapshot).count(), 1);
+    node.link.stop().await;
+}
+
+#[tokio::test]
 async fn a_large_view_comes_in_pieces_and_as_one() {
     let world = World::new().await;
     let description = "x".repeat(2000);

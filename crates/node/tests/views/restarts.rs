@@ -145,7 +145,7 @@ async fn servers_and_nodes_killed_in_the_middle_of_anything_end_with_the_right_v
                 node.link.stop().await;
                 nodes[n as usize] = world.follow(n + 1);
             }
-            3 => drop(nodes[dice.roll(2) as usize].next().await),
+            3 => nodes[dice.roll(2) as usize].take_ready(),
             _ => {}
         }
     }

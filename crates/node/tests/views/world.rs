@@ -192,6 +192,17 @@ impl Follower {
     /// Takes the next update.
     pub async fn next(&mut self) -> &ViewUpdate {
         let update = soon("an update", self.link.updates.recv()).await.expect("the link lives");
+        self.take(update)
+    }
+
+    /// Takes the updates that are there.
+    pub fn take_ready(&mut self) {
+        while let Ok(update) = self.link.updates.try_recv() {
+            self.take(update);
+        }
+    }
+
+    fn take(&mut self, update: ViewUpdate) -> &ViewUpdate {
         assert!(update.revision >= self.revision, "revisions never go back");
         assert!(update.is_complete_snapshot || !self.updates.is_empty(), "the first update is complete");
         self.revision = update.revision;
@@ -202,7 +213,7 @@ impl Follower {
             self.replica.insert(object.key(), (**object).clone());
         }
         self.updates.push(update);
-        self.updates.last().unwrap()
+        self.updates.last().expect("pushed right above")
     }
 
     /// Takes updates until the replica is as `is_so` says.
@@ -215,10 +226,18 @@ impl Follower {
         soon(what, wait).await;
     }
 
-    /// Takes updates until the replica is the node's view of `server`'s state.
+    /// Takes updates until the replica is the node's view of `server`'s state, which goes on changing.
     pub async fn until_right(&mut self, n: u32, server: &Server) {
-        let right = expected(&server.core.state(), &name(n));
-        self.until("the view is the closure of the local ports", |replica| *replica == right).await;
+        let (_, mut commits) = server.core.subscribe();
+        let wait = async {
+            while self.replica != expected(&server.core.state(), &name(n)) {
+                tokio::select! {
+                    update = self.link.updates.recv() => { self.take(update.expect("the link lives")); }
+                    commit = commits.next() => drop(commit.unwrap()),
+                }
+            }
+        };
+        soon("the view is the closure of the local ports", wait).await;
     }
 
     pub fn report(&self, present: &[u32], installed: &[u32], revision: Revision) {

@@ -1,0 +1,286 @@
+//! A node in a network namespace: a real Open vSwitch with the userspace datapath, workloads on cables, and flows from the
+//! apps, written through the node's own link.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use apps::testing::id;
+use apps::{ALL, Attachment, Change, Engine, Numbers};
+use lab::{Host, Lab, Netns, Ovs, Underlay};
+use model::{Object, Port, PortId};
+use node::switch::{Changes, Commit, Event, Options, Switch};
+use node::{install, translate};
+use openflow::PacketIn2;
+use pipeline::{Generation, OfPort};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::Receiver;
+
+pub const BRIDGE: &str = "br-int";
+/// How long anything may take on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+const GENERATION: Generation = Generation::A;
+
+/// One node with its workloads.
+pub struct World {
+    pub engine: Engine,
+    switch: Switch,
+    events: Receiver<Event>,
+    runtime: Runtime,
+    ovs: Ovs,
+    node: Host,
+    underlay: Underlay,
+    _lab: Lab,
+}
+
+/// Something plugged into the node: a namespace with an interface `data0`.
+pub struct Workload {
+    host: Host,
+    pub port: Port,
+}
+
+impl World {
+    /// A node whose view is `objects`.
+    pub fn new(objects: impl IntoIterator<Item = Change>) -> World {
+        let lab = Lab::scratch().unwrap();
+        let underlay = Underlay::new(&lab).unwrap();
+        let node = underlay.host("node", 250).unwrap();
+        let ovs = Ovs::bare(&node).unwrap();
+        let bridge = ["add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev", "fail-mode=secure"];
+        ovs.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"]].concat()).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (switch, events) = runtime.block_on(async { Switch::start(Options::new(ovs.bridge_mgmt(BRIDGE))) });
+        let mut engine = Engine::new(ALL, Numbers::default());
+        engine.update(objects);
+        let mut world = World { engine, switch, events, runtime, ovs, node, underlay, _lab: lab };
+        world.next_event("the connection", |event| matches!(event, Event::Connected(_)).then_some(()));
+        world.install();
+        world
+    }
+
+    /// The first event that `pick` takes; others are passed over.
+    pub fn next_event<T>(&mut self, what: &str, pick: impl Fn(Event) -> Option<T>) -> T {
+        let search = async {
+            loop {
+                if let Some(found) = pick(self.events.recv().await.expect("the link goes on")) {
+                    return found;
+                }
+            }
+        };
+        let found = self.runtime.block_on(async { tokio::time::timeout(DEADLINE, search).await });
+        found.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    }
+
+    /// The next packet that flows hand to the node for `punt`.
+    pub fn punted(&mut self, punt: pipeline::Punt) -> PacketIn2 {
+        self.next_event(&format!("{punt:?}"), |event| match event {
+            Event::PacketIn(packet) if packet.userdata.first() == Some(&(punt as u8)) => Some(*packet),
+            _ => None,
+        })
+    }
+
+    /// Changes the view, and the switch with it.
+    pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.engine.update(changes);
+        self.install();
+    }
+
+    /// Makes the switch do what the engine desires; afterwards it reads back the same.
+    fn install(&self) {
+        assert_eq!(self.engine.conflicts().map(|conflict| conflict.to_string()).collect::<Vec<_>>(), Vec::<String>::new());
+        self.runtime.block_on(async {
+            self.switch.commit(self.missing().await, Commit::AtOnce).await.unwrap();
+            let left = self.missing().await;
+            assert!(left.is_empty(), "the switch reads back something else: {left:?}");
+        });
+    }
+
+    async fn missing(&self) -> Changes {
+        let flows = self.engine.flows().map(|flow| translate::flow_mod(&flow, GENERATION).unwrap());
+        let desired = flows.chain(translate::misses(GENERATION)).chain([translate::dispatch(GENERATION)]).collect();
+        let mut groups: Vec<_> = self.engine.groups().map(|group| translate::group(group, GENERATION)).collect();
+        groups.sort_by_key(|group| group.id);
+        install::plan(desired, groups, &self.switch.dump_flows().await.unwrap(), &self.switch.dump_groups().await.unwrap())
+    }
+
+    /// Plugs in a workload for the port `name` of the view, as interface `number`, with its addresses, and routes through
+    /// `gateways`.
+    pub fn plug(&mut self, name: &str, number: u8, gateways: &[&str]) -> Workload {
+        let port = self.port(name);
+        let host = self.underlay.host(name, number).unwrap();
+        cable(&self.node, &host, name);
+        let settings = [
+            format!("link set data0 address {}", port.mac),
+            "link set data0 up".to_string(),
+            "address flush dev eth0".to_string(),
+        ];
+        host.netns().ip(&settings).unwrap();
+        host.netns().sysctl(&[("net/ipv6/conf/all/forwarding", "0"), ("net/ipv4/ip_forward", "0")]).unwrap();
+        let length = |ip: std::net::IpAddr| if ip.is_ipv4() { 16 } else { 64 };
+        let addresses = port.addresses().map(|ip| format!("address add {ip}/{} dev data0{}", length(ip), if ip.is_ipv6() { " nodad" } else { "" }));
+        let routes = gateways.iter().map(|gateway| format!("route add default via {gateway} dev data0"));
+        host.netns().ip(&addresses.chain(routes).collect::<Vec<_>>()).unwrap();
+        let request = format!("ofport_request={number}");
+        self.ovs.vsctl(&["add-port", BRIDGE, name, "--", "set", "interface", name, &request]).unwrap();
+        self.ovs.wait_for_ofport(name).unwrap();
+        let zone = u16::from(number) * 3;
+        let ofport = OfPort(number.into());
+        self.update([Change::Attach(Attachment { port: port.id, ofport, rules_zone: zone, nat_zone: zone + 1, hairpin_zone: zone + 2 })]);
+        Workload { host, port }
+    }
+
+    fn port(&self, name: &str) -> Port {
+        let key = model::ObjectKey::new(model::Kind::Port, PortId(id(name)));
+        match self.engine.view().object(key).map(|object| &**object) {
+            Some(Object::Port(port)) => port.clone(),
+            _ => panic!("the view has no port {name}"),
+        }
+    }
+
+    /// Runs `ovs-appctl`.
+    pub fn appctl(&self, args: &[&str]) -> String {
+        self.ovs.appctl(args).unwrap()
+    }
+}
+
+/// A cable between the node's interface `name` and the workload's `data0`. Checksums and segments are finished by the kernel:
+/// the userspace datapath sees packets as a network card would get them.
+fn cable(node: &Host, host: &Host, name: &str) {
+    let (near, far) = (node.namespace(), host.namespace());
+    node.netns().ip(&[format!("link add {name} netns {near} type veth peer name data0 netns {far}"), format!("link set {name} up")]).unwrap();
+    for (netns, device) in [(node.netns(), name), (host.netns(), "data0")] {
+        netns.tool("ethtool", &["-K", device, "tx", "off", "tso", "off", "gso", "off", "gro", "off"]).unwrap();
+    }
+}
+
+impl Workload {
+    pub fn netns(&self) -> &Netns {
+        self.host.netns()
+    }
+
+    /// Serves TCP and UDP on `port`.
+    pub fn serve(&self, port: u16) -> Server {
+        Server::start(self.netns(), &self.port.name, port)
+    }
+
+    /// A TCP connection to `to`, or how it failed.
+    pub fn connect(&self, to: &str) -> std::io::Result<Talk> {
+        let to: SocketAddr = to.parse().unwrap();
+        self.netns().within(|| {
+            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Ok(Talk(stream))
+        })
+        .unwrap()
+    }
+
+    /// A UDP socket for `to`.
+    pub fn socket(&self, to: &str) -> Datagrams {
+        let to: SocketAddr = to.parse().unwrap();
+        let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
+        let socket = self.netns().within(|| UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        Datagrams(socket)
+    }
+}
+
+/// A TCP connection with a server.
+pub struct Talk(TcpStream);
+
+impl Talk {
+    /// Says something; the server answers with its name and the client's address as it sees it.
+    pub fn say(&mut self, line: &str) -> std::io::Result<String> {
+        self.0.write_all(line.as_bytes())?;
+        let mut buffer = [0; 256];
+        match self.0.read(&mut buffer)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            length => Ok(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+        }
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}
+
+/// A UDP socket of a client.
+pub struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    /// Sends `length` bytes; the answer is as long, and begins with the server's name and the client's address.
+    pub fn ask(&self, length: usize) -> std::io::Result<String> {
+        self.0.send(&vec![b' '; length.max(80)])?;
+        let mut buffer = vec![0; 65_536];
+        let got = self.0.recv(&mut buffer)?;
+        assert_eq!(got, length.max(80));
+        Ok(String::from_utf8_lossy(&buffer[..got]).trim().to_owned())
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}
+
+/// Answers every message over TCP and UDP with `NAME CLIENT`, over UDP as long as the question.
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(on: &Netns, name: &str, port: u16) -> Server {
+        let any = SocketAddr::from(([0u16; 8], port));
+        let (listener, datagrams) = on.within(|| (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap())).unwrap();
+        let poll = Some(Duration::from_millis(50));
+        listener.set_nonblocking(true).unwrap();
+        datagrams.set_read_timeout(poll).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (first, second, one, two) = (stop.clone(), stop.clone(), name.to_owned(), name.to_owned());
+        let tcp = std::thread::spawn(move || {
+            while !first.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, client)) => drop(std::thread::spawn({
+                        let name = one.clone();
+                        move || answer_stream(stream, &name, client)
+                    })),
+                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        let udp = std::thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !second.load(Ordering::Relaxed) {
+                if let Ok((length, client)) = datagrams.recv_from(&mut buffer) {
+                    let said = format!("{two} {}", plain(client));
+                    let _ = datagrams.send_to(format!("{said:<length$}").as_bytes(), client);
+                }
+            }
+        });
+        Server { stop, threads: vec![tcp, udp] }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn answer_stream(mut stream: TcpStream, name: &str, client: SocketAddr) {
+    let _ = stream.set_nonblocking(false);
+    let mut buffer = [0; 256];
+    while let Ok(length) = stream.read(&mut buffer) {
+        if length == 0 || stream.write_all(format!("{name} {}", plain(client)).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// An IPv4 address that a dual-stack socket shows as IPv6 is IPv4.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
