@@ -122,6 +122,9 @@ proptest! {
             for flow in delta.flows {
                 prop_assert_ne!(followed.insert(flow.key.clone(), flow.clone()), Some(flow), "a flow in the delta changes something");
             }
+            for flow in engine.flows() {
+                prop_assert_eq!(flow.misuse(), None, "{}", flow);
+            }
             let full = engine.recomputed();
             prop_assert_eq!(sorted(&engine), sorted(&full));
             let mut deltas: Vec<Flow> = followed.into_values().collect();

@@ -200,6 +200,8 @@ pub enum Misuse {
     Upwards { table: Table, goto: Table },
     #[error("{table:?} uses {field}, which is not live there")]
     DeadField { table: Table, field: &'static str },
+    #[error("{table:?} tracks packets whose IP version is not tested")]
+    NoIpVersion { table: Table },
 }
 
 impl Flow {
@@ -227,7 +229,13 @@ impl Flow {
             Action::Track { zone: Zone::Field(field), .. } | Action::Commit { zone: Zone::Field(field), .. } => Some(Place::Field(*field)),
             _ => None,
         }));
-        upwards.or_else(|| reads.into_iter().find_map(|place| dead(&place)))
+        upwards.or_else(|| reads.into_iter().find_map(|place| dead(&place))).or_else(|| self.tracks_anything())
+    }
+
+    /// Open vSwitch tracks only where the match says IPv4 or IPv6.
+    fn tracks_anything(&self) -> Option<Misuse> {
+        let tracks = self.actions.iter().any(|action| matches!(action, Action::Track { .. } | Action::Commit { .. } | Action::DecTtl));
+        (tracks && !self.key.tests.iter().any(Test::implies_ip)).then_some(Misuse::NoIpVersion { table: self.key.table })
     }
 }
 
@@ -258,6 +266,13 @@ mod tests {
     fn a_flow_that_reads_a_dead_field_is_misuse() {
         let flow = Table::Classify.when([fields::DST_PORT.is(1u32)]).goto(Table::L2Lookup).because(Reason::Pipeline);
         assert!(matches!(flow.misuse(), Some(Misuse::DeadField { .. })));
+    }
+
+    #[test]
+    fn a_flow_that_tracks_anything_is_misuse() {
+        let track = |tests: Vec<Test>| Table::Unnat.when(tests).track(fields::NAT_ZONE, Table::Deliver).because(Reason::Pipeline);
+        assert!(matches!(track(vec![]).misuse(), Some(Misuse::NoIpVersion { .. })));
+        assert_eq!(track(vec![crate::ipv6()]).misuse(), None);
     }
 
     #[test]

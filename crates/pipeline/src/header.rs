@@ -140,6 +140,16 @@ impl Test {
     pub fn is_exact(&self) -> bool {
         self.mask == self.place.full_mask()
     }
+
+    /// True if only packets of one IP version pass.
+    pub(crate) fn implies_ip(&self) -> bool {
+        use Header::*;
+        match self.place {
+            Place::Header(EthType) => [u128::from(ETH_IPV4), ETH_IPV6.into()].contains(&self.value),
+            Place::Header(Ipv4Src | Ipv4Dst | Ipv6Src | Ipv6Dst | Icmp4Type | Icmp4Code | Icmp6Type | Icmp6Code | NdTarget) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Bits of `ct_state` (ovs-fields(7)).

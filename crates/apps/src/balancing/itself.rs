@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 use model::Port;
-use pipeline::{Action, Flow, Nat, Reason, Table, ct, ct_state, fields::*, ip_dst};
+use pipeline::{Action, Flow, Nat, Reason, Table, Test, ct, ct_state, fields::*, ip_dst, ipv4, ipv6};
 
 use super::turn_back;
 use super::vip::{Vip, known};
@@ -17,7 +17,7 @@ pub(super) fn for_vip(vip: &Vip) -> [Flow; 2] {
 }
 
 pub(super) fn for_everybody() -> Vec<Flow> {
-    vec![answer_itself()]
+    vec![answer_itself(ipv4()), answer_itself(ipv6())]
 }
 
 /// A packet of a member to a VIP may answer the member itself: its hairpin zone knows.
@@ -29,9 +29,9 @@ fn look_for_answer(vip: &Vip) -> Flow {
 }
 
 /// The answer to a connection of the port to itself, or an ICMP error about one, gets the VIP as its source and goes back.
-fn answer_itself() -> Flow {
+fn answer_itself(family: Test) -> Flow {
     Table::HairpinReply
-        .when([ct_state(ct::TRK | ct::RPL, ct::INV)])
+        .when([ct_state(ct::TRK | ct::RPL, ct::INV), family])
         .acts(turn_back())
         .act(known(NAT_ZONE, Table::Deliver))
         .because(Reason::Pipeline)
@@ -50,7 +50,7 @@ pub(super) fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
 
 /// A packet to itself seems to come from the VIP.
 fn from_vip(vip: &Vip) -> Flow {
-    let family = if vip.ip.is_ipv6() { pipeline::ipv6() } else { pipeline::ipv4() };
+    let family = if vip.ip.is_ipv6() { ipv6() } else { ipv4() };
     let nat = Some(Nat::Source(vip.ip));
     Table::LbSelfSource
         .when([VIP.is(vip.port.key.0), family])
