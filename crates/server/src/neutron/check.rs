@@ -187,9 +187,19 @@ pub fn ip(value: &Value) -> Result<IpAddr, Refusal> {
 
 /// A CIDR; host bits are dropped, as Neutron stores subnets.
 pub fn cidr(value: &Value) -> Result<IpNet, Refusal> {
-    let cidr = value.as_str().and_then(|text| text.parse::<IpNet>().ok());
+    let cidr = value.as_str().and_then(net);
     let cidr = cidr.ok_or_else(|| format!("'{}' is not a valid IP subnet", python::text(value)))?;
     Ok(cidr.trunc())
+}
+
+/// An address with a prefix length, host bits kept.
+///
+/// The standard library reads the address, because `01.0.0.0` means different things to different readers and must be
+/// refused.
+pub fn net(text: &str) -> Option<IpNet> {
+    let (ip, prefix) = text.split_once('/')?;
+    let is_number = !prefix.is_empty() && prefix.len() <= 3 && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    IpNet::new(ip.parse().ok()?, prefix.parse().ok().filter(|_| is_number)?).ok()
 }
 
 fn dictionary(value: Value) -> Result<Value, Refusal> {

@@ -98,7 +98,7 @@ pub fn nameservers(value: Value) -> Result<Value, Refusal> {
 
 /// A route's destination: a prefix without host bits, not loopback.
 fn destination(value: &Value) -> Result<IpNet, Refusal> {
-    let net = value.as_str().and_then(|text| text.parse::<IpNet>().ok()).filter(|net| net.trunc() == *net);
+    let net = value.as_str().and_then(check::net).filter(|net| net.trunc() == *net);
     let net = net.ok_or_else(|| format!("'{}' is not a valid CIDR", python::text(value)))?;
     if net.addr().is_loopback() { Err(format!("'{net}' is not a routable CIDR").into()) } else { Ok(net) }
 }

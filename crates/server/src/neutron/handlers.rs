@@ -121,33 +121,28 @@ async fn create<R: Resource>(
     headers: HeaderMap,
     incoming: Incoming,
 ) -> Result<Response, ApiError> {
-    let key = idempotent::key(&headers)?;
+    let keys = idempotent::keys(&headers)?;
+    let has_keys = keys.is_some();
     let body = body::for_create(&bytes(incoming)?, resource::shape::<R>(), &caller)?;
     let (many, is_bulk) = match body {
         Body::One(fields) => (vec![fields], false),
         Body::Many(many) => (many, true),
     };
-    let ids = idempotent::ids(key, many.len(), is_bulk);
+    let ids = idempotent::ids(keys, many.len())?;
     let asks: Arc<[(Fields, Uuid)]> = many.into_iter().zip(ids).collect();
-    let (made, state) = neutron.write(caller.clone(), move |ask| create_all::<R>(ask, &asks, key.is_some())).await?;
+    let (made, state) = neutron.write(caller.clone(), move |ask| create_all::<R>(ask, &asks, has_keys)).await?;
     let is_old = made.iter().all(|(_, is_new)| !is_new);
-    let shown: Vec<_> = made.iter().map(|(model, _)| neutron.shown::<R>(&state, model, &caller)).collect();
+    let mut shown: Vec<_> = made.iter().map(|(model, _)| neutron.shown::<R>(&state, model, &caller)).collect();
     let status = if is_old { StatusCode::OK } else { StatusCode::CREATED };
-    let answer = match shown.into_iter().next() {
-        Some(shown) if !is_bulk => json!({R::NAME: shown}),
-        first => {
-            let rest = made.iter().skip(1).map(|(model, _)| neutron.shown::<R>(&state, model, &caller));
-            json!({R::COLLECTION: first.into_iter().chain(rest).collect::<Vec<_>>()})
-        }
-    };
+    let answer = if is_bulk { json!({R::COLLECTION: shown}) } else { json!({R::NAME: shown.pop()}) };
     Ok((status, Json(answer)).into_response())
 }
 
-/// Makes all of them or none. With a key, those that the same request made before are answered again.
-fn create_all<R: Resource>(ask: &mut Ask, asks: &[(Fields, Uuid)], has_key: bool) -> Result<Vec<(R::Model, bool)>, ApiError> {
+/// Makes all of them or none. With keys, those that the same request made before are answered again.
+fn create_all<R: Resource>(ask: &mut Ask, asks: &[(Fields, Uuid)], has_keys: bool) -> Result<Vec<(R::Model, bool)>, ApiError> {
     let make = |(fields, id): &(Fields, Uuid)| {
         let project = body::project(fields, ask.caller);
-        let old = ask.state().get::<R::Model>(*id).filter(|_| has_key).cloned();
+        let old = ask.state().get::<R::Model>(*id).filter(|_| has_keys).cloned();
         if let Some(old) = old {
             idempotent::same::<R>(ask.state(), &old, fields, &project, ask.caller)?;
             return Ok((old, false));

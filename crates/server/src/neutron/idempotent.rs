@@ -2,8 +2,10 @@
 //!
 //! The request header `Idempotency-Key: <uuid>` chooses the new object's id, so a client that derives its key from what the
 //! object is for (UUID version 5 of a pod's uid, say) can repeat a request whose answer was lost, and two replicas of the
-//! client make one object between them. The repeated request answers 200 with the object as it is now. The second object of
-//! a bulk request has the id that follows from the key and its place in the request, and so on.
+//! client make one object between them. The repeated request answers 200 with the object as it is now. A bulk request names
+//! one key per object, in their order, separated by commas.
+
+use std::collections::BTreeSet;
 
 use axum::http::HeaderMap;
 use model::ProjectId;
@@ -19,21 +21,27 @@ use super::resource::{self, Resource};
 /// The request header.
 pub const HEADER: &str = "idempotency-key";
 
-/// The key of a request, if it has one.
-pub fn key(headers: &HeaderMap) -> Result<Option<Uuid>, ApiError> {
+/// The keys of a request; None without the header.
+pub fn keys(headers: &HeaderMap) -> Result<Option<Vec<Uuid>>, ApiError> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
-    let key = value.to_str().ok().and_then(|text| Uuid::parse_str(text.trim()).ok()).filter(|key| !key.is_nil());
-    key.map(Some).ok_or_else(|| ApiError::bad_request("Idempotency-Key must be a UUID, and not the nil UUID"))
+    let key = |text: &str| Uuid::parse_str(text.trim()).ok().filter(|key| !key.is_nil());
+    let keys: Option<Vec<Uuid>> = value.to_str().ok().and_then(|text| text.split(',').map(key).collect());
+    let keys = keys.ok_or_else(|| refusal("a UUID that is not nil, or in a bulk request one per object, separated by commas"))?;
+    let distinct: BTreeSet<&Uuid> = keys.iter().collect();
+    if distinct.len() == keys.len() { Ok(Some(keys)) } else { Err(refusal("a different UUID for each object")) }
+}
+
+fn refusal(what: &str) -> ApiError {
+    ApiError::bad_request(format!("Idempotency-Key must be {what}"))
 }
 
 /// The ids of the objects that a request makes.
-pub fn ids(key: Option<Uuid>, count: usize, is_bulk: bool) -> Vec<Uuid> {
-    let id = |index: usize| match key {
-        None => Uuid::new_v4(),
-        Some(key) if !is_bulk || index == 0 => key,
-        Some(key) => Uuid::new_v5(&key, index.to_string().as_bytes()),
-    };
-    (0..count).map(id).collect()
+pub fn ids(keys: Option<Vec<Uuid>>, count: usize) -> Result<Vec<Uuid>, ApiError> {
+    match keys {
+        None => Ok(std::iter::repeat_with(Uuid::new_v4).take(count).collect()),
+        Some(keys) if keys.len() == count => Ok(keys),
+        Some(keys) => Err(refusal(&format!("one UUID per object: {count} objects, {} keys", keys.len()))),
+    }
 }
 
 /// Refuses a key that stands for another object.

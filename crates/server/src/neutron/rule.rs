@@ -325,7 +325,7 @@ fn ports(min: Option<u16>, max: Option<u16>) -> Result<(Option<u16>, Option<u16>
 fn prefix(fields: &Fields, ethertype: EtherType) -> Result<(Option<IpNet>, Option<String>), ApiError> {
     let Some(value) = fields.set("remote_ip_prefix").filter(|value| *value != "") else { return Ok((None, None)) };
     let text = value.as_str().unwrap_or_default();
-    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    let net = check::net(text).or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     let invalid = || ApiError::bad("InvalidCIDR", format!("Invalid CIDR {} given as IP prefix.", python::text(value)));
     let net = net.ok_or_else(invalid)?;
     if net.addr().is_ipv4() != (ethertype == EtherType::Ipv4) {

@@ -62,14 +62,24 @@ async fn a_key_that_stands_for_something_else_is_refused() {
 }
 
 #[tokio::test]
-async fn a_bulk_request_is_repeated_as_a_whole() {
+async fn a_bulk_request_names_one_key_per_object() {
     let api = Api::new();
     let network = api.network().await;
     api.subnet(&network, "10.0.0.0/24").await;
-    let body = json!({"ports": [{"network_id": network, "device_id": "a"}, {"network_id": network, "device_id": "b"}]});
-    let first = send(&api, "ports", &body).await;
-    let second = send(&api, "ports", &body).await;
+    let send = async |keys: &[&str], devices: &[&str]| {
+        let ports: Vec<Value> = devices.iter().map(|device| json!({"network_id": network, "device_id": device})).collect();
+        let body = json!({"ports": ports}).to_string().into_bytes();
+        api.send(&api.caller, "POST", "/v2.0/ports", &[("Idempotency-Key", &keys.join(","))], body).await
+    };
+    let keys = [KEY, "6ba7b812-9dad-51d1-80b4-00c04fd430c8", "6ba7b813-9dad-51d1-80b4-00c04fd430c8"];
+    let first = send(&keys[..2], &["a", "b"]).await;
+    let second = send(&keys[..2], &["a", "b"]).await;
     assert_eq!((first.status.as_u16(), second.status.as_u16()), (201, 200));
     assert_eq!(first.body, second.body);
-    assert_ne!(first.body["ports"][0]["id"], first.body["ports"][1]["id"]);
+    assert_eq!(id(&first.body["ports"][1]), keys[1]);
+    let more = send(&keys[1..], &["b", "c"]).await;
+    assert_eq!((more.status.as_u16(), &more.body["ports"][0]), (201, &first.body["ports"][1]));
+    for (keys, devices) in [(&keys[..2], &["a"][..]), (&keys[..1], &["a", "b"]), (&[KEY, KEY], &["a", "a"])] {
+        assert_eq!(send(keys, devices).await.error(), (400, "HTTPBadRequest"));
+    }
 }
