@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use demo::{Deployment, Tunnel, Workload};
-use lab::traffic::ping;
+use lab::traffic::{Pinging, ping};
 use lab::{Lab, Ovs, Underlay};
 use serde_json::{Value, json};
 
@@ -75,4 +75,31 @@ fn ports_of_one_network_on_two_nodes_reach_each_other_and_no_other_network() -> 
 #[test]
 fn the_same_by_vxlan_over_ipv6() -> Result<()> {
     two_networks_two_nodes(Tunnel { kind: "vxlan", is_v6: true })
+}
+
+#[test]
+fn a_killed_node_finds_its_flows_and_changes_none() -> Result<()> {
+    let world = world(Tunnel::default())?;
+    let api = &world.ladon.api;
+    let network = api.create("network", json!({"name": "blue"}))?;
+    api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "10.9.0.0/24"}))?;
+    api.create("subnet", json!({"network_id": id(&network), "ip_version": 6, "cidr": "fd00:9::/64"}))?;
+    let (a, _, _, _) = plugged(&world, &network, 0, "a")?;
+    let (_b, _, b4, _) = plugged(&world, &network, 1, "b")?;
+    ping(a.netns(), b4, 2, Duration::from_millis(50))?;
+    let pinging = Pinging::start(a.netns(), b4, Duration::from_millis(10))?;
+    let before = world.ovs[0].ofctl(&["--no-names", "--no-stats", "dump-flows", "br-int"])?;
+    let node = &world.ladon.nodes[0].process;
+    node.kill9()?;
+    node.restart()?;
+    let said = node.wait_until("the node to have compared its switch", Duration::from_secs(10), || {
+        let log = node.log_tail(50);
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("compared the switch")).collect();
+        if lines.len() > 1 { Ok(lines.last().map(|line| line.to_string())) } else { Err(log) }
+    })?;
+    assert!(said.contains("changes=0"), "{said}");
+    let report = pinging.stop()?;
+    assert_eq!(report.lost, 0, "{report:?}");
+    assert_eq!(before, world.ovs[0].ofctl(&["--no-names", "--no-stats", "dump-flows", "br-int"])?);
+    Ok(())
 }

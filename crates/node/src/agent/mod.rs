@@ -102,14 +102,32 @@ pub struct Agent {
     here: Here,
     switch: Switch,
     is_connected: bool,
-    /// A complete view has arrived, from disk or from a server: nothing is removed from the switch before.
-    has_view: bool,
+    /// What must be known before the switch is changed for the first time: otherwise a restart would take away flows that
+    /// are right.
+    known: Known,
     revision: Revision,
     pending: Pending,
     busy: Option<(JoinHandle<Result<(), CommitError>>, InForce)>,
     retry: Duration,
     retry_at: Option<tokio::time::Instant>,
     published: Published,
+}
+
+/// What the agent knows already. Once known, always known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// A complete view, from disk or from a server.
+    view: bool,
+    /// The interfaces on the bridge.
+    interfaces: bool,
+    /// The tunnel's interface.
+    tunnel: bool,
+}
+
+impl Known {
+    fn is_complete(self) -> bool {
+        self.view && self.interfaces && self.tunnel
+    }
 }
 
 /// A node that cannot even start.
@@ -138,7 +156,7 @@ impl Agent {
             here,
             switch,
             is_connected: false,
-            has_view: false,
+            known: Known::default(),
             revision: Revision::default(),
             pending: Pending::default(),
             busy: None,
@@ -150,6 +168,7 @@ impl Agent {
 
     /// Runs until its feeds end.
     pub async fn run(mut self, mut feeds: Feeds) {
+        feeds.interfaces.mark_changed();
         loop {
             tokio::select! {
                 update = feeds.view.recv() => match update {
@@ -157,7 +176,12 @@ impl Agent {
                     None => return,
                 },
                 changed = feeds.interfaces.changed() => match changed {
-                    Ok(()) => { let now = feeds.interfaces.borrow_and_update().clone(); self.see_interfaces(now.unwrap_or_default()); }
+                    Ok(()) => {
+                        let now = feeds.interfaces.borrow_and_update().clone();
+                        if let Some(now) = now {
+                            self.see_interfaces(now);
+                        }
+                    }
                     Err(_) => return,
                 },
                 news = feeds.switch.recv() => match news {
@@ -184,7 +208,7 @@ impl Agent {
         }
         let mut changes = Vec::new();
         for update in updates {
-            self.has_view |= update.is_complete_snapshot;
+            self.known.view |= update.is_complete_snapshot;
             self.revision = update.revision;
             changes.extend(update.removals.into_iter().map(Change::Remove));
             changes.extend(update.upserts.into_iter().map(Change::Put));
@@ -194,6 +218,7 @@ impl Agent {
 
     fn see_interfaces(&mut self, interfaces: Arc<Interfaces>) {
         self.interfaces = interfaces;
+        self.known.interfaces = true;
         self.change(Vec::new());
         self.publish_facts();
     }
@@ -271,7 +296,7 @@ impl Agent {
 
     /// Zones of ports that neither live here nor are plugged in any more are free.
     fn free_zones(&mut self, wanted: &BTreeMap<PortId, OfPort>) {
-        if !self.has_view {
+        if !self.known.is_complete() {
             return;
         }
         let gone: Vec<PortId> = self.zones.ports().filter(|port| !wanted.contains_key(port) && !self.homes.contains(port)).collect();
@@ -287,7 +312,7 @@ impl Agent {
 
     /// Gives the switch what it lacks, if it is there and has taken everything before.
     fn start_next(&mut self) {
-        if self.busy.is_some() || !self.is_connected || !self.has_view || self.retry_at.is_some() {
+        if self.busy.is_some() || !self.is_connected || !self.known.is_complete() || self.retry_at.is_some() {
             return;
         }
         let in_force = self.would_be_in_force();
@@ -387,6 +412,7 @@ impl Agent {
             }
             Ask::Tunnel(port) => {
                 self.here.tunnel_port = port.map(|port| port.0);
+                self.known.tunnel = true;
                 self.change(vec![Change::Here(self.here.clone())]);
             }
         }
