@@ -384,6 +384,10 @@ impl Agent {
                 self.pending.carried_out(&mut self.zones);
                 self.publish_in_force(in_force);
             }
+            (Err(CommitError::Refused { failures }), _) => {
+                self.pending.leave_out(failures);
+                self.back_off();
+            }
             (Err(error), _) => {
                 tracing::warn!(error = describe(&error), "the switch did not take a change; everything will be compared");
                 self.pending.compare_everything();

@@ -1,13 +1,13 @@
 //! What the switch has not been told yet.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use apps::Delta;
 use model::PortId;
-use openflow::{FlowKey, FlowMod, GroupMod, InstalledGroup};
+use openflow::{FlowKey, FlowMod, GroupMod, InstalledGroup, Message};
 use pipeline::Generation;
 
-use crate::switch::Changes;
+use crate::switch::{Changes, Failure};
 use crate::translate::{self, TranslateError};
 use crate::zones::{Taken, Zones};
 
@@ -31,7 +31,25 @@ pub struct Pending {
     must_compare: bool,
     flush: Vec<(PortId, Taken)>,
     flushing: Vec<PortId>,
+    refused: Refused,
     pub save_zones: bool,
+}
+
+/// What the switch refused, as it was said: not said again until it changes, so that one bad flow does not keep the others out.
+#[derive(Debug, Default)]
+struct Refused {
+    flows: HashMap<FlowKey, FlowMod>,
+    groups: HashMap<u32, InstalledGroup>,
+}
+
+impl Refused {
+    fn allows(&self, flow: &FlowMod) -> bool {
+        self.flows.get(&flow.key()).is_none_or(|refused| refused != flow)
+    }
+
+    fn allows_group(&self, group: &InstalledGroup) -> bool {
+        self.groups.get(&group.id).is_none_or(|refused| refused != group)
+    }
 }
 
 impl Pending {
@@ -62,7 +80,7 @@ impl Pending {
     }
 
     fn add(&mut self, flow: Result<FlowMod, TranslateError>) {
-        if let Some(flow) = written(flow) {
+        if let Some(flow) = written(flow).filter(|flow| self.refused.allows(flow)) {
             self.flows.insert(flow.key(), flow);
         }
     }
@@ -75,7 +93,9 @@ impl Pending {
         let flows = std::mem::take(&mut self.flows).into_values().collect();
         let groups = std::mem::take(&mut self.groups);
         if std::mem::take(&mut self.must_compare) {
-            let (flows, groups) = desired();
+            let (mut flows, mut groups) = desired();
+            flows.retain(|flow| self.refused.allows(flow));
+            groups.retain(|group| self.refused.allows_group(group));
             self.known_groups = groups.iter().map(|group| group.id).collect();
             return Job { flush, everything: Some((flows, groups)), changes: Changes::default() };
         }
@@ -89,6 +109,25 @@ impl Pending {
             }
         }
         Job { flush, everything: None, changes }
+    }
+
+    /// The switch refused these messages and with them all that was sent together: everything else is tried again without them.
+    pub fn leave_out(&mut self, failures: Vec<Failure>) {
+        for Failure { message, error } in failures {
+            match message {
+                Message::FlowMod(flow) => {
+                    tracing::error!(flow = ?flow.key(), %error, "the switch refuses a flow; it is left out until it changes");
+                    self.refused.flows.insert(flow.key(), flow);
+                }
+                Message::GroupMod(group) => {
+                    tracing::error!(group = group.id, %error, "the switch refuses a group; it is left out until it changes");
+                    let GroupMod { id, kind, buckets, selection, .. } = group;
+                    self.refused.groups.insert(id, InstalledGroup { id, kind, buckets, selection });
+                }
+                other => tracing::error!(message = ?other, %error, "the switch refuses a message"),
+            }
+        }
+        self.must_compare = true;
     }
 
     /// The last piece of work is in the switch.

@@ -1,0 +1,111 @@
+//! The flows of one small world, app by app, in names. `LADON_BLESS=1 cargo test --release -p apps --test golden` rewrites
+//! the files; read the difference before committing it.
+
+use std::path::Path;
+
+use apps::testing::*;
+use apps::{App, Change, Engine, Numbers};
+use model::*;
+use pipeline::Flow;
+
+/// A network with a block of another node, a VM here and one on another node, and a router to a second network.
+fn world() -> Vec<Change> {
+    let shape = |shape| vec![V6Range { subnet: SubnetId(id("six")), prefix: "fd00:244::/64".parse().unwrap(), shape }];
+    let vm = Port {
+        address_pairs: vec![AddressPair { ip: "10.244.0.200/32".parse().unwrap(), mac: Mac::from_bits(0x0a00_0000_0064) }],
+        security_groups: vec![SecurityGroupId(id("web"))],
+        host: Some(NodeName("here".into())),
+        ..port("vm", 100, "blue", &[("four", "10.244.0.10"), ("six", "fd00:244::10")])
+    };
+    let far = Port {
+        host: Some(NodeName("there".into())),
+        security_groups: vec![SecurityGroupId(id("db"))],
+        ..port("far", 101, "blue", &[("four", "10.244.0.11"), ("six", "fd00:244::11")])
+    };
+    let trusted = Port { is_port_security: false, host: vm.host.clone(), ..port("trusted", 102, "red", &[("red4", "10.9.0.5")]) };
+    let route = Route { destination: "192.0.2.12/32".parse().unwrap(), nexthop: "10.244.0.11".parse().unwrap() };
+    let from_db = Rule {
+        remote_group: Some(SecurityGroupId(id("db"))),
+        protocol: Some(6),
+        range_min: Some(8080),
+        range_max: Some(8081),
+        ..rule("from db", "web", Direction::Ingress, EtherType::Ipv4)
+    };
+    let ping = Rule {
+        protocol: Some(1),
+        range_min: Some(8),
+        remote_prefix: Some("10.0.0.0/8".parse().unwrap()),
+        ..rule("ping", "web", Direction::Ingress, EtherType::Ipv4)
+    };
+    vec![
+        here("here", "192.0.2.11"),
+        put(node("there", "192.0.2.12")),
+        put(network("blue", 7)),
+        put(Network { is_flooding: false, ..network("red", 8) }),
+        put(subnet("four", "blue", "10.244.0.0/16")),
+        put(subnet("six", "blue", "fd00:244::/64")),
+        put(subnet("red4", "red", "10.9.0.0/24")),
+        put(Router { routes: vec![route], ..router("r", 5) }),
+        put(interface("r-blue", 201, "blue", "r", &[("four", "10.244.0.1"), ("six", "fd00:244::1")])),
+        put(interface("r-red", 202, "red", "r", &[("red4", "10.9.0.1")])),
+        put(block("blue", "there", "four", "10.244.3.64/26", shape(V6Shape::Embedded))),
+        put(block("blue", "here", "four", "10.244.3.128/26", shape(V6Shape::Eui64))),
+        put(group("web", 1)),
+        put(group("db", 2)),
+        put(from_db),
+        put(ping),
+        put(rule("out", "web", Direction::Egress, EtherType::Ipv6)),
+        put(vm),
+        put(far),
+        put(trusted),
+        attach("vm", 11),
+        attach("trusted", 12),
+    ]
+}
+
+fn check(app: &'static [&'static App; 1]) {
+    let mut engine = Engine::new(app, Numbers::default());
+    engine.update(world());
+    assert_eq!(engine.conflicts().map(|conflict| conflict.to_string()).collect::<Vec<_>>(), Vec::<String>::new());
+    let mut flows: Vec<Flow> = engine.flows().collect();
+    flows.sort();
+    assert_eq!(flows.iter().filter_map(Flow::misuse).collect::<Vec<_>>(), []);
+    let text: String = flows.iter().map(|flow| format!("{flow}\n")).collect();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{}.txt", app[0].name));
+    if std::env::var_os("LADON_BLESS").is_some() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(text, golden, "the flows of {} differ from {}", app[0].name, file.display());
+}
+
+#[test]
+fn classify_in_names() {
+    check(&[&apps::classify::APP]);
+}
+
+#[test]
+fn spoof_guard_in_names() {
+    check(&[&apps::spoof::APP]);
+}
+
+#[test]
+fn neighbours_in_names() {
+    check(&[&apps::neighbours::APP]);
+}
+
+#[test]
+fn security_in_names() {
+    check(&[&apps::security::APP]);
+}
+
+#[test]
+fn routing_in_names() {
+    check(&[&apps::routing::APP]);
+}
+
+#[test]
+fn switching_in_names() {
+    check(&[&apps::l2::APP]);
+}
