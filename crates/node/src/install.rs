@@ -22,6 +22,9 @@ pub fn plan(desired: Vec<FlowMod>, groups: Vec<InstalledGroup>, installed: &[Ins
     flows.extend(gone.into_iter().map(FlowMod::delete));
     let mut have: HashMap<u32, &InstalledGroup> = installed_groups.iter().map(|group| (group.id, group)).collect();
     let mut groups_to_change = Vec::new();
+    // A group names groups with smaller numbers only, and the switch wants those first.
+    let mut groups = groups;
+    groups.sort_by_key(|group| group.id);
     for group in groups {
         match have.remove(&group.id) {
             Some(old) if *old == group => {}

@@ -167,12 +167,13 @@ fn an_icmp_error_of_a_member_comes_back_from_the_vip() {
 
 #[test]
 fn a_large_datagram_passes_once_the_connection_exists() {
-    let (_world, client, members) = client_and_members([1, 0]);
+    let (world, client, members) = client_and_members([1, 0]);
     let _servers = members.each_ref().map(|member| member.serve(8080));
     for (_, _, vip) in VIPS {
         let socket = client.socket(&at(vip, 80));
         for length in [100, 4000, 4000] {
-            assert_eq!(socket.ask(length).unwrap_or_else(|error| panic!("{vip} {length}: {error}")), format!("one {}", socket.local()));
+            let answer = socket.ask(length).unwrap_or_else(|error| panic!("{vip} {length}: {error}\n{}", world.seen()));
+            assert_eq!(answer, format!("one {}", socket.local()));
         }
     }
 }

@@ -14,13 +14,20 @@ pub fn dimension(rule: &Rule, is_v6: bool) -> Option<Vec<Vec<Test>>> {
         ICMP if is_v6 => ICMPV6,
         proto => proto,
     };
-    if proto == ICMP || proto == ICMPV6 {
-        return Some(vec![icmp(rule, is_v6, proto)]);
-    }
-    Some(match (rule.range_min, rule.range_max) {
+    let whole = match (rule.range_min, rule.range_max) {
+        _ if proto == ICMP || proto == ICMPV6 => vec![icmp(rule, is_v6, proto)],
         (None, None) | (Some(0 | 1), Some(u16::MAX)) => vec![vec![ip_proto(proto)]],
         (min, max) => ports(proto, min.unwrap_or(0), max.or(min).unwrap_or(u16::MAX)),
-    })
+    };
+    let later = (!whole.is_empty()).then(|| later_fragment(proto, is_v6));
+    Some(whole.into_iter().chain(later).collect())
+}
+
+/// Later fragments carry neither ports nor types, and to Open vSwitch those of IPv6 have no protocol of their own but that of
+/// the fragment header. They are worth nothing without their first fragment.
+fn later_fragment(proto: u8, is_v6: bool) -> Vec<Test> {
+    let later = ip_frag(frag::ANY | frag::LATER);
+    if is_v6 { vec![later] } else { vec![ip_proto(proto), later] }
 }
 
 fn icmp(rule: &Rule, is_v6: bool, proto: u8) -> Vec<Test> {
@@ -30,12 +37,9 @@ fn icmp(rule: &Rule, is_v6: bool, proto: u8) -> Vec<Test> {
     [ip_proto(proto)].into_iter().chain(kind).chain(code).collect()
 }
 
-/// The pieces of a range, and later fragments: they carry no ports, and are worth nothing without their first fragment.
+/// The pieces of a range; none for a protocol whose ports Open vSwitch does not know.
 fn ports(proto: u8, min: u16, max: u16) -> Vec<Vec<Test>> {
-    let pieces: Vec<Vec<Test>> =
-        pieces(min, max).into_iter().filter_map(|(port, mask)| l4_dst(proto, port, mask)).map(|test| vec![ip_proto(proto), test]).collect();
-    let later = (!pieces.is_empty()).then(|| vec![ip_proto(proto), ip_frag(frag::ANY | frag::LATER)]);
-    pieces.into_iter().chain(later).collect()
+    pieces(min, max).into_iter().filter_map(|(port, mask)| l4_dst(proto, port, mask)).map(|test| vec![ip_proto(proto), test]).collect()
 }
 
 /// The fewest (value, mask) pairs that cover exactly `min` to `max`.

@@ -115,13 +115,14 @@ impl World {
         let settings = [
             format!("link set data0 address {}", port.mac),
             "link set data0 up".to_string(),
-            "address flush dev eth0".to_string(),
+            "link delete eth0".to_string(),
         ];
         host.netns().ip(&settings).unwrap();
         host.netns().sysctl(&[("net/ipv6/conf/all/forwarding", "0"), ("net/ipv4/ip_forward", "0")]).unwrap();
         let length = |ip: std::net::IpAddr| if ip.is_ipv4() { 16 } else { 64 };
         let addresses = port.addresses().map(|ip| format!("address add {ip}/{} dev data0{}", length(ip), if ip.is_ipv6() { " nodad" } else { "" }));
-        let routes = gateways.iter().map(|gateway| format!("route add default via {gateway} dev data0"));
+        let has = |is_v6: bool| port.addresses().any(|ip| ip.is_ipv6() == is_v6);
+        let routes = gateways.iter().filter(|gateway| has(gateway.contains(':'))).map(|gateway| format!("route add default via {gateway} dev data0"));
         host.netns().ip(&addresses.chain(routes).collect::<Vec<_>>()).unwrap();
         let request = format!("ofport_request={number}");
         self.ovs.vsctl(&["add-port", BRIDGE, name, "--", "set", "interface", name, &request]).unwrap();
@@ -138,6 +139,12 @@ impl World {
             Some(Object::Port(port)) => port.clone(),
             _ => panic!("the view has no port {name}"),
         }
+    }
+
+    /// The packets that each flow has seen, for a failure's message.
+    pub fn seen(&self) -> String {
+        let flows = self.ovs.ofctl(&["dump-flows", BRIDGE]).unwrap();
+        flows.lines().filter(|line| !line.contains("n_packets=0,")).map(|line| format!("{}\n", line.trim())).collect()
     }
 
     /// Runs `ovs-appctl`.
