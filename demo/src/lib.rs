@@ -5,8 +5,10 @@
 
 mod api;
 mod deployment;
+mod pair;
 mod workload;
 
 pub use api::Api;
 pub use deployment::{Deployment, NodeParts, Tunnel};
+pub use pair::{Pair, Plugged, id};
 pub use workload::Workload;

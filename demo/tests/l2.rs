@@ -1,69 +1,31 @@
 //! Two nodes at layer 2 on real Open vSwitch: ports made through the API, plugged as Nova plugs them.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use demo::{Deployment, Tunnel, Workload};
+use demo::{Pair, Tunnel};
 use lab::traffic::{Pinging, ping};
-use lab::{Lab, Ovs, Underlay};
-use serde_json::{Value, json};
+use serde_json::json;
 
-struct World {
-    _lab: Lab,
-    _underlay: Underlay,
-    ovs: [Ovs; 2],
-    ladon: Deployment,
-}
-
-fn world(tunnel: Tunnel) -> Result<World> {
-    let lab = Lab::scratch()?;
-    let underlay = Underlay::new(&lab)?;
-    let (one, two) = (underlay.host("n1", 11)?, underlay.host("n2", 12)?);
-    let ovs = [Ovs::start(&one)?, Ovs::start(&two)?];
-    let mut ladon = Deployment::start(&lab, &one, tunnel)?;
-    ladon.add_node(&one, &ovs[0], None)?;
-    ladon.add_node(&two, &ovs[1], None)?;
-    Ok(World { _lab: lab, _underlay: underlay, ovs, ladon })
-}
-
-fn id(object: &Value) -> &str {
-    object["id"].as_str().expect("an object has an id")
-}
-
-/// A port on `network` for `node`, with everything allowed, plugged in there.
-fn plugged(world: &World, network: &Value, node: usize, name: &str) -> Result<(Workload, Value, IpAddr, IpAddr)> {
-    let api = &world.ladon.api;
-    let port = api.create("port", json!({"network_id": id(network), "name": name, "port_security_enabled": false}))?;
-    let ip = |n: usize| port["fixed_ips"][n]["ip_address"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok()).expect("two addresses");
-    let (a, b) = (ip(0), ip(1));
-    let (v4, v6) = if a.is_ipv4() { (a, b) } else { (b, a) };
-    let workload = Workload::plug(&world.ovs[node], name, &port, &[(v4, 24), (v6, 64)])?;
-    world.ladon.wait_active(id(&port))?;
-    Ok((workload, port, v4, v6))
+fn open() -> serde_json::Value {
+    json!({"port_security_enabled": false})
 }
 
 fn two_networks_two_nodes(tunnel: Tunnel) -> Result<()> {
-    let world = world(tunnel)?;
-    let api = &world.ladon.api;
-    let network = api.create("network", json!({"name": "blue"}))?;
-    api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "10.9.0.0/24"}))?;
-    api.create("subnet", json!({"network_id": id(&network), "ip_version": 6, "cidr": "fd00:9::/64"}))?;
-    let other = api.create("network", json!({"name": "red"}))?;
-    api.create("subnet", json!({"network_id": id(&other), "ip_version": 4, "cidr": "10.9.0.0/24"}))?;
-    api.create("subnet", json!({"network_id": id(&other), "ip_version": 6, "cidr": "fd00:9::/64"}))?;
-    let (a, _, _, _) = plugged(&world, &network, 0, "a")?;
-    let (b, _, b4, b6) = plugged(&world, &network, 1, "b")?;
-    let (c, _, _, _) = plugged(&world, &other, 0, "c")?;
-    // The first packet between two nodes may be lost while their switches learn each other's underlay MACs.
-    for target in [b4, b6] {
-        ping(a.netns(), target, 2, Duration::from_millis(50))?;
-        let report = ping(a.netns(), target, 20, Duration::from_millis(10))?;
+    let pair = Pair::start(tunnel)?;
+    // Two tenants may have the same addresses.
+    let (blue, red) = (pair.network("blue", 9)?, pair.network("red", 9)?);
+    let a = pair.plug(&blue, 0, "a", open())?;
+    let b = pair.plug(&blue, 1, "b", open())?;
+    let c = pair.plug(&red, 0, "c", open())?;
+    for target in [b.v4, b.v6] {
+        // The first packet between two nodes may be lost while their switches learn each other's underlay MACs.
+        ping(a.workload.netns(), target, 2, Duration::from_millis(50))?;
+        let report = ping(a.workload.netns(), target, 20, Duration::from_millis(10))?;
         assert_eq!(report.lost, 0, "{target} {report:?}");
-        let foreign = ping(c.netns(), target, 5, Duration::from_millis(10))?;
+        let foreign = ping(c.workload.netns(), target, 5, Duration::from_millis(10))?;
         assert_eq!(foreign.received, 0, "another network reaches {target}: {foreign:?}");
     }
-    drop(b);
     Ok(())
 }
 
@@ -79,17 +41,15 @@ fn the_same_by_vxlan_over_ipv6() -> Result<()> {
 
 #[test]
 fn a_killed_node_finds_its_flows_and_changes_none() -> Result<()> {
-    let world = world(Tunnel::default())?;
-    let api = &world.ladon.api;
-    let network = api.create("network", json!({"name": "blue"}))?;
-    api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "10.9.0.0/24"}))?;
-    api.create("subnet", json!({"network_id": id(&network), "ip_version": 6, "cidr": "fd00:9::/64"}))?;
-    let (a, _, _, _) = plugged(&world, &network, 0, "a")?;
-    let (_b, _, b4, _) = plugged(&world, &network, 1, "b")?;
-    ping(a.netns(), b4, 2, Duration::from_millis(50))?;
-    let pinging = Pinging::start(a.netns(), b4, Duration::from_millis(10))?;
-    let before = world.ovs[0].ofctl(&["--no-names", "--no-stats", "dump-flows", "br-int"])?;
-    let node = &world.ladon.nodes[0].process;
+    let pair = Pair::start(Tunnel::default())?;
+    let blue = pair.network("blue", 9)?;
+    let a = pair.plug(&blue, 0, "a", open())?;
+    let b = pair.plug(&blue, 1, "b", open())?;
+    ping(a.workload.netns(), b.v4, 2, Duration::from_millis(50))?;
+    let pinging = Pinging::start(a.workload.netns(), b.v4, Duration::from_millis(10))?;
+    let dump = || pair.ovs[0].ofctl(&["--no-names", "--no-stats", "dump-flows", "br-int"]);
+    let before = dump()?;
+    let node = &pair.ladon.nodes[0].process;
     node.kill9()?;
     node.restart()?;
     let said = node.wait_until("the node to have compared its switch", Duration::from_secs(10), || {
@@ -100,6 +60,6 @@ fn a_killed_node_finds_its_flows_and_changes_none() -> Result<()> {
     assert!(said.contains("changes=0"), "{said}");
     let report = pinging.stop()?;
     assert_eq!(report.lost, 0, "{report:?}");
-    assert_eq!(before, world.ovs[0].ofctl(&["--no-names", "--no-stats", "dump-flows", "br-int"])?);
+    assert_eq!(before, dump()?);
     Ok(())
 }
