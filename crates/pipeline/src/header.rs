@@ -53,6 +53,7 @@ headers! {
     Ipv6Dst "ipv6_dst" 128;
     TcpSrc "tcp_src" 16;
     TcpDst "tcp_dst" 16;
+    TcpFlags "tcp_flags" 12;
     UdpSrc "udp_src" 16;
     UdpDst "udp_dst" 16;
     SctpSrc "sctp_src" 16;
@@ -170,6 +171,11 @@ pub mod frag {
     pub const LATER: u8 = 2;
 }
 
+/// Bits of `tcp_flags` (RFC 9293).
+pub mod tcp {
+    pub const SYN: u16 = 0x02;
+}
+
 const ETH_IPV4: u16 = 0x0800;
 const ETH_IPV6: u16 = 0x86dd;
 
@@ -280,6 +286,11 @@ pub fn l4_dst(proto: u8, port: u16, mask: u16) -> Option<Test> {
         _ => return None,
     };
     Some(masked(header, port.into(), mask.into()))
+}
+
+/// The TCP packet has none of `flags` ([`tcp`]).
+pub fn tcp_flags_clear(flags: u16) -> Test {
+    masked(Header::TcpFlags, 0, flags.into())
 }
 
 pub fn arp_op(op: u16) -> Test {

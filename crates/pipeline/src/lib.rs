@@ -12,6 +12,7 @@ mod field;
 mod flow;
 mod group;
 mod header;
+pub mod switch;
 mod table;
 
 pub use action::{Action, Nat, OfPort, Punt, Zone};
@@ -19,9 +20,9 @@ pub use doc::pipeline_markdown;
 pub use field::{Field, fields, live_together};
 pub use flow::{Conflict, Draft, Flow, FlowKey, Misuse, Priority, Reason};
 pub use group::{Bucket, Group, GroupId, Spread};
-pub use header::{Header, Place, Test, ct, frag};
+pub use header::{Header, Place, Test, ct, frag, tcp};
 pub use header::{
     arp_op, arp_tpa, conj_id, ct_state, eth_dst, eth_dst_masked, eth_src, eth_type, icmp_code, icmp_type, in_port, ip_dst, ip_frag, ip_proto,
-    ip_src, ipv4, ipv6, l4_dst, l4_src, masked, nd_target, tun_id,
+    ip_src, ipv4, ipv6, l4_dst, l4_src, masked, nd_target, tcp_flags_clear, tun_id,
 };
 pub use table::{Generation, Miss, Table};
