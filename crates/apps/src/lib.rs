@@ -21,6 +21,7 @@ pub mod classify;
 pub mod l2;
 pub mod neighbours;
 pub mod routing;
+pub mod scenario;
 pub mod security;
 pub mod spoof;
 pub mod testing;
