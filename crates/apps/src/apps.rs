@@ -5,7 +5,7 @@ use model::{Kind, NetworkId, ObjectKey, PortId};
 use pipeline::{Flow, Group};
 
 use crate::sight::Sight;
-use crate::{balancing, classify, l2, neighbours, routing, security, spoof};
+use crate::{balancing, classify, host_config, l2, neighbours, routing, security, spoof};
 
 /// What an app is run for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -63,7 +63,16 @@ pub struct App {
 }
 
 /// Every app, in the order of the packet.
-pub const ALL: &[&App] = &[&classify::APP, &spoof::APP, &neighbours::APP, &balancing::APP, &security::APP, &routing::APP, &l2::APP];
+pub const ALL: &[&App] = &[
+    &classify::APP,
+    &spoof::APP,
+    &host_config::APP,
+    &neighbours::APP,
+    &balancing::APP,
+    &security::APP,
+    &routing::APP,
+    &l2::APP,
+];
 
 #[cfg(test)]
 mod tests {

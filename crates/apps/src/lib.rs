@@ -18,6 +18,7 @@ mod view;
 
 pub mod balancing;
 pub mod classify;
+pub mod host_config;
 pub mod l2;
 pub mod neighbours;
 pub mod routing;
@@ -30,4 +31,4 @@ pub use apps::{ALL, App, Output, Root, RootKind};
 pub use engine::{Delta, Engine, Work};
 pub use numbers::{NumberKey, Numbers};
 pub use sight::Sight;
-pub use view::{Attachment, Change, Dep, Here, Index, View};
+pub use view::{Attachment, Change, Dep, Here, Index, View, find};

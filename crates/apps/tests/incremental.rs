@@ -18,8 +18,9 @@ fn edit() -> impl Strategy<Value = Change> {
     let small = 0u32..4;
     prop_oneof![
         (0u32..3, any::<bool>()).prop_map(|(n, is_flooding)| put(Network { is_flooding, ..network(&format!("net{n}"), 10 + n) })),
-        (0u32..3).prop_map(|n| put(subnet(&format!("sub{n}"), &format!("net{n}"), &format!("10.0.{n}.0/24")))),
-        (0u32..3).prop_map(|n| put(subnet(&format!("six{n}"), &format!("net{n}"), &format!("fd00:{n}::/64")))),
+        (0u32..3, any::<bool>())
+            .prop_map(|(n, is_dhcp)| put(Subnet { is_dhcp, ..subnet(&format!("sub{n}"), &format!("net{n}"), &format!("10.0.{n}.0/24")) })),
+        (0u32..3, a_mode()).prop_map(|(n, mode)| put(a_six(n, mode))),
         (0u32..8, 0u32..3, 0u32..4, any::<bool>()).prop_map(|(p, n, home, secure)| put(a_port(p, n, home, secure))),
         (0u32..8, 1u32..9).prop_map(|(p, ofport)| attach(&format!("port{p}"), 10 * (p + 1) + ofport)),
         (0u32..8).prop_map(|p| Change::Detach(PortId(id(&format!("port{p}"))))),
@@ -39,6 +40,14 @@ fn edit() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn a_mode() -> impl Strategy<Value = Option<Ipv6Mode>> {
+    prop_oneof![Just(None), Just(Some(Ipv6Mode::Stateful)), Just(Some(Ipv6Mode::Stateless)), Just(Some(Ipv6Mode::Slaac))]
+}
+
+fn a_six(n: u32, mode: Option<Ipv6Mode>) -> Subnet {
+    Subnet { ra_mode: mode, address_mode: mode, ..subnet(&format!("six{n}"), &format!("net{n}"), &format!("fd00:{n}::/64")) }
+}
+
 fn a_port(p: u32, n: u32, home: u32, is_port_security: bool) -> Port {
     let host = (home < 3).then(|| NodeName(format!("node{home}")));
     let security_groups = (0..p % 3).map(|g| SecurityGroupId(id(&format!("group{g}")))).collect();
@@ -50,7 +59,10 @@ fn a_port(p: u32, n: u32, home: u32, is_port_security: bool) -> Port {
 
 fn an_interface(r: u32, n: u32) -> Port {
     let name = format!("interface{r}{n}");
-    interface(&name, 200 + 10 * r + n, &format!("net{n}"), &format!("router{r}"), &[(&format!("sub{n}"), &format!("10.0.{n}.{}", 1 + r))])
+    interface(&name, 200 + 10 * r + n, &format!("net{n}"), &format!("router{r}"), &[
+        (&format!("sub{n}"), &format!("10.0.{n}.{}", 1 + r)),
+        (&format!("six{n}"), &format!("fd00:{n}::{}", 1 + r)),
+    ])
 }
 
 fn a_block(b: u32, home: u32) -> Block {
