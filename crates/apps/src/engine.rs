@@ -62,7 +62,8 @@ pub struct Engine {
     view: View,
     ran: FxHashMap<Unit, Ran>,
     readers: FxHashMap<Dep, FxHashSet<Unit>>,
-    /// Who wants a flow. Clauses of conjunctions that share a match become one flow. Otherwise more than one unit may want the
+    /// Who wants a flow. Clauses of conjunctions that share a match become one flow, and so do copies
+    /// of a packet. Otherwise more than one unit may want the
     /// same; if they want different things it is a conflict, and the least flow holds, so that every order of changes ends
     /// the same.
     flows: FxHashMap<FlowKey, BTreeMap<Unit, Flow>>,
@@ -115,7 +116,8 @@ impl Engine {
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.flows.values().filter_map(|wanted| {
             let first = wanted.values().min()?;
-            let is_other = |flow: &&Flow| (flow.actions != first.actions || flow.goto != first.goto) && !(is_clause(flow) && is_clause(first));
+            let merge = |flow: &Flow| (is_clause(flow) && is_clause(first)) || (is_copy(flow) && is_copy(first));
+            let is_other = |flow: &&Flow| (flow.actions != first.actions || flow.goto != first.goto) && !merge(flow);
             let second = wanted.values().find(is_other)?;
             Some(Conflict { first: Box::new(first.clone()), second: Box::new(second.clone()) })
         })
@@ -282,8 +284,16 @@ fn effective(wanted: &BTreeMap<Unit, Flow>) -> Option<Flow> {
     if wanted.len() > 1 && wanted.values().all(is_clause) {
         let clauses: BTreeSet<&Action> = wanted.values().flat_map(|flow| &flow.actions).collect();
         flow.actions = clauses.into_iter().cloned().collect();
+    } else if wanted.len() > 1 && wanted.values().all(is_copy) {
+        let copies: BTreeSet<&Vec<Action>> = wanted.values().map(|flow| &flow.actions).collect();
+        flow.actions = copies.into_iter().flatten().cloned().collect();
     }
     Some(flow)
+}
+
+/// A flow that only lets a copy of the packet go somewhere: several of them together let several copies go.
+fn is_copy(flow: &Flow) -> bool {
+    flow.goto.is_none() && matches!(flow.actions.last(), Some(Action::Copy(_) | Action::Output(_)))
 }
 
 fn is_clause(flow: &Flow) -> bool {

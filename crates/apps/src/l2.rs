@@ -2,8 +2,8 @@
 //!
 //! Nothing is learned and nothing known is flooded: the model says where every MAC is. One flow sends a whole block to its
 //! node; a port that is an exception has a flow of its own. Broadcast and multicast go to the network's ports on this node
-//! and, once per node, to the nodes that have ports on the network, where a network floods at all. What came from a tunnel
-//! never leaves through one.
+//! and, once per node, to the nodes that have ports on the network, where a network floods at all. A MAC that ports merely
+//! carry by their address pairs (VRRP) is copied to all that carry it. What came from a tunnel never leaves through one.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,10 @@ pub const COPIES_MAX: usize = 900;
 
 fn run(sight: &Sight, root: Root) -> Output {
     match root {
-        Root::Attached(id) => sight.live(id).map(|(port, _, network)| vec![to_local(port, network)]),
+        Root::Attached(id) => sight.live(id).map(|(port, _, network)| {
+            let carried = foreign_macs(port).flat_map(|mac| to_carrier_here(port, network, mac));
+            [to_local(port, network)].into_iter().chain(carried).collect()
+        }),
         Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).and_then(|port| for_port(sight, port)),
         Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).and_then(|block| for_block(sight, block)),
         Root::Object(key) => sight.network(key.id).filter(|network| network.is_flooding).map(|network| flood(sight, network)),
@@ -54,7 +57,30 @@ fn for_port(sight: &Sight, port: &Port) -> Option<Vec<Flow>> {
     }
     let home = port.home().filter(|home| port.block.is_none() && !sight.is_here(home))?;
     let tunnel = sight.tunnel_to(home)?;
-    Some(vec![to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port))])
+    let out = OfPort(sight.here().tunnel_port?);
+    let carried = foreign_macs(port).map(|mac| to_carrier_there(port, network, mac, tunnel, out));
+    Some([to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port))].into_iter().chain(carried).collect())
+}
+
+/// MACs of the port's address pairs that are not its own: VRRP's, say. Several ports may carry the same.
+fn foreign_macs(port: &Port) -> impl Iterator<Item = Mac> {
+    let macs: std::collections::BTreeSet<Mac> = port.address_pairs.iter().map(|pair| pair.mac).filter(|mac| *mac != port.mac).collect();
+    macs.into_iter()
+}
+
+/// A packet for a MAC that ports only carry is copied to each of them; a port whose own MAC it is comes first.
+fn to_carrier_here(port: &Port, network: &Network, mac: Mac) -> [Flow; 2] {
+    [0u8, 1].map(|from_tunnel| {
+        let tests = to(network, mac).into_iter().chain([FROM_TUNNEL.is(from_tunnel)]);
+        let copy = [Action::set(DST_PORT, port.key.0), Action::Copy(Table::Receive)];
+        Table::L2Lookup.when(tests).priority(Priority::Fallback).acts(copy).because(key(port))
+    })
+}
+
+/// The same, for a carrier on another node.
+fn to_carrier_there(port: &Port, network: &Network, mac: Mac, tunnel: IpAddr, out: OfPort) -> Flow {
+    let tests = to(network, mac).into_iter().chain([FROM_TUNNEL.is(0u8)]);
+    Table::L2Lookup.when(tests).priority(Priority::Fallback).acts(copies(&[tunnel], out)).because(key(port))
 }
 
 /// A packet whose next hop is another router passes that router too.

@@ -8,17 +8,24 @@
 //! always let in, by its source port and not by its address (Kubernetes: probes). Neighbour discovery is not subject to
 //! rules (Neutron); ARP never gets here.
 
+mod judge;
 mod ports;
 
 use ipnet::IpNet;
 use model::{Direction, EtherType, Kind, NetworkId, ObjectKey, Port, Rule, owner};
-use pipeline::{Action, Flow, Priority, Reason, Table, Test, conj_id, ct, ct_state, fields::*, icmp_type, ip_dst, ip_src, ipv4, ipv6};
+use pipeline::{
+    Action, Flow, Priority, Reason, Table, Test, conj_id, ct, ct_state, fields::*, icmp_type, ip_dst, ip_proto, ip_src, ipv4, ipv6, tcp, tcp_flags_clear,
+};
 
 use crate::apps::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::numbers::NumberKey;
 use crate::sight::Sight;
 use crate::view::Index;
+
+pub use judge::{Judge, Opening, ports_in, ports_with_rules_naming};
+
+const TCP: u8 = 6;
 
 pub const APP: App = App {
     name: "security",
@@ -80,7 +87,9 @@ fn run(sight: &Sight, root: Root) -> Output {
 
 fn for_everybody(way: &Way) -> Vec<Flow> {
     let discovery = way.discovery.iter().map(|kind| pass_discovery(way, *kind));
-    discovery.chain([drop_invalid(way), pass_answer(way), pass_error(way), remember(way, ipv4()), remember(way, ipv6())]).collect()
+    let of_version = |family| [begin_with_syn(way, family), remember(way, family)];
+    let versions = [ipv4(), ipv6()].into_iter().flat_map(of_version);
+    discovery.chain([drop_invalid(way), pass_answer(way), pass_error(way)]).chain(versions).collect()
 }
 
 fn for_port(port: &Port) -> Vec<Flow> {
@@ -103,6 +112,16 @@ fn pass_discovery(way: &Way, kind: u8) -> Flow {
 /// A packet that fits no connection and cannot begin one is dropped.
 fn drop_invalid(way: &Way) -> Flow {
     way.state.when([ct_state(ct::TRK | ct::INV, 0)]).priority(Priority::Guard).drop().because(Reason::Pipeline)
+}
+
+/// A TCP packet from the middle of a connection that is not known is dropped. Otherwise the answers of a connection that was
+/// ended, because a rule that allowed it went away, would begin it anew in the other direction.
+fn begin_with_syn(way: &Way, family: Test) -> Flow {
+    way.state
+        .when([ct_state(ct::TRK | ct::NEW, ct::REL), family, ip_proto(TCP), tcp_flags_clear(tcp::SYN)])
+        .priority(Priority::Guard)
+        .drop()
+        .because(Reason::Pipeline)
 }
 
 /// An answer to something that was allowed passes.
@@ -172,14 +191,16 @@ fn remote(sight: &Sight, way: &Way, rule: &Rule, family: Test) -> Option<Vec<Vec
     Some(vec![vec![(way.remote_in)(prefix)]])
 }
 
-/// One dimension is a plain flow; more are clauses of a conjunction, and a flow for packets that fit them all.
+/// One dimension is a plain flow, before all conjunctions, because it may match the same as one of their clauses; more are
+/// clauses of a conjunction, and a flow for packets that fit them all.
 fn conjunction(sight: &Sight, way: &Way, rule: &Rule, family: Test, dimensions: Vec<Vec<Vec<Test>>>) -> Vec<Flow> {
     let because = ObjectKey::new(Kind::Rule, rule.id);
     if dimensions.iter().any(Vec::is_empty) {
         return Vec::new();
     }
     if let [own] = &dimensions[..] {
-        return own.iter().map(|tests| way.rules.when(tests.iter().copied()).goto(way.commit).because(because)).collect();
+        let everything = |tests: &Vec<Test>| way.rules.when(tests.iter().copied()).priority(Priority::High).goto(way.commit).because(because);
+        return own.iter().map(everything).collect();
     }
     let id = sight.number(NumberKey::Conjunction(rule.id));
     let of = dimensions.len() as u8;

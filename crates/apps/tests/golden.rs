@@ -12,13 +12,17 @@ use pipeline::Flow;
 fn world() -> Vec<Change> {
     let shape = |shape| vec![V6Range { subnet: SubnetId(id("six")), prefix: "fd00:244::/64".parse().unwrap(), shape }];
     let vm = Port {
-        address_pairs: vec![AddressPair { ip: "10.244.0.200/32".parse().unwrap(), mac: Mac::from_bits(0x0a00_0000_0064) }],
+        address_pairs: vec![
+            AddressPair { ip: "10.244.0.200/32".parse().unwrap(), mac: Mac::from_bits(0x0a00_0000_0064) },
+            AddressPair { ip: "10.244.0.201/32".parse().unwrap(), mac: "00:00:5e:00:01:07".parse().unwrap() },
+        ],
         security_groups: vec![SecurityGroupId(id("web"))],
         host: Some(NodeName("here".into())),
         ..port("vm", 100, "blue", &[("four", "10.244.0.10"), ("six", "fd00:244::10")])
     };
     let far = Port {
         host: Some(NodeName("there".into())),
+        address_pairs: vec![AddressPair { ip: "10.244.0.201/32".parse().unwrap(), mac: "00:00:5e:00:01:07".parse().unwrap() }],
         security_groups: vec![SecurityGroupId(id("db"))],
         ..port("far", 101, "blue", &[("four", "10.244.0.11"), ("six", "fd00:244::11")])
     };
