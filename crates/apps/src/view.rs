@@ -15,7 +15,7 @@ use pipeline::OfPort;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
-use crate::domains::Domains;
+use crate::domains::{Domains, component};
 use crate::identities::Addresses;
 use crate::numbers::Numbers;
 
@@ -162,6 +162,11 @@ impl View {
     /// The routing domain of `network`: the smallest key in its component.
     pub fn domain(&self, network: NetworkId) -> Option<u32> {
         self.domains.of(network)
+    }
+
+    /// The networks of the routing domain of `network`, itself included.
+    pub fn domain_networks(&self, network: NetworkId) -> BTreeSet<NetworkId> {
+        component(network, &|network| self.neighbours_of(network))
     }
 
     /// Makes `change` true and adds what it touched to `touched`.
@@ -389,4 +394,12 @@ impl View {
         }
         indexes
     }
+}
+
+/// The object of one kind with the id, if it is in view.
+pub fn find<'a, T>(view: &'a View, kind: Kind, id: impl Into<Uuid>) -> Option<&'a T>
+where
+    &'a T: TryFrom<&'a Object>,
+{
+    view.object(ObjectKey::new(kind, id)).and_then(|object| (&**object).try_into().ok())
 }

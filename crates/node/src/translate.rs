@@ -130,6 +130,7 @@ fn header_field(header: Header) -> OfField {
         Ipv6Dst => OfField::Ipv6Dst,
         TcpSrc => OfField::TcpSrc,
         TcpDst => OfField::TcpDst,
+        TcpFlags => OfField::TcpFlags,
         UdpSrc => OfField::UdpSrc,
         UdpDst => OfField::UdpDst,
         SctpSrc => OfField::SctpSrc,

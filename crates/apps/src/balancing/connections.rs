@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use model::{Kind, Listener, LoadBalancer, Member, Object, ObjectKey, Pool, Port, PortId};
-use uuid::Uuid;
+use model::{Kind, Listener, LoadBalancer, Member, Pool, Port, PortId};
 
 use super::vip::is_up;
-use crate::view::{Index, View};
+use crate::view::{Index, View, find};
 
 const UDP: u8 = 17;
 
@@ -63,11 +62,4 @@ impl<'a> Judge<'a> {
         let mut at = at.filter(|member| member.port == connection.member.1 && stays(member));
         pool.is_some_and(|pool| at.any(|member| member.pool == pool.id))
     }
-}
-
-fn find<'a, T>(view: &'a View, kind: Kind, id: impl Into<Uuid>) -> Option<&'a T>
-where
-    &'a T: TryFrom<&'a Object>,
-{
-    view.object(ObjectKey::new(kind, id)).and_then(|object| (&**object).try_into().ok())
 }

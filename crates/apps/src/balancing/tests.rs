@@ -51,6 +51,8 @@ fn a_load_balancer_in_names() {
         "VipState normal ct_state=0x0021/0x00a1 -> goto LbSelect",
         "VipState high ct_state=0x0024/0x0024 -> goto LbSelf",
         "VipState high ct_state=0x00a0/0x00a0 -> goto LbSelf",
+        "VipState guard ct_state=0x0021/0x00a5, eth_type=0x0800, ip_proto=6, tcp_flags=0/2 -> punt Refused",
+        "VipState guard ct_state=0x0021/0x00a5, eth_type=0x86dd, ip_proto=6, tcp_flags=0/2 -> punt Refused",
         "VipState guard ct_state=0x0030/0x0030 -> drop",
         "LbSelect fallback any -> punt Refused",
         "LbSelect low eth_type=0x0800, ip_proto=1 -> drop",

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{Kind, LoadBalancer, Network, ObjectKey, Port};
 use pipeline::{
     Action, Flow, Header, Nat, Priority, Punt, Reason, Table, Test, ct, ct_state, fields::*, frag, icmp_code, icmp_type, ip_dst, ip_frag, ip_proto,
-    ipv4, ipv6,
+    ipv4, ipv6, tcp, tcp_flags_clear,
 };
 
 use super::{itself, turn_back};
@@ -17,6 +17,7 @@ use crate::view::Index;
 const TTL: u8 = 64;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+const TCP: u8 = 6;
 
 /// A load balancer, with what its flows need to know.
 pub(super) struct Vip<'a> {
@@ -86,7 +87,8 @@ fn answer_echo(vip: &Vip) -> Flow {
 pub(super) fn for_everybody() -> Vec<Flow> {
     let later = |family: Test| vec![family, ip_frag(frag::ANY | frag::LATER)];
     let silent = [later(ipv4()), later(ipv6()), vec![ipv4(), ip_proto(ICMP)], vec![ipv6(), ip_proto(ICMPV6)]].map(say_nothing);
-    [drop_invalid(), known_connection(), known_error(), new_connection(), nobody_listens()].into_iter().chain(silent).collect()
+    let own = [drop_invalid(), known_connection(), known_error(), new_connection(), ended(ipv4()), ended(ipv6()), nobody_listens()];
+    own.into_iter().chain(silent).collect()
 }
 
 /// A packet that fits no connection and cannot begin one is dropped.
@@ -108,6 +110,16 @@ fn known_error() -> Flow {
 /// The first packet of a connection needs a member.
 fn new_connection() -> Flow {
     Table::VipState.when([ct_state(ct::TRK | ct::NEW, ct::DNAT)]).goto(Table::LbSelect).because(Reason::Pipeline)
+}
+
+/// A TCP packet from the middle of a connection that is not known any more, because its member is gone, is refused: the client
+/// learns at once that the connection has ended.
+fn ended(family: Test) -> Flow {
+    Table::VipState
+        .when([ct_state(ct::TRK | ct::NEW, ct::DNAT | ct::REL), family, ip_proto(TCP), tcp_flags_clear(tcp::SYN)])
+        .priority(Priority::Guard)
+        .punt(Punt::Refused)
+        .because(Reason::Pipeline)
 }
 
 /// A packet to a port of a VIP where nobody listens, or whose members take no new connections, is refused at once.

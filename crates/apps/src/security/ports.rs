@@ -3,6 +3,8 @@
 use model::Rule;
 use pipeline::{Test, frag, icmp_code, icmp_type, ip_frag, ip_proto, l4_dst};
 
+use super::judge::Opening;
+
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
@@ -28,6 +30,27 @@ pub fn dimension(rule: &Rule, is_v6: bool) -> Option<Vec<Vec<Test>>> {
 fn later_fragment(proto: u8, is_v6: bool) -> Vec<Test> {
     let later = ip_frag(frag::ANY | frag::LATER);
     if is_v6 { vec![later] } else { vec![ip_proto(proto), later] }
+}
+
+/// Whether the first packet of a connection has the rule's protocol and ports: [`dimension`] in other words.
+pub fn fit(rule: &Rule, is_v6: bool, opening: &Opening) -> bool {
+    let proto = match rule.protocol {
+        None => return true,
+        Some(ICMP) if is_v6 => ICMPV6,
+        Some(proto) => proto,
+    };
+    proto == opening.proto
+        && match (rule.range_min, rule.range_max) {
+            (kind, code) if proto == ICMP || proto == ICMPV6 => {
+                let fits = |wanted: Option<u16>, has: u8| wanted.and_then(|wanted| u8::try_from(wanted).ok()).is_none_or(|wanted| wanted == has);
+                opening.icmp.is_none_or(|(has_kind, has_code)| fits(kind, has_kind) && fits(code, has_code))
+            }
+            (None, None) | (Some(0 | 1), Some(u16::MAX)) => true,
+            (min, max) => {
+                let range = min.unwrap_or(0)..=max.or(min).unwrap_or(u16::MAX);
+                l4_dst(proto, 0, 0).is_some() && opening.dst_port.is_none_or(|port| range.contains(&port))
+            }
+        }
 }
 
 fn icmp(rule: &Rule, is_v6: bool, proto: u8) -> Vec<Test> {
