@@ -12,6 +12,8 @@ use crate::header::{Bits, Header, Place, Test};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// The flag that begins a TCP connection (RFC 9293, 3.1).
+const SYN: u128 = 2;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
@@ -46,8 +48,10 @@ impl Packet {
         self
     }
 
+    /// The first segment of a TCP connection.
     pub fn tcp(self, source: u16, destination: u16) -> Packet {
-        self.with(&[(Header::IpProto, TCP.into()), (Header::TcpSrc, source.into()), (Header::TcpDst, destination.into())])
+        let ports = [(Header::TcpSrc, source.into()), (Header::TcpDst, destination.into())];
+        self.with(&[(Header::IpProto, TCP.into()), (Header::TcpFlags, SYN)]).with(&ports)
     }
 
     pub fn udp(self, source: u16, destination: u16) -> Packet {
