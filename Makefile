@@ -1,6 +1,6 @@
 # Everything needs root, Debian 12, Rust and Go; the rest is installed or built on first use.
 
-.PHONY: build setup demo demo-down test
+.PHONY: build setup demo demo-down test docs
 
 build:
 	cargo build --release --workspace
@@ -17,3 +17,7 @@ demo-down:
 
 test: setup
 	cargo run --release --quiet --package lab --bin lab-test
+
+# The pages of docs/ that are generated: each is written by the test that fails when it is stale.
+docs:
+	LADON_WRITE_DOCS=1 cargo test --release --quiet --package pipeline --package ladon the_page_in_docs
