@@ -22,6 +22,7 @@ pub mod install;
 pub mod local;
 pub mod pods;
 pub mod record;
+pub mod respond;
 mod run;
 pub mod switch;
 pub mod translate;

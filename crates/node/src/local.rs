@@ -9,9 +9,19 @@ use std::sync::Arc;
 
 use apps::{Index, View};
 use ipnet::IpNet;
-use model::{Kind, Network, NetworkId, Object, ObjectKey, Port, PortId, Subnet};
+use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterKey, Subnet};
 use pipeline::OfPort;
 use uuid::Uuid;
+
+/// Where a router that is up meets a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hop {
+    pub interface: PortId,
+    pub router: RouterKey,
+    pub network: NetworkKey,
+    pub mac: Mac,
+    pub addresses: Vec<IpAddr>,
+}
 
 /// A network, as a machine on it needs to know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +30,8 @@ pub struct LocalNetwork {
     pub subnets: Vec<Subnet>,
     /// Router interfaces on the network.
     pub interfaces: Vec<Port>,
+    /// The interfaces of every router that is up, here and on all networks that routers lead to.
+    pub hops: Vec<Hop>,
     /// Subnets of other networks that routers lead to.
     pub reachable: Vec<IpNet>,
 }
@@ -27,6 +39,21 @@ pub struct LocalNetwork {
 impl LocalNetwork {
     pub fn subnet(&self, id: model::SubnetId) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.id == id)
+    }
+
+    /// Router interfaces on the network whose router is up.
+    pub fn live_interfaces(&self) -> impl Iterator<Item = &Port> {
+        self.interfaces.iter().filter(|port| self.hops.iter().any(|hop| hop.interface == port.id))
+    }
+
+    /// The routers' ends on this network.
+    pub fn own_hops(&self) -> impl Iterator<Item = &Hop> {
+        self.hops.iter().filter(|hop| hop.network == self.network.key)
+    }
+
+    /// The router's end with the MAC on the network with the key, if routers lead there.
+    pub fn hop(&self, network: NetworkKey, mac: Mac) -> Option<&Hop> {
+        self.hops.iter().find(|hop| hop.network == network && hop.mac == mac)
     }
 
     /// The router interface that has the address `ip`.
@@ -61,6 +88,7 @@ pub struct Local {
     ports: BTreeMap<PortId, Arc<LocalPort>>,
     by_key: HashMap<u32, PortId>,
     by_device: BTreeMap<String, PortId>,
+    networks: HashMap<u32, Arc<LocalNetwork>>,
 }
 
 impl Local {
@@ -74,6 +102,7 @@ impl Local {
             let Some(network) = network.clone() else { continue };
             let ofport = view.attachment(port.id).map(|attachment| attachment.ofport);
             local.by_key.insert(port.key.0, port.id);
+            local.networks.insert(network.network.key.0, network.clone());
             if !port.device_id.is_empty() {
                 local.by_device.insert(port.device_id.clone(), port.id);
             }
@@ -91,6 +120,11 @@ impl Local {
         self.ports.get(self.by_key.get(&key)?)
     }
 
+    /// The network with the number that packets carry in their registers, if a port of it lives here.
+    pub fn network_by_key(&self, key: u32) -> Option<&Arc<LocalNetwork>> {
+        self.networks.get(&key)
+    }
+
     /// The port with the `device_id`.
     pub fn by_device(&self, device: &str) -> Option<&Arc<LocalPort>> {
         self.ports.get(self.by_device.get(device)?)
@@ -106,9 +140,35 @@ fn port(view: &View, id: Uuid) -> Option<&Port> {
 }
 
 fn network(view: &View, id: NetworkId) -> Option<LocalNetwork> {
-    let Some(Object::Network(network)) = view.object(ObjectKey::new(Kind::Network, id)).map(|object| &**object) else { return None };
-    let interfaces: Vec<Port> = view.ids(Index::InterfacesOn(id)).filter_map(|port_id| port(view, port_id)).cloned().collect();
-    Some(LocalNetwork { network: network.clone(), subnets: subnets(view, id), interfaces, reachable: reachable(view, id) })
+    let network = bare_network(view, id)?.clone();
+    let domain = domain(view, id);
+    let beyond = domain.iter().filter(|other| **other != id);
+    let reachable = beyond.flat_map(|network| subnets(view, *network)).map(|subnet| subnet.cidr).collect();
+    let hops = domain.iter().flat_map(|network| hops(view, *network)).collect();
+    let interfaces = interfaces(view, id).cloned().collect();
+    Some(LocalNetwork { network, subnets: subnets(view, id), interfaces, hops, reachable })
+}
+
+fn bare_network(view: &View, id: NetworkId) -> Option<&Network> {
+    view.object(ObjectKey::new(Kind::Network, id)).and_then(|object| (&**object).try_into().ok())
+}
+
+fn router(view: &View, interface: &Port) -> Option<RouterKey> {
+    let router: &Router = view.object(ObjectKey::new(Kind::Router, interface.router()?)).and_then(|object| (&**object).try_into().ok())?;
+    (router.is_admin_up && interface.is_admin_up).then_some(router.key)
+}
+
+fn interfaces(view: &View, network: NetworkId) -> impl Iterator<Item = &Port> {
+    view.ids(Index::InterfacesOn(network)).filter_map(|id| port(view, id))
+}
+
+fn hops(view: &View, network: NetworkId) -> Vec<Hop> {
+    let Some(key) = bare_network(view, network).map(|network| network.key) else { return Vec::new() };
+    let hop = |port: &Port| {
+        let router = router(view, port)?;
+        Some(Hop { interface: port.id, router, network: key, mac: port.mac, addresses: port.addresses().collect() })
+    };
+    interfaces(view, network).filter_map(hop).collect()
 }
 
 fn subnets(view: &View, network: NetworkId) -> Vec<Subnet> {
@@ -119,16 +179,15 @@ fn subnets(view: &View, network: NetworkId) -> Vec<Subnet> {
     view.ids(Index::SubnetsOf(network)).filter_map(subnet).collect()
 }
 
-/// The subnets of all other networks in the routing domain of `network`.
-fn reachable(view: &View, network: NetworkId) -> Vec<IpNet> {
+/// All networks in the routing domain of `network`.
+fn domain(view: &View, network: NetworkId) -> BTreeSet<NetworkId> {
     let mut found = BTreeSet::from([network]);
     let mut queue = vec![network];
     while let Some(next) = queue.pop() {
-        let routers = view.ids(Index::InterfacesOn(next)).filter_map(|id| port(view, id)?.router());
-        let interfaces = routers.flat_map(|router| view.ids(Index::InterfacesOf(router))).filter_map(|id| port(view, id));
-        let networks: Vec<NetworkId> = interfaces.map(|interface| interface.network).collect();
+        let routers = interfaces(view, next).filter_map(Port::router);
+        let ends = routers.flat_map(|router| view.ids(Index::InterfacesOf(router))).filter_map(|id| port(view, id));
+        let networks: Vec<NetworkId> = ends.map(|interface| interface.network).collect();
         queue.extend(networks.into_iter().filter(|network| found.insert(*network)));
     }
-    found.remove(&network);
-    found.into_iter().flat_map(|network| subnets(view, network)).map(|subnet| subnet.cidr).collect()
+    found
 }

@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::local::Local;
 use crate::pods::Pods;
 use crate::record::RecordError;
+use crate::respond::{self, Intake};
 use crate::switch::{Event, Options, Switch};
 use crate::view;
 
@@ -83,7 +84,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let mut tasks: JoinSet<NodeError> = JoinSet::new();
     let feeds = Feeds { view: updates, interfaces: bridge.interfaces(), switch: switch_news, asks: asked };
     tasks.spawn(ended("agent", agent.run(feeds)));
-    tasks.spawn(ended("switch events", sort_events(switch_events, news)));
+    let (intake, responder) = respond::new(local_seen.clone(), switch.clone());
+    tasks.spawn(ended("responder", responder.run()));
+    tasks.spawn(ended("switch events", sort_events(switch_events, news, intake)));
     tasks.spawn(ended("own interfaces", host.run(wished)));
     tasks.spawn(ended("bridge", keep_bridge(bridge.clone(), config.clone(), asks)));
     if let Some(cni) = &config.cni {
@@ -140,7 +143,7 @@ fn server_name(mut status: watch::Receiver<view::LinkStatus>) -> watch::Receiver
 }
 
 /// Sends what the switch says to whom it concerns.
-async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<SwitchNews>) {
+async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<SwitchNews>, mut intake: Intake) {
     while let Some(event) = events.recv().await {
         let told = match event {
             Event::Connected(_) => news.send(SwitchNews::Connected).await,
@@ -149,7 +152,11 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
                 news.send(SwitchNews::Disconnected).await
             }
             Event::FlowUpdate(_) => news.send(SwitchNews::Disturbed).await,
-            Event::PacketIn(_) | Event::PortStatus { .. } | Event::FlowRemoved(_) => Ok(()),
+            Event::PacketIn(packet) => {
+                intake.take(packet);
+                Ok(())
+            }
+            Event::PortStatus { .. } | Event::FlowRemoved(_) => Ok(()),
         };
         if told.is_err() {
             return;

@@ -99,7 +99,7 @@ pub fn test(test: &Test) -> MatchField {
 }
 
 /// OpenFlow's field and the lowest bit of a place in it.
-fn place(place: Place) -> (OfField, u8) {
+pub fn place(place: Place) -> (OfField, u8) {
     match place {
         Place::Field(field) => register(field),
         Place::Header(header) => (header_field(header), 0),
@@ -154,6 +154,11 @@ fn header_field(header: Header) -> OfField {
         CtLabel => OfField::CtLabel,
         ConjId => OfField::ConjId,
     }
+}
+
+/// The action that writes a register.
+pub fn set(field: Field, value: u128) -> Of {
+    action(&Action::set(field, value), Generation::A)
 }
 
 fn subfield(at: Place, bit: u8, bits: u8) -> Subfield {

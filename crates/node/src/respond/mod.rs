@@ -1,0 +1,267 @@
+//! What the node answers itself: DHCP, DHCPv6, router solicitations, packets that go nowhere, connections that nobody takes.
+//!
+//! ```text
+//! switch events ── Intake: limits, bounded channel ──▶ Responder ── answer(packet, port) ──▶ packet-outs
+//!                                                        ▲   │
+//!                                       Local (watch) ───┘   └── Announcements: unsolicited router advertisements
+//! ```
+//!
+//! A flow hands a packet over with a number that says why ([`Punt`]) and the registers that it had. Everything that an answer
+//! says follows from the port ([`crate::local::Local`]): functions without state. What is kept are counters, limits and timers.
+//! The limits come first, so that a busy port neither fills the channel nor takes the time of others.
+//!
+//! Answers to a port's own questions go out of its interface. Errors about packets on their way pass Unnat before, which
+//! gives a connection through a VIP its VIP back in the quoted header.
+
+mod announce;
+pub mod dhcp4;
+pub mod dhcp6;
+pub mod icmp;
+pub mod limit;
+mod options4;
+mod options6;
+pub mod packet;
+pub mod ra;
+pub mod reset;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use model::{Mac, NetworkKey};
+use openflow::{Action as Of, OfPort as OfNumber, PacketIn2, PacketOut};
+use pipeline::{Field, Generation, OfPort, Place, Punt, Table, fields};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::local::{Local, LocalNetwork, LocalPort};
+use crate::switch::Switch;
+use crate::translate;
+use announce::Announcements;
+use icmp::{Asker, Way};
+use limit::{Kind, Limits};
+use packet::Packet;
+
+/// Questions that wait for the responder; beyond that they are dropped and counted.
+pub const QUESTIONS_MAX: usize = 1024;
+/// The first two bytes of the MAC with which a network's DHCP server speaks where no router has its address: locally
+/// administered, beside those of block ports.
+const SERVER_MAC_PREFIX: [u8; 2] = [0x06, 0x1b];
+
+/// What an answering function made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub frame: Vec<u8>,
+    /// The port's own options that mean nothing or find no room.
+    pub ignored: usize,
+}
+
+/// The MAC with which a server at `ip` speaks: that of the router that has the address, or one that follows from the network.
+pub fn server_mac(network: &LocalNetwork, ip: IpAddr) -> Mac {
+    let [a, b] = SERVER_MAC_PREFIX;
+    let [c, d, e, f] = network.network.key.0.to_be_bytes();
+    network.interface_at(ip).map_or(Mac([a, b, c, d, e, f]), |interface| interface.mac)
+}
+
+/// What happened to questions, for operators.
+#[derive(Default, Debug)]
+pub struct Counters {
+    pub answered: AtomicU64,
+    /// Nothing was to be said, or the packet was malformed.
+    pub unanswered: AtomicU64,
+    /// The port asked too often.
+    pub limited: AtomicU64,
+    /// The responder could not keep up.
+    pub dropped: AtomicU64,
+    /// DHCP options of ports that mean nothing.
+    pub ignored_options: AtomicU64,
+    /// Unsolicited router advertisements.
+    pub announced: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// A packet that a flow handed over.
+#[derive(Debug)]
+pub struct Question {
+    punt: Punt,
+    packet_in: Box<PacketIn2>,
+}
+
+impl Question {
+    fn register(&self, field: Field) -> u32 {
+        let (of, offset) = translate::place(Place::Field(field));
+        let value = self.packet_in.metadata.exact(of).unwrap_or_default() >> offset;
+        u32::try_from(value & (u128::MAX >> (128 - u32::from(field.bits)))).unwrap_or_default()
+    }
+
+    /// The half of the switch whose flow handed the packet over.
+    fn generation(&self) -> Generation {
+        self.packet_in.table.and_then(Table::from_number).map_or(Generation::A, |(_, generation)| generation)
+    }
+}
+
+/// Where packet-ins enter: the limits and the way to the responder.
+#[derive(Debug)]
+pub struct Intake {
+    limits: Limits,
+    questions: mpsc::Sender<Question>,
+    counters: Arc<Counters>,
+}
+
+impl Intake {
+    /// Takes a packet-in, or drops and counts it.
+    pub fn take(&mut self, packet_in: Box<PacketIn2>) {
+        let Some(punt) = packet_in.userdata.first().copied().and_then(Punt::from_byte) else { return };
+        let question = Question { punt, packet_in };
+        if !self.limits.admit(question.register(fields::SRC_PORT), Kind::of(punt), Instant::now()) {
+            count(&self.counters.limited, 1);
+        } else if self.questions.try_send(question).is_err() {
+            count(&self.counters.dropped, 1);
+        }
+    }
+}
+
+/// The task that answers.
+pub struct Responder {
+    local: watch::Receiver<Arc<Local>>,
+    switch: Switch,
+    questions: mpsc::Receiver<Question>,
+    announcements: Announcements,
+    counters: Arc<Counters>,
+}
+
+/// A responder and the way to it.
+pub fn new(local: watch::Receiver<Arc<Local>>, switch: Switch) -> (Intake, Responder) {
+    let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
+    let counters = Arc::<Counters>::default();
+    let intake = Intake { limits: Limits::default(), questions: sender, counters: counters.clone() };
+    (intake, Responder { local, switch, questions, announcements: Announcements::default(), counters })
+}
+
+impl Responder {
+    /// What happened so far.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Runs until the intake or the switch's task ends.
+    pub async fn run(mut self) {
+        self.local.mark_changed();
+        loop {
+            let outs = tokio::select! {
+                question = self.questions.recv() => match question {
+                    Some(question) => self.answer(&question),
+                    None => return,
+                },
+                changed = self.local.changed() => match changed {
+                    Ok(()) => {
+                        let local = self.local.borrow_and_update().clone();
+                        self.announcements.refresh(&local, Instant::now());
+                        Vec::new()
+                    }
+                    Err(_) => return,
+                },
+                () = at(self.announcements.next_at()) => self.announce(),
+            };
+            for out in outs {
+                if self.switch.packet_out(out).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, question: &Question) -> Vec<PacketOut> {
+        let local = self.local.borrow().clone();
+        let (outs, ignored) = answers(question, &local);
+        let counter = if outs.is_empty() { &self.counters.unanswered } else { &self.counters.answered };
+        count(counter, 1);
+        if ignored > 0 {
+            count(&self.counters.ignored_options, ignored as u64);
+            let port = local.by_key(question.register(fields::SRC_PORT)).map(|port| port.port.id.to_string());
+            tracing::warn!(
+                port,
+                ignored,
+                "DHCP options of the port mean nothing or find no room; the others were given; see its extra_dhcp_opts"
+            );
+        }
+        outs
+    }
+
+    fn announce(&mut self) -> Vec<PacketOut> {
+        let due = self.announcements.due(Instant::now());
+        count(&self.counters.announced, due.len() as u64);
+        due.into_iter().map(|(ofport, frame)| out_of(ofport, frame)).collect()
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The packets that answer a question, and how many of the port's options were ignored.
+fn answers(question: &Question, local: &Local) -> (Vec<PacketOut>, usize) {
+    let Some(packet) = Packet::parse(&question.packet_in.packet) else { return (Vec::new(), 0) };
+    let port = local.by_key(question.register(fields::SRC_PORT));
+    match question.punt {
+        Punt::Dhcp => to_asker(port, |port| dhcp4::answer(&packet, port)),
+        Punt::Dhcpv6 => to_asker(port, |port| dhcp6::answer(&packet, port)),
+        Punt::RouterSolicitation => {
+            let frames = port.map(|port| ra::answer(&packet, port)).unwrap_or_default();
+            let ofport = port.and_then(|port| port.ofport);
+            (ofport.into_iter().flat_map(|ofport| frames.iter().map(move |frame| out_of(ofport, frame.clone()))).collect(), 0)
+        }
+        punt => (turned_away(punt, &packet, question, local, port).into_iter().collect(), 0),
+    }
+}
+
+fn to_asker(port: Option<&Arc<LocalPort>>, answer: impl FnOnce(&LocalPort) -> Option<Answer>) -> (Vec<PacketOut>, usize) {
+    let Some((port, ofport)) = port.and_then(|port| Some((port, port.ofport?))) else { return (Vec::new(), 0) };
+    match answer(port) {
+        Some(answer) => (vec![out_of(ofport, answer.frame)], answer.ignored),
+        None => (Vec::new(), 0),
+    }
+}
+
+/// What the sender of a packet that went nowhere is told.
+fn turned_away(punt: Punt, packet: &Packet, question: &Question, local: &Local, port: Option<&Arc<LocalPort>>) -> Option<PacketOut> {
+    let network = NetworkKey(question.register(fields::NETWORK));
+    let asker = match port {
+        Some(port) => Asker::Port(port, network),
+        None => Asker::Elsewhere(local.network_by_key(network.0)?),
+    };
+    if punt == Punt::Refused
+        && let Some(frame) = reset::answer(packet)
+    {
+        return Some(out_of(port?.ofport?, frame));
+    }
+    let (frame, way) = icmp::answer(punt, packet, asker)?;
+    Some(send(frame, way, question, network, port))
+}
+
+fn send(frame: Vec<u8>, way: Way, question: &Question, network: NetworkKey, port: Option<&Arc<LocalPort>>) -> PacketOut {
+    let asked = |field: Field| (field, question.register(field));
+    let (registers, table) = match way {
+        Way::ToPort => {
+            let key = port.map_or(0, |port| port.port.key.0);
+            (vec![(fields::DST_PORT, key), asked(fields::DOMAIN), asked(fields::NAT_ZONE), asked(fields::RULES_ZONE)], Table::Unnat)
+        }
+        Way::OnNetwork => (vec![(fields::NETWORK, network.0)], Table::L2Lookup),
+        Way::Routed(hop) => (vec![(fields::NETWORK, network.0), (fields::ROUTER, hop.router.0)], Table::Route),
+    };
+    let sets = registers.into_iter().map(|(field, value)| translate::set(field, value.into()));
+    let actions: Vec<Of> = sets.chain([Of::resubmit(table.number(question.generation()))]).collect();
+    PacketOut::new(OfNumber::CONTROLLER, actions, frame)
+}
+
+fn out_of(port: OfPort, frame: Vec<u8>) -> PacketOut {
+    PacketOut::new(OfNumber::CONTROLLER, vec![Of::output(OfNumber(port.0))], frame)
+}
