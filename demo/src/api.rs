@@ -25,15 +25,24 @@ impl Api {
 
     /// One request: the status and the document.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+        self.send(method, path, body.map(Value::to_string).as_deref())
+    }
+
+    /// One request with any body, JSON or not. An answer that is no JSON is null.
+    pub fn raw(&self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
+        self.send(method, path, Some(body))
+    }
+
+    fn send(&self, method: &str, path: &str, body: Option<&str>) -> Result<(u16, Value)> {
         let mut command = self.host.command("curl");
         command.args(["--silent", "--show-error", "--request", method, "--write-out", "\n%{http_code}", "--unix-socket"]).arg(&self.socket);
         command.arg(format!("http://ladon{path}"));
-        if let Some(body) = body {
-            command.args(["--header", "Content-Type: application/json", "--data-binary"]).arg(body.to_string());
+        if body.is_some() {
+            command.args(["--header", "Content-Type: application/json", "--data-binary", "@-"]);
         }
-        let said = self.host.run(&mut command, DEADLINE)?.ok()?;
+        let said = lab::command::run_with_input(&mut command, body.unwrap_or_default(), DEADLINE)?.ok()?;
         let (document, status) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim()));
-        let document = if document.trim().is_empty() { Value::Null } else { serde_json::from_str(document).with_context(|| said.clone())? };
+        let document = if document.trim().is_empty() { Value::Null } else { serde_json::from_str(document).unwrap_or(Value::Null) };
         Ok((status.parse().with_context(|| said.clone())?, document))
     }
 

@@ -16,6 +16,11 @@ const READY: Duration = Duration::from_secs(30);
 /// Where nodes reach the server.
 const VIEWS_PORT: u16 = 9697;
 
+/// The rights of `ladon kube`, as shipped.
+const RBAC: &str = include_str!("../../deploy/kubernetes/rbac.yaml");
+/// The user that has them.
+const KUBE_USER: &str = "ladon-kube";
+
 /// How packets travel between nodes: one word in the configuration, and the underlay's IP version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tunnel {
@@ -142,14 +147,16 @@ impl Deployment {
         )
     }
 
-    /// Starts `ladon kube` beside the server.
+    /// Starts `ladon kube` beside the server, as a user that may do what `deploy/kubernetes/rbac.yaml` says.
     pub fn start_kube(&mut self, cluster: &Cluster) -> Result<()> {
+        cluster.apply(RBAC).context("giving `ladon kube` its rights")?;
+        let kubeconfig = cluster.kubeconfig(KUBE_USER, None)?;
         let config = self.dir.join("kube.toml");
         let control = &self.control;
         let text = format!(
             "cluster = 'demo'\nkubeconfig = {:?}\n\n[api]\nendpoint = 'http://127.0.0.1:9696'\n\n[lease]\nholder = 'control'\n\n\
              [[host]]\nname = '{}'\naddresses = ['{}', '{}']\n",
-            cluster.admin_kubeconfig(),
+            kubeconfig,
             control.name(),
             control.ipv4(),
             control.ipv6(),

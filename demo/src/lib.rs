@@ -4,9 +4,14 @@
 //! insides.
 
 mod api;
+pub mod claims;
 mod deployment;
+mod guest;
+mod load;
 mod pair;
+mod peer;
 mod workload;
+pub mod world;
 
 pub use api::Api;
 pub use deployment::{Deployment, NodeParts, Tunnel};

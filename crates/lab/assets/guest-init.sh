@@ -1,6 +1,6 @@
 #!/bin/sh
-# The guest's first process: bring eth0 up by DHCP and IPv6 autoconfiguration, serve HTTP on port 80, and run the
-# commands that come in on the second serial port, one line each: a token, a blank, the command.
+# The guest's first process: bring eth0 up by DHCP and IPv6 autoconfiguration, serve HTTP on port 80 and an echo on
+# port 7, and run the commands that come in on the second serial port, one line each: a token, a blank, the command.
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -20,6 +20,7 @@ ip link set eth0 up
 done) &
 hostname >/www/index.html
 httpd -p 80 -h /www
+talk serve 7 &
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 echo "guest obeys" >/dev/ttyS0

@@ -32,7 +32,7 @@ pub const KUBERNETES: &[&str] = &[
     "dash",
 ];
 /// What virtual machines need beyond that.
-pub const MACHINES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod"];
+pub const MACHINES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod", "gcc", "libc6-dev"];
 /// What the demo's user drives it with.
 pub const CLIENTS: &[&str] = &["python3-openstackclient", "openssl"];
 

@@ -34,6 +34,7 @@ const MODULES: &[&str] = &[
 ];
 const INIT: &str = include_str!("../../assets/guest-init.sh");
 const DHCP: &str = include_str!("../../assets/guest-dhcp.sh");
+const TALK: &str = include_str!("../../assets/talk.c");
 /// How long the kernel package may take to arrive.
 const DOWNLOAD: Duration = Duration::from_secs(300);
 /// Folders of the guest that nothing is packed into.
@@ -77,7 +78,7 @@ fn lock(cache: &Path) -> Result<Flock<File>> {
 fn recipe() -> Result<String> {
     let busybox = busybox()?;
     let mut hash = Sha256::new();
-    hash.update(format!("{INIT}{DHCP}{MODULES:?}{FOLDERS:?}"));
+    hash.update(format!("{INIT}{DHCP}{TALK}{MODULES:?}{FOLDERS:?}"));
     hash.update(fs::read(&busybox).doing(|| format!("reading {}", busybox.display()))?);
     Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
@@ -138,6 +139,7 @@ fn file_system(tree: &Path, release: &str, scratch: &Path) -> Result<Vec<u8>> {
     FOLDERS.iter().for_each(|folder| archive.folder(folder));
     archive.file("init", INIT.as_bytes(), 0o755);
     archive.file("etc/dhcp", DHCP.as_bytes(), 0o755);
+    archive.file("bin/talk", &talk(scratch)?, 0o755);
     let busybox = busybox()?;
     archive.file("bin/busybox", &fs::read(&busybox).doing(|| format!("reading {}", busybox.display()))?, 0o755);
     for name in command::tool("busybox", &["--list"])?.lines().filter(|name| *name != "busybox") {
@@ -147,6 +149,18 @@ fn file_system(tree: &Path, release: &str, scratch: &Path) -> Result<Vec<u8>> {
         archive.file(&path, &content, 0o644);
     }
     Ok(archive.finish())
+}
+
+/// The guest's own program, compiled.
+fn talk(scratch: &Path) -> Result<Vec<u8>> {
+    let (source, program) = (scratch.join("talk.c"), scratch.join("talk"));
+    write_whole(&source, TALK.as_bytes())?;
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-Os", "-s", "-static", "-w", "-o"]).arg(&program).arg(&source);
+    command::run(&mut gcc, TOOL).and_then(command::Output::ok).map_err(|error| {
+        LabError::Unfit(format!("the guest's `talk` needs gcc and libc6-dev: {}", crate::error::chain(&error)))
+    })?;
+    fs::read(&program).doing(|| format!("reading {}", program.display()))
 }
 
 /// The modules with all that they need, and the indices by which modprobe finds them.

@@ -1,9 +1,9 @@
 //! A real virtual machine under software emulation: Debian's cloud kernel, busybox, a virtio network card on a tap.
 //!
 //! The tap is made in a host's namespace and is not plugged anywhere: that is what [`crate::Ovs::plug_like_nova`] is for.
-//! The guest configures its interface by DHCP and router advertisements, serves its name over HTTP on port 80, and
-//! obeys commands on a serial port, so that its network need not work for it to be looked into. Stateful DHCPv6 is not
-//! in Debian's busybox, hence not in the guest.
+//! The guest configures its interface by DHCP and router advertisements, serves its name over HTTP on port 80 and an echo
+//! by TCP and UDP on port 7, and obeys commands on a serial port, so that its network need not work for it to be looked
+//! into. Its program `talk` asks others by TCP and UDP. Stateful DHCPv6 is not in Debian's busybox, hence not in the guest.
 
 mod archive;
 mod image;

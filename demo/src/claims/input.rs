@@ -1,0 +1,143 @@
+//! Bad input: refused with Neutron's status code and error type, nothing changed, nobody crashed. And the operator's own commands.
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::wait;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use super::{Claim, Lane};
+use crate::world::{METAL, World};
+use crate::{Api, id};
+
+/// Larger than any body that the server takes.
+const HUGE_MIB: usize = 40;
+
+pub fn lane() -> Lane {
+    vec![
+        Claim::new("malformed JSON, unknown attributes, wrong types and huge bodies are refused and change nothing", |world| refused(world)),
+        Claim::new("overlapping subnets and deletes of things in use are refused and change nothing", |world| conflicting(world)),
+        Claim::new("an iface-id that no port has is reported", |world| unknown_interface(world)),
+        Claim::new("a second node that claims a port is reported, and the first one keeps it", |world| second_claim(world)),
+        Claim::new("metal1 takes a second interface by `ladon plug` and gives it back by `ladon unplug`", |world| plugged_twice(world)),
+        Claim::new("`ladon flows` names the object that each flow is there for", |world| explained(world)),
+    ]
+}
+
+/// How many objects there are; a refused request must not change it.
+fn objects(api: &Api) -> Result<usize> {
+    let kinds = ["network", "subnet", "router"];
+    kinds.into_iter().map(|kind| Ok(api.list(kind, "")?.len())).sum()
+}
+
+fn expect(found: (u16, Value), status: u16, kind: &str) -> Result<String> {
+    let (code, document) = found;
+    let said = document["NeutronError"]["type"].as_str().unwrap_or_default();
+    if code != status || (!kind.is_empty() && said != kind) {
+        bail!("expected {status} {kind}, got {code} {document}");
+    }
+    Ok(if said.is_empty() { status.to_string() } else { format!("{status} {said}") })
+}
+
+fn refused(world: &World) -> Result<String> {
+    let api = world.api();
+    let before = objects(api)?;
+    let said = [
+        expect(api.raw("POST", "/v2.0/networks", "{\"network\": ")?, 400, "")?,
+        expect(api.request("POST", "/v2.0/networks", Some(&json!({"network": {"name": "x", "colour": "red"}})))?, 400, "HTTPBadRequest")?,
+        expect(api.request("POST", "/v2.0/networks", Some(&json!({"network": {"admin_state_up": "perhaps"}})))?, 400, "")?,
+        expect(api.raw("POST", "/v2.0/networks", &" ".repeat(HUGE_MIB << 20))?, 413, "")?,
+    ];
+    ensure!(objects(api)? == before, "something was changed");
+    ensure!(world.ladon.server.is_alive(), "the server is gone");
+    Ok(said.join(", "))
+}
+
+fn conflicting(world: &World) -> Result<String> {
+    let api = world.api();
+    let before = objects(api)?;
+    let network = world.vm_port["network_id"].as_str().context("a port has a network")?;
+    let overlapping = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.70.0.128/25"}});
+    let said = [
+        expect(api.request("POST", "/v2.0/subnets", Some(&overlapping))?, 400, "InvalidInput")?,
+        expect(api.request("DELETE", &format!("/v2.0/networks/{network}"), None)?, 409, "NetworkInUse")?,
+    ];
+    ensure!(objects(api)? == before, "something was changed");
+    Ok(said.join(", "))
+}
+
+/// A device on a node's bridge, as a virtual machine's tap that nobody announced.
+struct Tap<'a> {
+    world: &'a World,
+    node: &'static str,
+    name: &'static str,
+}
+
+impl<'a> Tap<'a> {
+    fn plug(world: &'a World, node: &'static str, name: &'static str, iface_id: &str) -> Result<Tap<'a>> {
+        world.hosts[node].tool("ip", &["tuntap", "add", "dev", name, "mode", "tap"])?;
+        let tap = Tap { world, node, name };
+        world.ovs[node].plug_like_nova("br-int", name, iface_id, "02:00:00:00:0b:ad", "00000000-0000-0000-0000-000000000000")?;
+        Ok(tap)
+    }
+}
+
+impl Drop for Tap<'_> {
+    fn drop(&mut self) {
+        let _ = self.world.ovs[self.node].unplug(self.name);
+        let _ = self.world.hosts[self.node].tool("ip", &["link", "delete", self.name]);
+    }
+}
+
+/// Until `ladon ports` says so.
+fn reported<T>(world: &World, what: &str, look: impl Fn(&Value) -> Option<T>) -> Result<T> {
+    let control = world.ladon.node("control").context("control runs a node")?;
+    Ok(wait::until(what, Duration::from_secs(20), || {
+        let document = world.ladon.ladon(control, &["ports"]).map_err(|error| format!("{error:#}"))?;
+        look(&document).map(Some).ok_or_else(|| "not in `ladon ports`".to_string())
+    })?)
+}
+
+fn unknown_interface(world: &World) -> Result<String> {
+    const NOBODY: &str = "00000000-0000-4000-8000-00000000dead";
+    let _tap = Tap::plug(world, "n1", "tap-nobody", NOBODY)?;
+    reported(world, "the unknown interface in `ladon ports`", |document| {
+        let unknown = document["unknown_interfaces"].as_array()?;
+        unknown.iter().find(|one| one["iface_id"] == NOBODY && one["node"] == "n1").map(drop)
+    })?;
+    Ok(format!("`ladon ports` says that {NOBODY} on n1 is no port's"))
+}
+
+fn second_claim(world: &World) -> Result<String> {
+    let port = id(&world.vm_port).to_string();
+    let _tap = Tap::plug(world, "n3", "tap-twice", &port)?;
+    let conflicts = reported(world, "the conflict in `ladon ports`", |document| {
+        let row = document["ports"].as_array()?.iter().find(|row| row["id"] == port.as_str())?;
+        (row["home"] == "n2" && row["conflicts"].to_string().contains("n3")).then(|| row["conflicts"].to_string())
+    })?;
+    ensure!(world.pod("c").reaches(world.guest().ip(crate::peer::Family::V4))?, "vm1 is not reached any more");
+    Ok(format!("home n2, also claimed by {conflicts}; vm1 is reached as before"))
+}
+
+fn plugged_twice(world: &World) -> Result<String> {
+    let node = world.ladon.node(METAL).context("metal1 runs a node")?;
+    let plugged = world.ladon.ladon(node, &["plug", "--network", "vms", "--name", "extra0", "--address", "10.70.0.77"])?;
+    let port = plugged["port"].as_str().context("`ladon plug` names the port")?.to_string();
+    let shown = node.host.tool("ip", &["-brief", "address", "show", "dev", "extra0"])?;
+    ensure!(shown.contains("10.70.0.77/24"), "{shown}");
+    world.ladon.ladon(node, &["unplug", "extra0"])?;
+    ensure!(node.host.tool("ip", &["link", "show", "dev", "extra0"]).is_err(), "extra0 is still there");
+    let (status, _) = world.api().request("GET", &format!("/v2.0/ports/{port}"), None)?;
+    ensure!(status == 404, "the port is still there");
+    Ok("extra0 had 10.70.0.77/24; interface and port are gone".into())
+}
+
+fn explained(world: &World) -> Result<String> {
+    let node = world.ladon.node("n2").context("n2 runs a node")?;
+    let document = world.ladon.ladon(node, &["flows"])?;
+    let flows = document.as_array().or(document["flows"].as_array()).context("`ladon flows` lists flows")?;
+    let nameless = flows.iter().filter(|flow| flow["because"]["kind"].as_str().unwrap_or_default().is_empty()).count();
+    ensure!(nameless == 0, "{nameless} flows have no reason");
+    let vm = flows.iter().filter(|flow| flow["because"]["name"] == "vm1").count();
+    ensure!(vm > 0, "no flow is there for vm1");
+    Ok(format!("{} flows on n2, each with its object; {vm} for vm1", flows.len()))
+}

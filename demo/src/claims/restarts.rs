@@ -1,0 +1,141 @@
+//! `kill -9` of every part while packets flow: none is lost, and everything converges.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::kubernetes::AGNHOST;
+use lab::traffic::Pinging;
+use lab::wait;
+use serde_json::json;
+
+use super::{Claim, Lane};
+use crate::id;
+use crate::peer::{FAMILIES, Family, Peer};
+use crate::world::World;
+
+/// Between two echo requests.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// How long a killed part stays dead: traffic must not notice.
+const DEAD: Duration = Duration::from_secs(1);
+/// How long everything may take to converge.
+const CONVERGED: Duration = Duration::from_secs(30);
+
+pub fn lane() -> Lane {
+    let claim = |sentence: &str, measure: fn(&World) -> Result<String>| Claim::new(sentence, measure).within(Duration::from_secs(75));
+    vec![
+        claim("kill -9 of the server under ping at 10 ms loses no packet, and everything converges", server),
+        claim("kill -9 of every ladon node under ping at 10 ms loses no packet, and everything converges", nodes),
+        claim("kill -9 of ladon kube under ping at 10 ms loses no packet, and everything converges", kube),
+    ]
+}
+
+/// Pings between pods of two nodes, a pod and vm1, metal1 and a pod, a node and a pod, over both versions of IP.
+struct Traffic {
+    pings: Vec<(String, Pinging)>,
+}
+
+impl Traffic {
+    fn start(world: &World) -> Result<Traffic> {
+        let (a, c) = (world.pod("a"), world.pod("c"));
+        let ways: [(Peer, Peer); 4] = [(a.clone(), c.clone()), (c.clone(), world.guest()), (world.metal(), a.clone()), (world.machine("n2"), c.clone())];
+        let mut pings = Vec::new();
+        for (from, to) in ways {
+            for family in FAMILIES {
+                let target: IpAddr = to.ip(family);
+                pings.push((format!("{} -> {target}", from.name), Pinging::start(from.netns()?, target, INTERVAL)?));
+            }
+        }
+        Ok(Traffic { pings })
+    }
+
+    fn stop(self) -> Result<String> {
+        let (mut sent, mut lost, mut gap, mut lossy) = (0, 0, 0.0f64, Vec::new());
+        for (way, pinging) in self.pings {
+            let report = pinging.stop()?;
+            sent += report.sent;
+            lost += report.lost;
+            gap = gap.max(report.longest_gap_ms);
+            if report.lost > 0 {
+                lossy.push(format!("{way}: {} of {}", report.lost, report.sent));
+            }
+        }
+        ensure!(lost == 0, "{lost} of {sent} echo requests were lost ({}), the longest gap was {gap:.0} ms", lossy.join("; "));
+        Ok(format!("0 of {sent} echo requests lost, the longest gap {gap:.0} ms"))
+    }
+}
+
+/// Runs `kill` under traffic, with time for the damage to show.
+fn under_traffic(world: &World, kill: impl FnOnce() -> Result<String>) -> Result<String> {
+    let traffic = Traffic::start(world)?;
+    let outcome = kill();
+    let measured = traffic.stop();
+    let converged = outcome?;
+    Ok(format!("{}; {converged}", measured?))
+}
+
+fn server(world: &World) -> Result<String> {
+    under_traffic(world, || {
+        world.ladon.server.kill9()?;
+        thread::sleep(DEAD);
+        let started = Instant::now();
+        world.ladon.server.restart()?;
+        world.ladon.wait_for_server()?;
+        all_connected(world)?;
+        let network = world.api().create("network", json!({"name": "after-the-server"}))?;
+        world.api().delete("network", id(&network))?;
+        world.wait_in_force()?;
+        Ok(format!("serving, five nodes in force {:.1} s after its start", started.elapsed().as_secs_f32()))
+    })
+}
+
+fn nodes(world: &World) -> Result<String> {
+    under_traffic(world, || {
+        for node in &world.ladon.nodes {
+            node.process.kill9()?;
+        }
+        thread::sleep(DEAD);
+        let started = Instant::now();
+        for node in &world.ladon.nodes {
+            node.process.restart()?;
+        }
+        all_connected(world)?;
+        world.wait_in_force()?;
+        Ok(format!("five nodes in force {:.1} s after their start", started.elapsed().as_secs_f32()))
+    })
+}
+
+/// A pod is made while nobody looks, and has a working network soon after `ladon kube` is back.
+fn kube(world: &World) -> Result<String> {
+    let kube = world.ladon.kube.as_ref().context("`ladon kube` runs")?;
+    under_traffic(world, || {
+        kube.kill9()?;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "late", "labels": {"app": "alone"}}, "spec": {
+            "terminationGracePeriodSeconds": 1, "nodeSelector": {"kubernetes.io/hostname": "n2"},
+            "containers": [{"name": "main", "image": AGNHOST, "imagePullPolicy": "Never", "args": ["netexec", "--http-port=8080"]}]}});
+        let answer = world.cluster.api().post("/api/v1/namespaces/default/pods", &pod)?;
+        ensure!(answer.is_success(), "{}", answer.body);
+        thread::sleep(DEAD);
+        let started = Instant::now();
+        kube.restart()?;
+        let path = "/api/v1/namespaces/default/pods/late";
+        let is_running = |pod: &serde_json::Value| pod["status"]["phase"] == "Running" && pod["status"]["podIPs"][1].is_object();
+        let late = world.peer_of(&world.cluster.wait_for("the pod made meanwhile to run", path, CONVERGED, is_running)?)?;
+        let took = started.elapsed().as_secs_f32();
+        for family in FAMILIES {
+            wait::until("the pod made meanwhile to serve", CONVERGED, || world.pod("a").asks_by_tcp(&late, family).map(Some).map_err(|error| format!("{error:#}")))?;
+        }
+        Ok(format!("a pod made meanwhile runs {took:.1} s after its start and answers over {} and {}", Family::V4, Family::V6))
+    })
+}
+
+fn all_connected(world: &World) -> Result<()> {
+    wait::until("every node to be connected", CONVERGED, || {
+        let document = world.api().get("/ladon/v1/nodes").map_err(|error| format!("{error:#}"))?;
+        let nodes = document["nodes"].as_array().into_iter().flatten();
+        let good = nodes.filter(|node| node["is_connected"] == true).count();
+        if good == world.ladon.nodes.len() { Ok(Some(())) } else { Err(document.to_string()) }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! `make demo` and `make demo-down`: a Kubernetes cluster, a virtual machine and a bare-metal host on one virtual network, and the
+//! proof that they are.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use demo::claims;
+use demo::world::{self, DIR, Parts, World};
+use lab::Progress;
+
+const USAGE: &str = "\
+usage: demo up [TEXT]   bring everything up and prove it; with TEXT, only the claims that contain it
+       demo down        take everything away";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["up"] => up(""),
+        ["up", only] => up(only),
+        ["down"] => down(),
+        _ => Err(anyhow::anyhow!(USAGE)),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True if every claim is.
+fn up(only: &str) -> Result<bool> {
+    let progress = Progress::new();
+    let parts = progress.during("finding Kubernetes, images and the guest", || Parts::find(&progress))?;
+    take_down_earlier(&progress)?;
+    let started = Instant::now();
+    let world = World::start(&parts, &progress)?;
+    progress.during("the switches meet", || anyhow::Ok(world.introduce()))?;
+    let up = started.elapsed();
+    let world = Arc::new(world);
+    let tally = claims::prove(&world, only);
+    write_commands(&world, &parts)?;
+    world.lab.keep()?;
+    println!("\nup in {:.0} s, proved in {:.0} s; it goes on running. Try:", up.as_secs_f32(), (started.elapsed() - up).as_secs_f32());
+    println!("  {DIR}/bin/kubectl get pods,services -o wide");
+    println!("  {DIR}/bin/openstack port list");
+    println!("  {DIR}/bin/ladon n2 flows --object vm1");
+    println!("and `make demo-down` when done.\n");
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    // A measurement that ran out of time may still hold the world: nothing waits for it.
+    std::process::exit(i32::from(tally.failed > 0 || tally.passed == 0));
+}
+
+fn take_down_earlier(progress: &Progress) -> Result<()> {
+    if Path::new(DIR).exists() {
+        progress.during("an earlier demo is there: taking it down", world::take_down)?;
+    }
+    Ok(())
+}
+
+fn down() -> Result<bool> {
+    let was_there = world::take_down()?;
+    println!("{}", if was_there { "the demo is gone" } else { "there is no demo" });
+    Ok(true)
+}
+
+/// Short commands for people: each enters a machine of the demo.
+fn write_commands(world: &World, parts: &Parts) -> Result<()> {
+    let enter = |host: &str| format!("exec ip netns exec {}", world.hosts[host].namespace());
+    let kubectl = format!(
+        "{} {} --kubeconfig {} --cache-dir {DIR}/kubectl-cache \"$@\"",
+        enter("control"),
+        parts.kubectl()?.display(),
+        world.cluster.admin_kubeconfig().display()
+    );
+    let openstack = format!("{} openstack --os-auth-type none --os-endpoint http://127.0.0.1:9696 \"$@\"", enter("control"));
+    let ladon = format!(
+        "host=${{1:?a host: control, n1, n2, n3 or metal1}}; shift\nexec ip netns exec {}-\"$host\" {} --api unix:{DIR}/ladon/api.sock --control {DIR}/\"$host\"/ladon/run/node.sock \"$@\"",
+        world::NAME,
+        world.ladon.program(),
+    );
+    let bin = Path::new(DIR).join("bin");
+    fs::create_dir_all(&bin).with_context(|| format!("making {}", bin.display()))?;
+    for (name, line) in [("kubectl", kubectl), ("openstack", openstack), ("ladon", ladon)] {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{line}\n")).with_context(|| format!("writing {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
