@@ -47,3 +47,35 @@ fn kube_config(path: Option<&Path>) -> anyhow::Result<kube_bridge::config::Confi
 fn naming(path: Option<&Path>) -> String {
     path.map_or("the default configuration".to_string(), |path| format!("the configuration {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const README: &str = include_str!("../../../README.md");
+
+    /// The README's TOML blocks, without the indentation of the list that they stand in.
+    fn examples() -> Vec<String> {
+        let plain = |block: &str| block.lines().map(|line| format!("{}\n", line.trim_start())).collect();
+        README.split("```toml\n").skip(1).map(|rest| plain(rest.split("```").next().unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn the_configurations_in_the_readme_are_taken() {
+        let files: Vec<tempfile::NamedTempFile> = examples()
+            .iter()
+            .map(|text| {
+                let mut file = tempfile::NamedTempFile::new().unwrap();
+                file.write_all(text.as_bytes()).unwrap();
+                file
+            })
+            .collect();
+        let [server, node, kube] = &files[..] else { panic!("one each for server, node and kube, in this order") };
+        server_config(Some(server.path())).unwrap().check().unwrap();
+        let logging = daemon::Logging { log_format: daemon::LogFormat::Text };
+        let node = RunNode { run: crate::cli::Run { config: Some(node.path().into()), logging }, host: None };
+        assert!(node_config(&node).unwrap().cni.is_some());
+        kube_config(Some(kube.path())).unwrap();
+    }
+}
