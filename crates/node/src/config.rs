@@ -49,6 +49,10 @@ pub struct Ovs {
     /// The folder with the bridges' management sockets. Default: `/var/run/openvswitch`.
     #[serde(default = "ovs_run_dir")]
     pub run_dir: PathBuf,
+    /// The control socket of ovs-vswitchd. Default: `ovs-vswitchd.<pid>.ctl` in `run_dir`, with the process id from `ovs-vswitchd.pid`;
+    /// where there is no such file, `ovs-vswitchd.ctl`.
+    #[serde(default)]
+    pub control_socket: Option<PathBuf>,
     /// The bridge that Ladon programs. Default: `br-int`.
     #[serde(default = "bridge")]
     pub bridge: String,
@@ -111,7 +115,7 @@ fn cni_dir() -> PathBuf {
 
 impl Default for Ovs {
     fn default() -> Ovs {
-        Ovs { db_socket: db_socket(), run_dir: ovs_run_dir(), bridge: bridge(), datapath: datapath() }
+        Ovs { db_socket: db_socket(), run_dir: ovs_run_dir(), control_socket: None, bridge: bridge(), datapath: datapath() }
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod bridge;
 pub mod config;
+pub mod connections;
 pub mod control;
 pub mod host;
 pub mod install;

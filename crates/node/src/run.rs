@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews, describe};
 use crate::bridge::{BridgeError, BridgeSpec, Link, PortSpec, Settings};
 use crate::config::Config;
+use crate::connections::{Connections, Unixctl, mailbox};
 use crate::control::Control;
 use crate::host::Host;
 use crate::local::Local;
@@ -60,7 +61,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (local, local_seen) = watch::channel(Arc::new(Local::default()));
     let (in_force, in_force_seen) = watch::channel(Arc::new(InForce::default()));
     let (facts, facts_seen) = watch::channel(None);
-    let published = Published { local, in_force, facts };
+    let (affected, to_judge) = mailbox();
+    let published = Published { local, in_force, facts, affected };
     let agent = Agent::new(node.clone(), addresses.clone(), &config.state_dir, switch.clone(), published)?;
     let follow = view::follow(view_config(&config), facts_seen);
     let (updates, status, stopper) = follow.split();
@@ -87,6 +89,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (intake, responder) = respond::new(local_seen.clone(), switch.clone());
     tasks.spawn(ended("responder", responder.run()));
     tasks.spawn(ended("switch events", sort_events(switch_events, news, intake)));
+    let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir);
+    tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, userspace, switch, asks.clone()).run()));
     tasks.spawn(ended("own interfaces", host.run(wished)));
     tasks.spawn(ended("bridge", keep_bridge(bridge.clone(), config.clone(), asks)));
     if let Some(cni) = &config.cni {

@@ -49,6 +49,11 @@ impl Zones {
         Some(zones(place, self.used.contains(&place)))
     }
 
+    /// True if `port` has zones already.
+    pub fn has(&self, port: PortId) -> bool {
+        self.places.contains_key(&port)
+    }
+
     /// The zones of `port` have been flushed.
     pub fn flushed(&mut self, port: PortId) {
         if let Some(place) = self.places.get(&port) {

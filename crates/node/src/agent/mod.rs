@@ -9,8 +9,8 @@
 //! Level-triggered: a switch that was away, a commit that failed and flows that somebody else changed all lead to the same
 //! thing, a comparison of everything desired with everything installed.
 
-mod attach;
-mod pending;
+pub mod attach;
+pub mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,14 +18,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apps::{Change, Engine, Here, Numbers};
+use apps::{Attachment, Change, Engine, Here, Numbers};
 use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
-use openflow::{FlowMod, InstalledGroup};
+use openflow::{CtFlush, FlowMod, InstalledGroup};
 use pipeline::{Flow, Generation, OfPort};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::bridge::Interfaces;
+use crate::connections::{self, Affected, Case, Outbox};
 use crate::local::Local;
 use crate::record::{Record, RecordError};
 use crate::switch::{Commit, CommitError, Switch};
@@ -51,6 +52,10 @@ pub enum Ask {
     Flows(oneshot::Sender<Vec<(Flow, Option<Arc<Object>>)>>),
     /// How many flows are desired, and how many ports live here.
     Counts(oneshot::Sender<(usize, usize)>),
+    /// What is attached here.
+    Attachments(oneshot::Sender<Arc<[Attachment]>>),
+    /// Which of these connections have to end.
+    Judge(Case, oneshot::Sender<Vec<CtFlush>>),
     /// The switch's tunnel interface has this number now.
     Tunnel(Option<OfPort>),
 }
@@ -80,6 +85,8 @@ pub struct Published {
     pub in_force: watch::Sender<Arc<InForce>>,
     /// What the server is told.
     pub facts: watch::Sender<Option<Arc<Facts>>>,
+    /// Ports whose connections have to be judged, once the flows of the change are in force.
+    pub affected: Outbox,
 }
 
 /// A retry of a refused commit waits this long, doubled each time, up to the ceiling.
@@ -107,6 +114,9 @@ pub struct Agent {
     known: Known,
     revision: Revision,
     pending: Pending,
+    /// What the changes affect that wait in `pending`, and what those affect that the switch is busy with.
+    affected: Affected,
+    affected_by_busy: Affected,
     busy: Option<(JoinHandle<Result<(), CommitError>>, InForce)>,
     retry: Duration,
     retry_at: Option<tokio::time::Instant>,
@@ -159,6 +169,8 @@ impl Agent {
             known: Known::default(),
             revision: Revision::default(),
             pending: Pending::default(),
+            affected: Affected::default(),
+            affected_by_busy: Affected::default(),
             busy: None,
             retry: RETRY_FIRST,
             retry_at: None,
@@ -240,6 +252,7 @@ impl Agent {
         for change in &changes {
             self.note_home(change);
         }
+        self.affected.merge(connections::affected(self.engine.view(), &changes));
         let mut delta = vec![self.engine.update(changes)];
         let attachments = self.attachment_changes();
         let is_attached_anew = !attachments.is_empty();
@@ -288,6 +301,10 @@ impl Agent {
     fn attachment_changes(&mut self) -> Vec<Change> {
         let plugged = attach::plugged(&self.interfaces);
         let wanted: BTreeMap<PortId, OfPort> = plugged.into_iter().filter(|(port, _)| self.homes.contains(port)).collect();
+        // What was away may have missed changes that end its connections.
+        let is_back = |port: &PortId| self.engine.view().attachment(*port).is_none() && self.zones.has(*port);
+        let back = wanted.keys().copied().filter(is_back);
+        self.affected.merge(Affected::of_ports(back));
         let (changes, flushes) = attach::changes(self.engine.view(), &wanted, &mut self.zones);
         self.pending.flush(flushes);
         self.free_zones(&wanted);
@@ -318,6 +335,7 @@ impl Agent {
         let in_force = self.would_be_in_force();
         if self.pending.is_empty() {
             self.publish_in_force(in_force);
+            self.published.affected.put(std::mem::take(&mut self.affected));
             return;
         }
         if let Err(error) = self.save() {
@@ -327,6 +345,8 @@ impl Agent {
         }
         let engine = &self.engine;
         let job = self.pending.take(|| desired(engine));
+        self.affected_by_busy.merge(std::mem::take(&mut self.affected));
+        self.affected_by_busy.everything |= job.everything.is_some();
         self.busy = Some((tokio::spawn(carry_out(self.switch.clone(), job)), in_force));
     }
 
@@ -382,6 +402,7 @@ impl Agent {
             (Ok(()), in_force) => {
                 self.retry = RETRY_FIRST;
                 self.pending.carried_out(&mut self.zones);
+                self.published.affected.put(std::mem::take(&mut self.affected_by_busy));
                 self.publish_in_force(in_force);
             }
             (Err(CommitError::Refused { failures }), _) => {
@@ -413,6 +434,12 @@ impl Agent {
             }
             Ask::Counts(answer) => {
                 let _ = answer.send((self.engine.flows().count(), self.homes.len()));
+            }
+            Ask::Attachments(answer) => {
+                let _ = answer.send(self.engine.view().attachments().copied().collect());
+            }
+            Ask::Judge(case, answer) => {
+                let _ = answer.send(connections::ended(self.engine.view(), &case));
             }
             Ask::Tunnel(port) => {
                 self.here.tunnel_port = port.map(|port| port.0);

@@ -1,0 +1,172 @@
+//! Which local ports may have connections that a change ends.
+//!
+//! Looks at the view as it is before the change, because that is what allowed them. What is merely added ends nothing.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use apps::security::{ports_in, ports_with_rules_naming};
+use apps::{Change, View, find};
+use ipnet::IpNet;
+use model::{
+    Kind, Listener, ListenerProtocol, LoadBalancer, LoadBalancerId, Member, NetworkId, Object, Pool, Port, PortId, Rule, SecurityGroupId, owner,
+};
+
+/// The ports whose connections have to be judged.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Affected {
+    /// Rules have gone that hold for these.
+    pub rules: BTreeSet<PortId>,
+    /// Members have gone that these reach through a load balancer.
+    pub members: BTreeSet<PortId>,
+    /// Nobody knows what changed: every local port, when there is time.
+    pub everything: bool,
+}
+
+impl Affected {
+    pub fn everything() -> Affected {
+        Affected { everything: true, ..Affected::default() }
+    }
+
+    /// All connections of `ports`.
+    pub fn of_ports(ports: impl IntoIterator<Item = PortId>) -> Affected {
+        let ports: BTreeSet<PortId> = ports.into_iter().collect();
+        Affected { rules: ports.clone(), members: ports, everything: false }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Affected::default()
+    }
+
+    pub fn merge(&mut self, other: Affected) {
+        self.rules.extend(other.rules);
+        self.members.extend(other.members);
+        self.everything |= other.everything;
+    }
+}
+
+/// What `changes` affect; `before` is the view without them.
+pub fn affected(before: &View, changes: &[Change]) -> Affected {
+    let mut affected = Affected::default();
+    for change in changes {
+        let (key, new) = match change {
+            Change::Put(object) => (object.key(), Some(&**object)),
+            Change::Remove(key) => (*key, None),
+            Change::Attach(_) | Change::Detach(_) | Change::Here(_) => continue,
+        };
+        if let Some(old) = before.object(key).filter(|old| Some(&***old) != new) {
+            affected.lose(before, old, new);
+        }
+    }
+    affected
+}
+
+impl Affected {
+    /// `old` becomes `new`, or nothing.
+    fn lose(&mut self, view: &View, old: &Object, new: Option<&Object>) {
+        match old {
+            Object::Rule(old) if new.and_then(same).is_none_or(|new| !allows_the_same(old, new)) => self.rules.extend(ports_in(view, old.group)),
+            Object::Port(old) => self.lose_port(view, old, new.and_then(same)),
+            Object::LoadBalancer(old) if new.and_then(same).is_none_or(|new| is_less_balancer(old, new)) => self.lose_members(view, old.vip_network),
+            Object::Listener(old) if new.and_then(same).is_none_or(|new| is_less_listener(old, new)) => self.lose_balanced(view, old.load_balancer),
+            Object::Pool(old) if new.and_then(same).is_none_or(|new: &Pool| old.is_admin_up && !new.is_admin_up) => {
+                self.lose_balanced(view, old.load_balancer);
+            }
+            Object::Member(old) => {
+                if let Some(pool) = find::<Pool>(view, Kind::Pool, old.pool).filter(|pool| ends_with_member(pool, old, new.and_then(same))) {
+                    self.lose_balanced(view, pool.load_balancer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lose_port(&mut self, view: &View, old: &Port, new: Option<&Port>) {
+        let lost = lost_groups(old, new);
+        let is_attached = view.attachment(old.id).is_some();
+        if is_attached && new.is_some_and(|new| !lost.is_empty() || is_guarded_anew(old, new)) {
+            self.rules.insert(old.id);
+        }
+        self.rules.extend(lost.iter().flat_map(|group| ports_with_rules_naming(view, *group)));
+        match old.device_owner.as_str() {
+            owner::LOAD_BALANCER if old.is_admin_up && new.is_none_or(|new| !new.is_admin_up) => self.lose_members(view, old.network),
+            // The own node's addresses are let into every pod.
+            owner::NODE if is_attached && new.is_none_or(|new| is_less_node(old, new)) => self.everything = true,
+            // Networks part that were one routing domain.
+            owner::ROUTER_INTERFACE if new.is_none_or(|new| new.router() != old.router() || new.network != old.network) => self.everything = true,
+            _ => {}
+        }
+    }
+
+    fn lose_balanced(&mut self, view: &View, balancer: LoadBalancerId) {
+        if let Some(balancer) = find::<LoadBalancer>(view, Kind::LoadBalancer, balancer) {
+            self.lose_members(view, balancer.vip_network);
+        }
+    }
+
+    /// Every local port that reaches VIPs on `network` may be a client.
+    fn lose_members(&mut self, view: &View, network: NetworkId) {
+        let domain = view.domain(network);
+        let reaches = |id: &PortId| find::<Port>(view, Kind::Port, *id).is_some_and(|port| domain.is_some() && view.domain(port.network) == domain);
+        self.members.extend(view.attachments().map(|attachment| attachment.port).filter(reaches));
+    }
+}
+
+fn same<'a, T>(new: &'a Object) -> Option<&'a T>
+where
+    &'a T: TryFrom<&'a Object>,
+{
+    new.try_into().ok()
+}
+
+fn allows_the_same(old: &Rule, new: &Rule) -> bool {
+    let meaning =
+        |rule: &Rule| (rule.group, rule.direction, rule.ethertype, rule.protocol, rule.range_min, rule.range_max, rule.remote_prefix, rule.remote_group);
+    meaning(old) == meaning(new)
+}
+
+/// The groups that some address of `old` no longer has.
+fn lost_groups(old: &Port, new: Option<&Port>) -> BTreeSet<SecurityGroupId> {
+    let groups = |port: &Port| port.security_groups.iter().copied().collect::<BTreeSet<_>>();
+    match new {
+        Some(new) if new.network == old.network && addresses(old).is_subset(&addresses(new)) => &groups(old) - &groups(new),
+        _ => groups(old),
+    }
+}
+
+fn addresses(port: &Port) -> BTreeSet<IpNet> {
+    port.addresses().map(|ip: IpAddr| IpNet::from(ip)).chain(port.address_pairs.iter().map(|pair| pair.ip)).collect()
+}
+
+/// The rules hold for the port that did not before, or its own node is not let in any more, or what it opened looks as if
+/// somebody else had.
+fn is_guarded_anew(old: &Port, new: &Port) -> bool {
+    let is_pod = |port: &Port| port.device_owner == owner::POD;
+    let is_moved = old.network != new.network || old.mac != new.mac || addresses(old) != addresses(new);
+    new.is_port_security && (!old.is_port_security || (is_pod(old) && !is_pod(new)) || is_moved)
+}
+
+fn is_less_node(old: &Port, new: &Port) -> bool {
+    new.device_owner != owner::NODE || (old.is_admin_up && !new.is_admin_up) || !addresses(old).is_subset(&addresses(new))
+}
+
+fn is_less_balancer(old: &LoadBalancer, new: &LoadBalancer) -> bool {
+    let place = |balancer: &LoadBalancer| (balancer.vip, balancer.vip_port, balancer.vip_network);
+    place(old) != place(new) || (old.is_admin_up && !new.is_admin_up)
+}
+
+fn is_less_listener(old: &Listener, new: &Listener) -> bool {
+    let asked = |listener: &Listener| (listener.load_balancer, listener.protocol, listener.port, listener.default_pool);
+    asked(old) != asked(new) || (old.is_admin_up && !new.is_admin_up)
+}
+
+/// A member that drains keeps its TCP connections: nothing ends.
+fn ends_with_member(pool: &Pool, old: &Member, new: Option<&Member>) -> bool {
+    let Some(new) = new else { return true };
+    let is_moved = (old.pool, old.address, old.port) != (new.pool, new.address, new.port);
+    let drains = old.weight > 0 && new.weight == 0 && pool.protocol == ListenerProtocol::Udp;
+    is_moved || drains || (old.is_admin_up && !new.is_admin_up)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The control socket of ovs-vswitchd (ovs-vswitchd(8), "Runtime management commands"): one question and its answer, as
+//! `ovs-appctl` asks it.
+//!
+//! JSON-RPC 1.0 over a unix stream: a method, arguments as strings, and either a text or an error as the answer. Every call
+//! has a connection of its own: calls are rare, and a restarted ovs-vswitchd has another socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ovsdb::Framer;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// A call fails when it takes longer.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest answer that is accepted: the entries of about a million connections.
+pub const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How a call can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum UnixctlError {
+    #[error("finding ovs-vswitchd's control socket by {}", path.display())]
+    NotFound {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("talking to ovs-vswitchd at {}", socket.display())]
+    Io {
+        socket: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("reading ovs-vswitchd's answer to {command}")]
+    Frame {
+        command: String,
+        #[source]
+        source: ovsdb::DecodeError,
+    },
+    #[error("understanding ovs-vswitchd's answer to {command}")]
+    Json {
+        command: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("ovs-vswitchd refuses {command}: {message}")]
+    Refused { command: String, message: String },
+    #[error("ovs-vswitchd did not answer {0} in time")]
+    Timeout(String),
+}
+
+/// Where the control socket is.
+#[derive(Clone, Debug)]
+pub struct Unixctl {
+    socket: Option<PathBuf>,
+    run_dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    result: Option<String>,
+    error: Option<serde_json::Value>,
+}
+
+impl Unixctl {
+    /// The socket `socket`; without it, that of the ovs-vswitchd whose process id is in `run_dir`.
+    pub fn new(socket: Option<PathBuf>, run_dir: impl Into<PathBuf>) -> Unixctl {
+        Unixctl { socket, run_dir: run_dir.into() }
+    }
+
+    /// Does `command` and returns what it prints.
+    ///
+    /// # Errors
+    /// ovs-vswitchd is not there, does not answer in time, or refuses.
+    pub async fn call(&self, command: &str, arguments: &[&str]) -> Result<String, UnixctlError> {
+        let call = self.exchange(command, arguments);
+        tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| Err(UnixctlError::Timeout(command.into())))
+    }
+
+    async fn exchange(&self, command: &str, arguments: &[&str]) -> Result<String, UnixctlError> {
+        let socket = self.socket().await?;
+        let broken = |source| UnixctlError::Io { socket: socket.clone(), source };
+        let mut stream = UnixStream::connect(&socket).await.map_err(broken)?;
+        let request = json!({"id": 0, "method": command, "params": arguments}).to_string();
+        stream.write_all(request.as_bytes()).await.map_err(broken)?;
+        let mut framer = Framer::with_limit(ANSWER_BYTES_MAX);
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match framer.next_message() {
+                Ok(Some(message)) => return understood(command, message),
+                Ok(None) => {}
+                Err(source) => return Err(UnixctlError::Frame { command: command.into(), source }),
+            }
+            match stream.read(&mut chunk).await.map_err(broken)? {
+                0 => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
+                length => framer.push(&chunk[..length]),
+            }
+        }
+    }
+
+    /// The configured socket; or `ovs-vswitchd.<pid>.ctl`, with the process id from ovs-vswitchd's own file; or, where there is
+    /// no such file, `ovs-vswitchd.ctl`.
+    async fn socket(&self) -> Result<PathBuf, UnixctlError> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let path = self.run_dir.join("ovs-vswitchd.pid");
+        match tokio::fs::read_to_string(&path).await {
+            Ok(pid) => Ok(self.run_dir.join(format!("ovs-vswitchd.{}.ctl", pid.trim()))),
+            Err(source) => self.plain_socket().ok_or(UnixctlError::NotFound { path, source }),
+        }
+    }
+
+    fn plain_socket(&self) -> Option<PathBuf> {
+        Some(self.run_dir.join("ovs-vswitchd.ctl")).filter(|socket| Path::exists(socket))
+    }
+}
+
+fn understood(command: &str, message: &[u8]) -> Result<String, UnixctlError> {
+    let answer: Answer = serde_json::from_slice(message).map_err(|source| UnixctlError::Json { command: command.into(), source })?;
+    match answer.error {
+        None => Ok(answer.result.unwrap_or_default()),
+        Some(serde_json::Value::String(message)) => Err(UnixctlError::Refused { command: command.into(), message: message.trim().into() }),
+        Some(other) => Err(UnixctlError::Refused { command: command.into(), message: other.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_text_or_a_refusal() {
+        assert_eq!(understood("version", br#"{"id":0,"result":"3.1.0\n","error":null}"#).unwrap(), "3.1.0\n");
+        let refused = understood("nonsense", br#"{"id":0,"result":null,"error":"\"nonsense\" is not a valid command\n"}"#).unwrap_err();
+        assert_eq!(refused.to_string(), "ovs-vswitchd refuses nonsense: \"nonsense\" is not a valid command");
+        assert!(understood("version", b"{\"result\": 3}").is_err());
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_found_by_the_process_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Unixctl::new(None, dir.path());
+        assert!(matches!(found.socket().await, Err(UnixctlError::NotFound { .. })));
+        std::fs::write(dir.path().join("ovs-vswitchd.ctl"), "").unwrap();
+        assert_eq!(found.socket().await.unwrap(), dir.path().join("ovs-vswitchd.ctl"));
+        std::fs::write(dir.path().join("ovs-vswitchd.pid"), "4711\n").unwrap();
+        assert_eq!(found.socket().await.unwrap(), dir.path().join("ovs-vswitchd.4711.ctl"));
+        let named = Unixctl::new(Some("/run/x.ctl".into()), dir.path());
+        assert_eq!(named.socket().await.unwrap(), Path::new("/run/x.ctl"));
+    }
+}
