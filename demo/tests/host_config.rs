@@ -1,0 +1,219 @@
+//! What the node answers itself, heard by real clients: busybox's DHCP client, the kernel's own address configuration, traceroute.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use demo::{Pair, Tunnel, Workload, id};
+use lab::traffic::{Probe, ping, tcp, udp};
+use lab::{Netns, wait};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// An answer that takes longer was a time-out.
+const AT_ONCE: Duration = Duration::from_millis(900);
+
+/// A port on `network` with a machine that knows nothing yet.
+fn bare(pair: &Pair, network: &Value, name: &str, more: Value) -> Result<(Workload, Value)> {
+    let mut wanted = json!({"network_id": id(network), "name": name});
+    wanted.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+    let port = pair.api().create("port", wanted)?;
+    let workload = Workload::plug(&pair.ovs[0], name, &port, &[])?;
+    pair.ladon.wait_active(id(&port))?;
+    Ok((workload, port))
+}
+
+fn address(port: &Value, is_v6: bool) -> Result<IpAddr> {
+    let addresses = port["fixed_ips"].as_array().context("a port has fixed_ips")?;
+    let mut addresses = addresses.iter().filter_map(|fixed| fixed["ip_address"].as_str()?.parse::<IpAddr>().ok());
+    addresses.find(|ip| ip.is_ipv6() == is_v6).context("a port has an address of the family")
+}
+
+/// Runs busybox's client until it has a lease, and takes what it heard: `name=value` per line.
+fn udhcpc(pair: &Pair, netns: &Netns, name: &str) -> Result<String> {
+    let (script, heard) = (pair.lab.dir().join(format!("{name}.sh")), pair.lab.dir().join(format!("{name}.lease")));
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip link set $interface mtu $mtu\nip address add $ip/$mask dev $interface\n\
+         ip route add default via $router\nenv > {}\n",
+        heard.display()
+    );
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let script = script.to_string_lossy();
+    netns.tool(
+        "busybox",
+        &["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "8", "-T", "1", "-O", "staticroutes", "-O", "mtu", "-s", &script],
+    )?;
+    fs::read_to_string(&heard).context("the client was bound")
+}
+
+#[test]
+fn a_machine_gets_its_address_routes_dns_and_mtu_by_dhcp() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let api = pair.api();
+    let blue = api.create("network", json!({"name": "blue", "mtu": 1380}))?;
+    let v4 = json!({"network_id": id(&blue), "ip_version": 4, "cidr": "10.9.0.0/24", "dns_nameservers": ["10.9.0.2"],
+        "host_routes": [{"destination": "10.20.0.0/16", "nexthop": "10.9.0.3"}]});
+    let subnet = api.create("subnet", v4)?;
+    let router = api.create("router", json!({"name": "r"}))?;
+    api.put(&format!("/v2.0/routers/{}/add_router_interface", id(&router)), json!({"subnet_id": id(&subnet)}))?;
+    let own = json!({"extra_dhcp_opts": [{"opt_name": "domain-name", "opt_value": "blue.example"}, {"opt_name": "no-such-option", "opt_value": "1"}]});
+    let (machine, port) = bare(&pair, &blue, "a", own)?;
+    let heard = udhcpc(&pair, machine.netns(), "a").with_context(|| pair.ladon.logs())?;
+    let ip = address(&port, false)?;
+    let wanted =
+        ["router=10.9.0.1", "dns=10.9.0.2", "mtu=1380", "subnet=255.255.255.0", "serverid=10.9.0.1", "lease=86400", "domain=blue.example"];
+    for wanted in
+        wanted.map(str::to_string).into_iter().chain([format!("ip={ip}"), "staticroutes=10.20.0.0/16 10.9.0.3 0.0.0.0/0 10.9.0.1".into()])
+    {
+        assert!(heard.lines().any(|line| line == wanted), "{wanted} in\n{heard}");
+    }
+    assert_eq!(ping(machine.netns(), "10.9.0.1".parse()?, 5, Duration::from_millis(20))?.lost, 0);
+    Ok(())
+}
+
+/// Until `ip ARGS` in the namespace says `wanted`.
+fn wait_said(netns: &Netns, args: &[&str], wanted: &str) -> Result<()> {
+    wait::until(&format!("`ip {}` to say {wanted}", args.join(" ")), PATIENCE, || match netns.tool("ip", args) {
+        Ok(said) if said.contains(wanted) => Ok(Some(())),
+        Ok(said) => Err(said),
+        Err(error) => Err(error.to_string()),
+    })?;
+    Ok(())
+}
+
+fn v6_network(pair: &Pair, name: &str, mode: &str) -> Result<(Value, Value)> {
+    let api = pair.api();
+    let network = api.create("network", json!({"name": name, "mtu": 1380}))?;
+    let v6 = json!({"network_id": id(&network), "ip_version": 6, "cidr": "fd00:9::/64", "gateway_ip": "fd00:9::1", "dns_nameservers": ["fd00:9::53"],
+        "ipv6_ra_mode": mode, "ipv6_address_mode": mode});
+    let subnet = api.create("subnet", v6)?;
+    let router = api.create("router", json!({"name": name}))?;
+    let interface = api.put(&format!("/v2.0/routers/{}/add_router_interface", id(&router)), json!({"subnet_id": id(&subnet)}))?;
+    let interface = api.show("port", interface["port_id"].as_str().context("an interface is a port")?)?;
+    Ok((network, interface))
+}
+
+/// The link-local address that follows from a port's MAC.
+fn link_local(port: &Value) -> Result<Ipv6Addr> {
+    let mac = port["mac_address"].as_str().context("a port has a MAC")?;
+    let bytes: Vec<u8> = mac.split(':').map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<_, _>>()?;
+    let [a, b, c, d, e, f] = bytes[..] else { anyhow::bail!("{mac}") };
+    let low = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ok(Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(low)))
+}
+
+#[test]
+fn a_kernel_makes_its_address_and_its_route_from_router_advertisements() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let (network, interface) = v6_network(&pair, "slaac", "slaac")?;
+    let (machine, port) = bare(&pair, &network, "a", json!({}))?;
+    let netns = machine.netns();
+    wait_said(netns, &["-6", "address", "show", "dev", "eth0", "scope", "global", "-tentative"], &format!("{}/64", address(&port, true)?))
+        .with_context(|| pair.ladon.logs())?;
+    wait_said(netns, &["-6", "route", "show", "default"], &format!("via {}", link_local(&interface)?))?;
+    let mtu = netns.within(|| fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu"))??;
+    assert_eq!(mtu.trim(), "1380");
+    assert_eq!(ping(netns, "fd00:9::1".parse()?, 5, Duration::from_millis(20))?.lost, 0);
+    Ok(())
+}
+
+/// SOLICIT with rapid commit from the client with the MAC, for one association.
+fn solicit(mac: &[u8]) -> Vec<u8> {
+    let client = [&[0, 1, 0, 10, 0, 3, 0, 1][..], mac].concat();
+    let association = [&[0, 3, 0, 12, 0, 0, 0, 5][..], &[0; 8]].concat();
+    [&[1, 7, 7, 7][..], &client, &association, &[0, 14, 0, 0]].concat()
+}
+
+fn ask_dhcpv6(netns: &Netns, index: u32, question: &[u8]) -> Result<Vec<u8>> {
+    let ask = || -> std::io::Result<Vec<u8>> {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 546))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.send_to(question, SocketAddr::V6(SocketAddrV6::new("ff02::1:2".parse().expect("an address"), 547, 0, index)))?;
+        let mut buffer = [0; 1500];
+        let (length, _) = socket.recv_from(&mut buffer)?;
+        Ok(buffer[..length].to_vec())
+    };
+    Ok(netns.within(ask)??)
+}
+
+#[test]
+fn a_stateful_subnet_gives_addresses_by_dhcpv6_and_by_nothing_else() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let (network, interface) = v6_network(&pair, "stateful", "dhcpv6-stateful")?;
+    let (machine, port) = bare(&pair, &network, "a", json!({}))?;
+    let netns = machine.netns();
+    wait_said(netns, &["-6", "route", "show", "default"], &format!("via {}", link_local(&interface)?))
+        .with_context(|| pair.ladon.logs())?;
+    assert_eq!(netns.tool("ip", &["-6", "address", "show", "dev", "eth0", "scope", "global"])?, "", "no address without DHCPv6");
+    let index = netns.tool("ip", &["-o", "link", "show", "eth0"])?.split(':').next().context("an index")?.trim().parse()?;
+    let mac: Vec<u8> =
+        port["mac_address"].as_str().context("a MAC")?.split(':').map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<_, _>>()?;
+    let question = solicit(&mac);
+    let reply = wait::until("the answer of DHCPv6", PATIENCE, || {
+        ask_dhcpv6(netns, index, &question).map(Some).map_err(|error| format!("{error:#}"))
+    })?;
+    let IpAddr::V6(own) = address(&port, true)? else { anyhow::bail!("an IPv6 address") };
+    let says = |bytes: &[u8]| reply.windows(bytes.len()).any(|window| window == bytes);
+    assert_eq!(reply[..4], [7, 7, 7, 7], "a reply to the question");
+    assert!(says(&own.octets()), "the port's address {own} in {reply:x?}");
+    assert!(says(&"fd00:9::53".parse::<Ipv6Addr>()?.octets()), "the DNS server in {reply:x?}");
+    Ok(())
+}
+
+#[test]
+fn routers_say_where_packets_ended_and_refuse_at_once() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let (blue, red) = (pair.network("blue", 9)?, pair.network("red", 10)?);
+    pair.router("r", &[&blue, &red])?;
+    let a = pair.plug(&blue, 0, "a", json!({}))?;
+    let b = pair.plug(&red, 1, "b", json!({"port_security_enabled": false}))?;
+    let netns = a.workload.netns();
+    for (tool, router, target) in [("traceroute", "10.9.0.1", b.v4), ("traceroute6", "fd00:9::1", b.v6)] {
+        ping(netns, target, 2, Duration::from_millis(50))?;
+        let said = netns.tool("busybox", &[tool, "-n", "-q", "1", "-w", "2", "-m", "3", &target.to_string()])?;
+        let hops: Vec<&str> = said.lines().filter(|line| line.starts_with(' ')).collect();
+        ensure!(hops.len() == 2 && hops[0].contains(router) && hops[1].contains(&target.to_string()), "{said}");
+    }
+    let began = Instant::now();
+    let in_time = |probe: Probe, wanted: Probe, what: &str| {
+        assert_eq!(probe, wanted, "{what}\n{}", pair.ladon.logs());
+        assert!(began.elapsed() < 8 * AT_ONCE, "{what} took {:?}", began.elapsed());
+    };
+    for router in ["10.9.0.1", "fd00:9::1"] {
+        let to: IpAddr = router.parse()?;
+        in_time(tcp(netns, (to, 80).into(), b"", AT_ONCE)?, Probe::Refused, "TCP to a router");
+        in_time(udp(netns, (to, 80).into(), b"?", AT_ONCE)?, Probe::Refused, "UDP to a router");
+    }
+    for nowhere in ["198.51.100.1", "fd77::1", "10.10.0.250", "fd00:10::250"] {
+        let to: IpAddr = nowhere.parse()?;
+        in_time(tcp(netns, (to, 80).into(), b"", AT_ONCE)?, Probe::Unreachable, "TCP to nowhere");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_vip_without_members_refuses_at_once() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let api = pair.api();
+    let blue = pair.network("blue", 9)?;
+    let subnets = api.list("subnet", &format!("network_id={}&ip_version=4", id(&blue)))?;
+    let balancer = api.create("loadbalancer", json!({"name": "empty", "vip_subnet_id": id(&subnets[0])}))?;
+    for protocol in ["TCP", "UDP"] {
+        let listener = json!({"name": protocol, "loadbalancer_id": id(&balancer), "protocol": protocol, "protocol_port": 80});
+        let listener = api.create("listener", listener)?;
+        api.create("pool", json!({"listener_id": id(&listener), "protocol": protocol, "lb_algorithm": "SOURCE_IP_PORT"}))?;
+    }
+    let a = pair.plug(&blue, 0, "a", json!({}))?;
+    let vip: IpAddr = balancer["vip_address"].as_str().context("a load balancer has a VIP")?.parse()?;
+    ping(a.workload.netns(), vip, 2, Duration::from_millis(50))?;
+    for port in [80, 81] {
+        let began = Instant::now();
+        assert_eq!(tcp(a.workload.netns(), (vip, port).into(), b"", AT_ONCE)?, Probe::Refused, "TCP {port}\n{}", pair.ladon.logs());
+        assert_eq!(udp(a.workload.netns(), (vip, port).into(), b"?", AT_ONCE)?, Probe::Refused, "UDP {port}");
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    }
+    Ok(())
+}
