@@ -201,6 +201,28 @@ fn who_leaves_a_remote_group_is_shut_out() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_ended_while_the_node_was_away_ends_when_it_is_back() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let blue = pair.network("blue", 9)?;
+    let web = group(&pair, "web")?;
+    let closing = allow(&pair, &web, 8080, json!({}))?;
+    allow(&pair, &web, 8081, json!({}))?;
+    let server = pair.plug(&blue, 1, "server", json!({"security_groups": [id(&web)]}))?;
+    let client = pair.plug(&blue, 0, "client", json!({}))?;
+    let mut ended = talk(&client, &server, (server.v4, 8080).into(), 8080)?;
+    let mut other = talk(&client, &server, (server.v4, 8081).into(), 8081)?;
+    let node = &pair.ladon.nodes[1].process;
+    node.kill9()?;
+    forbid(&pair, &closing)?;
+    assert!(ended.flows() && other.flows(), "the switch goes on by itself");
+    node.restart()?;
+    wait_forgotten(&pair, 1, ended.client_port()?)?;
+    assert!(ended.is_stalled());
+    assert!(other.flows());
+    Ok(())
+}
+
 /// A load balancer in front of `members`, each on port 8080, and its VIP.
 struct Balanced {
     vip: IpAddr,

@@ -16,7 +16,6 @@ use ipnet::IpNet;
 use model::{Direction, EtherType, Kind, NetworkId, ObjectKey, Port, PortId, Rule, SecurityGroupId, link_local, owner};
 
 use super::ports;
-use crate::classify::own_addresses;
 use crate::view::{Index, View, find};
 
 /// How a connection began: the direction of its first packet.
@@ -40,7 +39,7 @@ pub struct Judge<'a> {
     /// The networks of the port's routing domain.
     networks: BTreeSet<NetworkId>,
     /// Addresses of this machine's own ports there, if the port is a pod.
-    own_node: BTreeSet<IpAddr>,
+    own_node: Vec<IpNet>,
     /// The groups of the addresses that were asked about.
     remotes: RefCell<HashMap<IpAddr, BTreeSet<SecurityGroupId>>>,
 }
@@ -52,7 +51,7 @@ impl<'a> Judge<'a> {
         let groups: BTreeSet<SecurityGroupId> = port.security_groups.iter().copied().collect();
         let rules = groups.into_iter().flat_map(|group| view.ids(Index::RulesOf(group))).filter_map(|id| find(view, Kind::Rule, id));
         let networks = view.domain_networks(port.network);
-        let own_node = if port.device_owner == owner::POD { node_addresses(view) } else { BTreeSet::new() };
+        let own_node = if port.device_owner == owner::POD { node_addresses(view) } else { Vec::new() };
         Some(Judge { view, port, rules: rules.collect(), networks, own_node, remotes: RefCell::default() })
     }
 
@@ -85,7 +84,7 @@ impl<'a> Judge<'a> {
             Direction::Egress => opening.dst,
             Direction::Ingress => opening.src,
         };
-        let is_own_node = direction == Direction::Ingress && self.own_node.contains(&remote);
+        let is_own_node = direction == Direction::Ingress && self.own_node.iter().any(|own| own.contains(&remote));
         is_own_node || self.rules.iter().any(|rule| rule.direction == direction && self.fits(rule, opening, remote))
     }
 
@@ -118,10 +117,11 @@ impl<'a> Judge<'a> {
 }
 
 /// The addresses of this machine's own ports.
-fn node_addresses(view: &View) -> BTreeSet<IpAddr> {
+fn node_addresses(view: &View) -> Vec<IpNet> {
     let attached = view.attachments().filter_map(|attachment| find::<Port>(view, Kind::Port, attachment.port));
     let own = attached.filter(|port| port.device_owner == owner::NODE && port.is_admin_up);
-    own.flat_map(|port| own_addresses(port).chain([IpAddr::from(link_local(port.mac))])).collect()
+    let may_use = |port: &'_ Port| port.addresses().chain([link_local(port.mac).into()]).map(IpNet::from).collect::<Vec<_>>();
+    own.flat_map(|port| may_use(port).into_iter().chain(port.address_pairs.iter().map(|pair| pair.ip))).collect()
 }
 
 /// The local ports whose rules would be different without `group`'s members: those that have a rule that names it.

@@ -301,10 +301,11 @@ impl Agent {
     fn attachment_changes(&mut self) -> Vec<Change> {
         let plugged = attach::plugged(&self.interfaces);
         let wanted: BTreeMap<PortId, OfPort> = plugged.into_iter().filter(|(port, _)| self.homes.contains(port)).collect();
-        // What was away may have missed changes that end its connections.
+        // A port that was away may have missed changes that end its connections. (A node that was away judges all of them.)
         let is_back = |port: &PortId| self.engine.view().attachment(*port).is_none() && self.zones.has(*port);
-        let back = wanted.keys().copied().filter(is_back);
-        self.affected.merge(Affected::of_ports(back));
+        if self.published.in_force.borrow().is_complete {
+            self.affected.merge(Affected::of_ports(wanted.keys().copied().filter(is_back)));
+        }
         let (changes, flushes) = attach::changes(self.engine.view(), &wanted, &mut self.zones);
         self.pending.flush(flushes);
         self.free_zones(&wanted);

@@ -47,7 +47,7 @@ impl Affected {
 
 /// What `changes` affect; `before` is the view without them.
 pub fn affected(before: &View, changes: &[Change]) -> Affected {
-    let mut affected = Affected::default();
+    let mut lost = Lost { view: before, ports: Affected::default(), members_of: BTreeSet::new(), named: BTreeSet::new(), vips_on: BTreeSet::new() };
     for change in changes {
         let (key, new) = match change {
             Change::Put(object) => (object.key(), Some(&**object)),
@@ -55,60 +55,85 @@ pub fn affected(before: &View, changes: &[Change]) -> Affected {
             Change::Attach(_) | Change::Detach(_) | Change::Here(_) => continue,
         };
         if let Some(old) = before.object(key).filter(|old| Some(&***old) != new) {
-            affected.lose(before, old, new);
+            lost.lose(old, new);
         }
     }
-    affected
+    lost.affects()
 }
 
-impl Affected {
+/// What has gone, before it is asked whom that concerns: once, however many members of one group or pool went.
+struct Lost<'a> {
+    view: &'a View,
+    ports: Affected,
+    /// Groups that lost a rule.
+    members_of: BTreeSet<SecurityGroupId>,
+    /// Groups that lost a member, and rules may name them.
+    named: BTreeSet<SecurityGroupId>,
+    /// Networks where a load balancer lost something.
+    vips_on: BTreeSet<NetworkId>,
+}
+
+impl Lost<'_> {
     /// `old` becomes `new`, or nothing.
-    fn lose(&mut self, view: &View, old: &Object, new: Option<&Object>) {
+    fn lose(&mut self, old: &Object, new: Option<&Object>) {
         match old {
-            Object::Rule(old) if new.and_then(same).is_none_or(|new| !allows_the_same(old, new)) => self.rules.extend(ports_in(view, old.group)),
-            Object::Port(old) => self.lose_port(view, old, new.and_then(same)),
-            Object::LoadBalancer(old) if new.and_then(same).is_none_or(|new| is_less_balancer(old, new)) => self.lose_members(view, old.vip_network),
-            Object::Listener(old) if new.and_then(same).is_none_or(|new| is_less_listener(old, new)) => self.lose_balanced(view, old.load_balancer),
+            Object::Rule(old) if new.and_then(same).is_none_or(|new| !allows_the_same(old, new)) => {
+                self.members_of.insert(old.group);
+            }
+            Object::Port(old) => self.lose_port(old, new.and_then(same)),
+            Object::LoadBalancer(old) if new.and_then(same).is_none_or(|new| is_less_balancer(old, new)) => {
+                self.vips_on.insert(old.vip_network);
+            }
+            Object::Listener(old) if new.and_then(same).is_none_or(|new| is_less_listener(old, new)) => self.lose_balanced(old.load_balancer),
             Object::Pool(old) if new.and_then(same).is_none_or(|new: &Pool| old.is_admin_up && !new.is_admin_up) => {
-                self.lose_balanced(view, old.load_balancer);
+                self.lose_balanced(old.load_balancer);
             }
             Object::Member(old) => {
-                if let Some(pool) = find::<Pool>(view, Kind::Pool, old.pool).filter(|pool| ends_with_member(pool, old, new.and_then(same))) {
-                    self.lose_balanced(view, pool.load_balancer);
+                if let Some(pool) = find::<Pool>(self.view, Kind::Pool, old.pool).filter(|pool| ends_with_member(pool, old, new.and_then(same))) {
+                    self.lose_balanced(pool.load_balancer);
                 }
             }
             _ => {}
         }
     }
 
-    fn lose_port(&mut self, view: &View, old: &Port, new: Option<&Port>) {
+    fn lose_port(&mut self, old: &Port, new: Option<&Port>) {
         let lost = lost_groups(old, new);
-        let is_attached = view.attachment(old.id).is_some();
+        let is_attached = self.view.attachment(old.id).is_some();
         if is_attached && new.is_some_and(|new| !lost.is_empty() || is_guarded_anew(old, new)) {
-            self.rules.insert(old.id);
+            self.ports.rules.insert(old.id);
         }
-        self.rules.extend(lost.iter().flat_map(|group| ports_with_rules_naming(view, *group)));
+        self.named.extend(lost);
         match old.device_owner.as_str() {
-            owner::LOAD_BALANCER if old.is_admin_up && new.is_none_or(|new| !new.is_admin_up) => self.lose_members(view, old.network),
+            owner::LOAD_BALANCER if old.is_admin_up && new.is_none_or(|new| !new.is_admin_up) => {
+                self.vips_on.insert(old.network);
+            }
             // The own node's addresses are let into every pod.
-            owner::NODE if is_attached && new.is_none_or(|new| is_less_node(old, new)) => self.everything = true,
+            owner::NODE if is_attached && new.is_none_or(|new| is_less_node(old, new)) => self.ports.everything = true,
             // Networks part that were one routing domain.
-            owner::ROUTER_INTERFACE if new.is_none_or(|new| new.router() != old.router() || new.network != old.network) => self.everything = true,
+            owner::ROUTER_INTERFACE if new.is_none_or(|new| new.router() != old.router() || new.network != old.network) => {
+                self.ports.everything = true;
+            }
             _ => {}
         }
     }
 
-    fn lose_balanced(&mut self, view: &View, balancer: LoadBalancerId) {
-        if let Some(balancer) = find::<LoadBalancer>(view, Kind::LoadBalancer, balancer) {
-            self.lose_members(view, balancer.vip_network);
-        }
+    fn lose_balanced(&mut self, balancer: LoadBalancerId) {
+        self.vips_on.extend(find::<LoadBalancer>(self.view, Kind::LoadBalancer, balancer).map(|balancer| balancer.vip_network));
     }
 
-    /// Every local port that reaches VIPs on `network` may be a client.
-    fn lose_members(&mut self, view: &View, network: NetworkId) {
-        let domain = view.domain(network);
-        let reaches = |id: &PortId| find::<Port>(view, Kind::Port, *id).is_some_and(|port| domain.is_some() && view.domain(port.network) == domain);
-        self.members.extend(view.attachments().map(|attachment| attachment.port).filter(reaches));
+    fn affects(self) -> Affected {
+        let Lost { view, mut ports, members_of, named, vips_on } = self;
+        ports.rules.extend(members_of.into_iter().flat_map(|group| ports_in(view, group)));
+        ports.rules.extend(named.into_iter().flat_map(|group| ports_with_rules_naming(view, group)));
+        // Every local port that reaches the VIP may be a client.
+        let domains: BTreeSet<u32> = vips_on.into_iter().filter_map(|network| view.domain(network)).collect();
+        if !domains.is_empty() {
+            let domain = |id: &PortId| find::<Port>(view, Kind::Port, *id).and_then(|port| view.domain(port.network));
+            let attached = view.attachments().map(|attachment| attachment.port);
+            ports.members.extend(attached.filter(|id| domain(id).is_some_and(|domain| domains.contains(&domain))));
+        }
+        ports
     }
 }
 
