@@ -1,66 +1,7 @@
-//! The list of apps, and what an app is.
+//! The list of apps.
 
-use ipnet::IpNet;
-use model::{Kind, NetworkId, ObjectKey, PortId};
-use pipeline::{Flow, Group};
-
-use crate::sight::Sight;
+use crate::app::App;
 use crate::{balancing, classify, host_config, l2, neighbours, routing, security, spoof};
-
-/// What an app is run for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum RootKind {
-    /// Every object of the kind.
-    Object(Kind),
-    /// Every port that is attached here.
-    Attached,
-    /// Every address in view that belongs to a security group.
-    Address,
-    /// Once per node.
-    Here,
-}
-
-/// One thing that an app is run for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Root {
-    Object(ObjectKey),
-    Attached(PortId),
-    Address(NetworkId, IpNet),
-    Here,
-}
-
-impl Root {
-    pub fn kind(self) -> RootKind {
-        match self {
-            Root::Object(key) => RootKind::Object(key.kind),
-            Root::Attached(_) => RootKind::Attached,
-            Root::Address(..) => RootKind::Address,
-            Root::Here => RootKind::Here,
-        }
-    }
-}
-
-/// What one run of an app says.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Output {
-    pub flows: Vec<Flow>,
-    pub groups: Vec<Group>,
-}
-
-impl From<Vec<Flow>> for Output {
-    fn from(flows: Vec<Flow>) -> Output {
-        Output { flows, groups: Vec::new() }
-    }
-}
-
-/// A network feature.
-pub struct App {
-    pub name: &'static str,
-    /// What it is run for.
-    pub roots: &'static [RootKind],
-    /// The flows and groups that one root needs.
-    pub run: fn(&Sight, Root) -> Output,
-}
 
 /// Every app, in the order of the packet.
 pub const ALL: &[&App] = &[

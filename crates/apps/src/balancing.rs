@@ -24,7 +24,7 @@ mod vip;
 use model::{Kind, ObjectKey};
 use pipeline::{Action, Header, fields::*};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::sight::Sight;
 
 pub use choose::{MEMBERS_MAX, SLOTS_MAX};

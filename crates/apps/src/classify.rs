@@ -7,7 +7,7 @@
 use model::{Network, Port, owner};
 use pipeline::{Action, Flow, Header, OfPort, Priority, Reason, Table, fields::*, in_port};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::sight::Sight;
 use crate::view::Attachment;
 

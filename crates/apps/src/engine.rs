@@ -10,7 +10,7 @@ use model::{Kind, ObjectKey};
 use pipeline::{Action, Conflict, Flow, FlowKey, Group, GroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::numbers::Numbers;
 use crate::sight::Sight;
 use crate::view::{Change, Dep, View};

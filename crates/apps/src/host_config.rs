@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Ipv6Mode, Network, Port, Subnet};
 use pipeline::{Flow, Punt, Table, Test, fields::*, icmp_code, icmp_type, ip_dst, l4_dst, l4_src};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::sight::Sight;
 

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use model::{Block, Kind, Mac, Network, ObjectKey, Port};
 use pipeline::{Action, Flow, Header, OfPort, Priority, Punt, Reason, Table, Test, eth_dst, eth_dst_masked, fields::*};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::classify::{key, tunnel_header};
 use crate::sight::Sight;
 use crate::view::Index;

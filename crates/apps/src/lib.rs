@@ -8,6 +8,7 @@
 //! Invariants: an app never sees another app, a connection, the clock or the previous view. Same view, same flows. Every
 //! full recompute equals the incremental result.
 
+mod app;
 mod apps;
 mod domains;
 mod engine;
@@ -27,7 +28,8 @@ pub mod security;
 pub mod spoof;
 pub mod testing;
 
-pub use apps::{ALL, App, Output, Root, RootKind};
+pub use app::{App, Output, Root, RootKind};
+pub use apps::ALL;
 pub use engine::{Delta, Engine, Work};
 pub use numbers::{NumberKey, Numbers};
 pub use sight::Sight;

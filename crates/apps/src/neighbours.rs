@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Block, Kind, Mac, Network, ObjectKey, Port, V6Range, V6Shape, link_local};
 use pipeline::{Action, Draft, Flow, Header, Priority, Reason, Table, Test, arp_op, arp_tpa, fields::*, icmp_type, ip_src, nd_target};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::sight::Sight;
 

@@ -14,7 +14,7 @@ use pipeline::{
     Action, Draft, Flow, Header, Place, Priority, Punt, Reason, Table, Test, eth_dst, fields::*, icmp_code, icmp_type, ip_dst, ipv4, ipv6,
 };
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::neighbours::mac_of_block;
 use crate::sight::Sight;

@@ -17,7 +17,7 @@ use pipeline::{
     Action, Flow, Priority, Reason, Table, Test, conj_id, ct, ct_state, fields::*, icmp_type, ip_dst, ip_proto, ip_src, ipv4, ipv6, tcp, tcp_flags_clear,
 };
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::numbers::NumberKey;
 use crate::sight::Sight;

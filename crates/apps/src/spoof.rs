@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use model::{Mac, Port, link_local};
 use pipeline::{Flow, Header, Priority, Table, Test, eth_src, fields::*, icmp_type, ip_dst, ip_src, l4_dst, l4_src, masked, nd_target};
 
-use crate::apps::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::sight::Sight;
 

@@ -20,7 +20,7 @@ use pipeline::OfPort;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::agent::{InForce, describe};
+use crate::agent::describe;
 use crate::bridge::{BridgeError, Link, PortSpec};
 use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
 use crate::local::{Local, LocalPort};
@@ -56,12 +56,15 @@ pub enum HostError {
     Refused(String),
     #[error("port {0} is not in this node's view, or its flows are not in the switch")]
     Deadline(PortId),
+    #[error("the node is shutting down")]
+    Ended,
 }
 
 /// A request to the task that owns the machine's interfaces.
 #[derive(Debug)]
 pub enum Wish {
-    Plug(PlugRequest, oneshot::Sender<Result<PluggedInterface, HostError>>),
+    /// Answers whether the interface is new as soon as the wish is kept; it is made as soon as its port is in view.
+    Plug(PlugRequest, oneshot::Sender<Result<bool, HostError>>),
     /// By interface or port.
     Unplug(String, oneshot::Sender<Result<(String, PortId), HostError>>),
     List(oneshot::Sender<Vec<PluggedInterface>>),
@@ -86,7 +89,6 @@ pub struct Host {
     pub bridge_name: String,
     pub is_userspace: bool,
     pub local: watch::Receiver<Arc<Local>>,
-    pub in_force: watch::Receiver<Arc<InForce>>,
     plugged: BTreeMap<String, Plugged>,
     /// Interfaces that are on the bridge because of this task.
     made: BTreeMap<String, OfPort>,
@@ -94,7 +96,6 @@ pub struct Host {
 }
 
 impl Host {
-    #[expect(clippy::too_many_arguments, reason = "each is one part of the node, named once where the task is started")]
     pub fn new(
         node: NodeName,
         node_interface: String,
@@ -102,12 +103,11 @@ impl Host {
         bridge_name: String,
         is_userspace: bool,
         local: watch::Receiver<Arc<Local>>,
-        in_force: watch::Receiver<Arc<InForce>>,
         state_dir: &Path,
     ) -> Result<Host, RecordError> {
         let record = Record::new(state_dir, "interfaces.json")?;
         let plugged = record.load()?;
-        Ok(Host { node, node_interface, bridge, bridge_name, is_userspace, local, in_force, plugged, made: BTreeMap::new(), record })
+        Ok(Host { node, node_interface, bridge, bridge_name, is_userspace, local, plugged, made: BTreeMap::new(), record })
     }
 
     /// Runs until nobody can wish for anything any more.
@@ -130,7 +130,7 @@ impl Host {
     async fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Plug(request, answer) => {
-                let granted = self.plug(request).await;
+                let granted = self.plug(request);
                 // Who asked may have gone away; the interface stays.
                 let _ = answer.send(granted);
             }
@@ -144,35 +144,22 @@ impl Host {
         }
     }
 
-    async fn plug(&mut self, request: PlugRequest) -> Result<PluggedInterface, HostError> {
-        let PlugRequest { interface, port, default_route, routes, deadline_ms } = request;
-        let wanted = Plugged { port, default_route, routes };
+    fn plug(&mut self, request: PlugRequest) -> Result<bool, HostError> {
+        let PlugRequest { interface, port, default_route, routes, deadline_ms: _ } = request;
         if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) || interface == self.node_interface {
             return Err(HostError::Refused(format!("`{interface}` cannot be the name of an interface: 1 to 15 bytes, none of them / or a space")));
         }
-        if self.plugged.get(&interface).is_some_and(|other| other.port != port) {
+        let old = self.plugged.get(&interface);
+        if old.is_some_and(|other| other.port != port) {
             return Err(HostError::Refused(format!("{interface} is another port already; unplug it first or choose another name")));
         }
-        if !self.plugged.contains_key(&interface) && Path::new("/sys/class/net").join(&interface).exists() {
+        let is_new = old.is_none();
+        if is_new && Path::new("/sys/class/net").join(&interface).exists() {
             return Err(HostError::Refused(format!("this machine has an interface {interface} already; choose another name")));
         }
-        self.plugged.insert(interface.clone(), wanted);
+        self.plugged.insert(interface, Plugged { port, default_route, routes });
         self.record.save(&self.plugged)?;
-        let deadline = Duration::from_millis(deadline_ms);
-        let mut local = self.local.clone();
-        let in_view = tokio::time::timeout(deadline, local.wait_for(|local| local.port(port).is_some())).await.is_ok_and(|seen| seen.is_ok());
-        if in_view {
-            self.make(&interface).await?;
-            let ofport = self.made.get(&interface).copied();
-            let mut in_force = self.in_force.clone();
-            let seen = tokio::time::timeout(deadline, in_force.wait_for(|now| now.ports.get(&port).copied() == ofport)).await;
-            if seen.is_ok_and(|seen| seen.is_ok()) {
-                return self.describe(&interface).ok_or(HostError::Deadline(port));
-            }
-        }
-        // Nobody was told that it exists: it must not appear later.
-        self.unplug(&interface).await?;
-        Err(HostError::Deadline(port))
+        Ok(is_new)
     }
 
     async fn unplug(&mut self, name: &str) -> Result<(String, PortId), HostError> {

@@ -25,6 +25,7 @@ pub mod pods;
 pub mod record;
 pub mod respond;
 mod run;
+mod socket;
 pub mod switch;
 pub mod translate;
 pub mod view;

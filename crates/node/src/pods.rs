@@ -5,7 +5,6 @@
 //! new one, and so that GC knows what is left over. DEL needs neither server nor view.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +15,12 @@ use cni::host_ifname;
 use model::{PortId, owner};
 use pipeline::OfPort;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 
 use crate::agent::{InForce, describe};
 use crate::bridge::{BridgeError, Link, PortSpec};
 use crate::local::{Local, LocalPort};
 use crate::record::Record;
-
-/// Plugins that are served at a time; more wait to be accepted.
-const PLUGINS_MAX: usize = 128;
 
 /// What is remembered of an interface that was added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -73,37 +67,16 @@ impl Pods {
 
     /// Serves until the task is dropped.
     pub async fn serve(self, socket: &Path) -> std::io::Result<()> {
-        let listener = private_socket(socket)?;
-        let places = Arc::new(Semaphore::new(PLUGINS_MAX));
-        loop {
-            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let (stream, _) = listener.accept().await?;
+        let answer = move |line: Vec<u8>| {
             let pods = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = pods.converse(stream).await {
-                    tracing::debug!(error = describe(&error), "a plugin went away");
-                }
-                drop(place);
-            });
-        }
-    }
-
-    async fn converse(&self, stream: UnixStream) -> std::io::Result<()> {
-        let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read);
-        loop {
-            let mut line = Vec::new();
-            if (&mut lines).take(cni::daemon::LINE_MAX as u64).read_until(b'\n', &mut line).await? == 0 {
-                return Ok(());
+            async move {
+                vec![match serde_json::from_slice(&line) {
+                    Ok(request) => pods.answer(request).await,
+                    Err(cause) => error(code::DECODE, "the plugin's question cannot be read", cause.to_string()),
+                }]
             }
-            let reply = match serde_json::from_slice(&line) {
-                Ok(request) => self.answer(request).await,
-                Err(cause) => error(code::DECODE, "the plugin's question cannot be read", cause.to_string()),
-            };
-            let mut said = serde_json::to_vec(&reply).expect("replies are plain data");
-            said.push(b'\n');
-            write.write_all(&said).await?;
-        }
+        };
+        crate::socket::serve(socket, cni::daemon::LINE_MAX, answer).await
     }
 
     async fn answer(&self, request: Request) -> Reply {
@@ -274,20 +247,6 @@ fn find<'a>(local: &'a Local, pod: &PodName) -> Option<&'a Arc<LocalPort>> {
 
 fn everywhere(gateway: std::net::IpAddr) -> ipnet::IpNet {
     if gateway.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
-}
-
-/// A listener at `path` that root alone can talk to. A socket that a killed node left behind is replaced.
-pub fn private_socket(path: &Path) -> std::io::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        crate::record::make_private_folder(folder)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// The CNI configuration's file name: early in the order in which runtimes look.

@@ -78,7 +78,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         config.ovs.bridge.clone(),
         userspace,
         local_seen.clone(),
-        in_force_seen.clone(),
         &config.state_dir,
     )?;
     let control = Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };

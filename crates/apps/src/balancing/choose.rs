@@ -16,7 +16,7 @@ use pipeline::{Action, Bucket, Flow, Group, GroupId, Nat, Reason, Spread, Table,
 use uuid::Uuid;
 
 use super::vip::is_up;
-use crate::apps::Output;
+use crate::app::Output;
 use crate::numbers::NumberKey;
 use crate::sight::Sight;
 

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use model::{NodeName, Object};
+use model::{NodeName, Object, PortId};
 use pipeline::Flow;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, Reply, Request, Status};
+use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status};
 use crate::agent::{Ask, InForce, describe};
 use crate::host::{HostError, Wish};
 use crate::switch::Switch;
@@ -37,36 +36,18 @@ fn gone() -> Reply {
 impl Control {
     /// Serves until the task is dropped.
     pub async fn serve(self, socket: &Path) -> std::io::Result<()> {
-        let listener = crate::pods::private_socket(socket)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
+        let answer = move |line: Vec<u8>| {
             let control = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = control.converse(stream).await {
-                    tracing::debug!(error = describe(&error), "an operator went away");
+            async move {
+                match serde_json::from_slice(&line) {
+                    Ok(request) => control.answer(request).await,
+                    Err(cause) => {
+                        vec![error(format!("the question cannot be read: {cause}"), "nothing changed", "use the same release of `ladon`")]
+                    }
                 }
-            });
-        }
-    }
-
-    async fn converse(&self, stream: UnixStream) -> std::io::Result<()> {
-        let (read, mut write) = stream.into_split();
-        let mut lines = BufReader::new(read);
-        loop {
-            let mut line = Vec::new();
-            if (&mut lines).take(LINE_MAX as u64).read_until(b'\n', &mut line).await? == 0 {
-                return Ok(());
             }
-            let replies = match serde_json::from_slice(&line) {
-                Ok(request) => self.answer(request).await,
-                Err(cause) => vec![error(format!("the question cannot be read: {cause}"), "nothing changed", "use the same release of `ladon`")],
-            };
-            for reply in replies {
-                let mut said = serde_json::to_vec(&reply).expect("replies are plain data");
-                said.push(b'\n');
-                write.write_all(&said).await?;
-            }
-        }
+        };
+        crate::socket::serve(socket, LINE_MAX, answer).await
     }
 
     async fn answer(&self, request: Request) -> Vec<Reply> {
@@ -74,18 +55,16 @@ impl Control {
             Request::Status => vec![self.status().await],
             Request::Flows { table, object, with_packets } => self.flows(table, object, with_packets).await,
             Request::Plug(request) => {
-                let port = request.port;
-                let granted = self.wish(|answer| Wish::Plug(request, answer)).await;
-                vec![granted.map_or_else(gone, |granted| granted.map_or_else(|error| refused(&error, &port.to_string()), Reply::Plugged))]
+                let name = request.interface.clone();
+                vec![self.plug(request).await.map_or_else(|error| refused(&error, &name), Reply::Plugged)]
             }
             Request::Unplug { interface_or_port } => {
                 let name = interface_or_port.clone();
-                let granted = self.wish(|answer| Wish::Unplug(interface_or_port, answer)).await;
                 let unplugged = |(interface, port)| Reply::Unplugged { interface, port };
-                vec![granted.map_or_else(gone, |granted| granted.map_or_else(|error| refused(&error, &name), unplugged))]
+                vec![self.unplug(interface_or_port).await.map_or_else(|error| refused(&error, &name), unplugged)]
             }
             Request::Interfaces => {
-                vec![self.wish(Wish::List).await.map_or_else(gone, |interfaces| Reply::Interfaces { interfaces })]
+                vec![self.wish(Wish::List).await.map_or_else(|error| refused(&error, "the list"), |interfaces| Reply::Interfaces { interfaces })]
             }
         }
     }
@@ -96,10 +75,32 @@ impl Control {
         wait.await.ok()
     }
 
-    async fn wish<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Option<T> {
+    async fn wish<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Result<T, HostError> {
         let (answer, wait) = oneshot::channel();
-        self.wishes.send(wish(answer)).await.ok()?;
-        wait.await.ok()
+        self.wishes.send(wish(answer)).await.map_err(|_| HostError::Ended)?;
+        wait.await.map_err(|_| HostError::Ended)
+    }
+
+    /// Wishes for the interface and waits until its port's flows are in force; an interface that nobody was told of must not
+    /// appear later.
+    async fn plug(&self, request: PlugRequest) -> Result<PluggedInterface, HostError> {
+        let (interface, port) = (request.interface.clone(), request.port);
+        let deadline = Duration::from_millis(request.deadline_ms);
+        let is_new = self.wish(|answer| Wish::Plug(request, answer)).await??;
+        let mut in_force = self.in_force.clone();
+        let seen = tokio::time::timeout(deadline, in_force.wait_for(|now| now.ports.contains_key(&port))).await;
+        if seen.is_ok_and(|seen| seen.is_ok()) {
+            let all = self.wish(Wish::List).await?;
+            return all.into_iter().find(|one| one.link.interface == interface).ok_or(HostError::Deadline(port));
+        }
+        if is_new {
+            self.unplug(interface).await?;
+        }
+        Err(HostError::Deadline(port))
+    }
+
+    async fn unplug(&self, interface_or_port: String) -> Result<(String, PortId), HostError> {
+        self.wish(|answer| Wish::Unplug(interface_or_port, answer)).await?
     }
 
     async fn status(&self) -> Reply {
@@ -139,6 +140,7 @@ impl Control {
 fn refused(cause: &HostError, name: &str) -> Reply {
     let what_to_do = match cause {
         HostError::Refused(_) => "change the request",
+        HostError::Ended => "try again when the node is back",
         HostError::Deadline(_) => "check the port's binding:host_id, `ladon nodes` and `ladon ports`",
         HostError::Bridge { .. } | HostError::Netlink { .. } | HostError::Record(_) => "see the log of `ladon node` and of ovs-vswitchd",
     };
