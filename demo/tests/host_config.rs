@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use demo::{Pair, Tunnel, Workload, id};
-use lab::traffic::{Probe, ping, tcp, udp};
+use lab::traffic::{EchoServer, Probe, ping, tcp, udp};
 use lab::{Netns, wait};
 use serde_json::{Value, json};
 
@@ -214,6 +214,72 @@ fn a_vip_without_members_refuses_at_once() -> Result<()> {
         assert_eq!(tcp(a.workload.netns(), (vip, port).into(), b"", AT_ONCE)?, Probe::Refused, "TCP {port}\n{}", pair.ladon.logs());
         assert_eq!(udp(a.workload.netns(), (vip, port).into(), b"?", AT_ONCE)?, Probe::Refused, "UDP {port}");
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    }
+    Ok(())
+}
+
+/// IPv4 only: the userspace datapath of Open vSwitch 3.1 spoils two bytes of the quoted header when it gives an ICMPv6 error about
+/// a TCP connection its VIP back.
+#[test]
+fn an_error_about_a_connection_through_a_vip_names_the_vip() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let api = pair.api();
+    let (blue, red) = (pair.network("blue", 9)?, pair.network("red", 10)?);
+    pair.router("r", &[&blue, &red])?;
+    let a = pair.plug(&blue, 0, "a", json!({}))?;
+    let b = pair.plug(&red, 1, "b", json!({"port_security_enabled": false}))?;
+    let _server = EchoServer::start(b.workload.netns(), 8080)?;
+    let subnets = api.list("subnet", &format!("network_id={}&ip_version=4", id(&blue)))?;
+    let balancer = api.create("loadbalancer", json!({"name": "web", "vip_subnet_id": id(&subnets[0])}))?;
+    let listener = api.create("listener", json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "protocol_port": 80}))?;
+    let pool = api.create("pool", json!({"listener_id": id(&listener), "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT"}))?;
+    let member = json!({"member": {"address": b.v4.to_string(), "protocol_port": 8080}});
+    let (status, said) = api.request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&member))?;
+    ensure!(status == 201, "{said}");
+    let vip: IpAddr = balancer["vip_address"].as_str().context("a load balancer has a VIP")?.parse()?;
+    let netns = a.workload.netns();
+    wait::until("the VIP to answer", PATIENCE, || match tcp(netns, (vip, 80).into(), b"hello", AT_ONCE) {
+        Ok(probe) if probe.is_answered() => Ok(Some(())),
+        other => Err(format!("{other:?}")),
+    })?;
+    netns.sysctl(&[("net/ipv4/ip_default_ttl", "1")])?;
+    assert_eq!(tcp(netns, (vip, 80).into(), b"", AT_ONCE)?, Probe::Unreachable, "the router's time exceeded\n{}", pair.ladon.logs());
+    Ok(())
+}
+
+#[test]
+fn an_address_of_a_block_that_nobody_has_is_unreachable_at_once_from_everywhere() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let api = pair.api();
+    let blue = api.create("network", json!({"name": "blue"}))?;
+    api.create("subnet", json!({"network_id": id(&blue), "ip_version": 4, "cidr": "10.12.0.0/22"}))?;
+    let red = pair.network("red", 10)?;
+    pair.router("r", &[&blue, &red])?;
+    let on_blue = |node: usize, name: &str, more: Value| -> Result<(Workload, IpAddr)> {
+        let mut wanted = json!({"network_id": id(&blue), "name": name});
+        wanted.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        let port = api.create("port", wanted)?;
+        let ip = address(&port, false)?;
+        let workload = Workload::plug(&pair.ovs[node], name, &port, &[(ip, 22)])?;
+        workload.default_route("10.12.0.1".parse()?)?;
+        pair.ladon.wait_active(id(&port))?;
+        Ok((workload, ip))
+    };
+    // A pod, whose host is known when its port is made, has its address from a block of that host.
+    let open = json!({"binding:host_id": "n2", "device_owner": "ladon:pod", "port_security_enabled": false});
+    let (_pod, taken) = on_blue(1, "pod", open)?;
+    let (beside, beside_ip) = on_blue(1, "beside", json!({}))?;
+    let (near, near_ip) = on_blue(0, "near", json!({}))?;
+    let far = pair.plug(&red, 0, "far", json!({}))?;
+    let IpAddr::V4(pod_ip) = taken else { anyhow::bail!("IPv4") };
+    // 16 addresses on: in the same block of 64, and not the next ones that are given out.
+    let free = IpAddr::V4((u32::from(pod_ip) ^ 16).into());
+    ensure!(![beside_ip, near_ip].contains(&free));
+    for (netns, what) in [(beside.netns(), "on the node"), (near.netns(), "on another node"), (far.workload.netns(), "behind a router")] {
+        ping(netns, taken, 2, Duration::from_millis(50))?;
+        assert_eq!(ping(netns, taken, 3, Duration::from_millis(20))?.lost, 0, "{what}: the pod itself");
+        let probe = tcp(netns, (free, 80).into(), b"", AT_ONCE)?;
+        assert_eq!(probe, Probe::Unreachable, "{what} {taken} {free} {beside_ip} {near_ip}\n{}", pair.ladon.logs());
     }
     Ok(())
 }
