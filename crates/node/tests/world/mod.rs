@@ -1,8 +1,12 @@
 //! A node in a network namespace: a real Open vSwitch with the userspace datapath, workloads on cables, and flows from the
-//! apps, written through the node's own link.
+//! apps, written through the node's own link. Every test uses a part of it.
+#![allow(dead_code)]
 
+mod wire;
+
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -14,15 +18,24 @@ use lab::{Host, Lab, Netns, Ovs, Underlay};
 use model::{Object, Port, PortId};
 use node::switch::{Changes, Commit, Event, Options, Switch};
 use node::{install, translate};
-use openflow::PacketIn2;
+use openflow::{FlowKey, InstalledFlow, PacketIn2};
 use pipeline::{Generation, OfPort};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
+
+pub use wire::Wire;
 
 pub const BRIDGE: &str = "br-int";
 /// How long anything may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 const GENERATION: Generation = Generation::A;
+/// The number of a node without a tunnel among the underlay's hosts.
+const ALONE: u8 = 250;
+/// The number of a node with one: its address is then that of a scenario's node.
+const HERE: u8 = 1;
+/// The type of frames that the switch sends back as they came: one that the IEEE leaves to experiments.
+pub const ECHO: u16 = 0x88b5;
+const ECHO_PRIORITY: u16 = 1;
 
 /// One node with its workloads.
 pub struct World {
@@ -45,10 +58,25 @@ pub struct Workload {
 impl World {
     /// A node whose view is `objects`.
     pub fn new(objects: impl IntoIterator<Item = Change>) -> World {
+        World::on(ALONE, Ovs::bare, objects)
+    }
+
+    /// A node at 192.0.2.1 that has a tunnel with the number `tunnel` besides, and sends [`ECHO`] frames back.
+    pub fn with_tunnel(tunnel: OfPort, objects: impl IntoIterator<Item = Change>) -> World {
+        let world = World::on(HERE, Ovs::start, objects);
+        let request = format!("ofport_request={}", tunnel.0);
+        let options = ["type=geneve", "options:remote_ip=flow", "options:key=flow", "options:csum=true", &request];
+        world.ovs.vsctl(&[&["add-port", BRIDGE, "tunnel", "--", "set", "interface", "tunnel"], &options[..]].concat()).unwrap();
+        world.ovs.wait_for_ofport("tunnel").unwrap();
+        world.add_flow(&format!("table={},priority={ECHO_PRIORITY},dl_type={ECHO:#06x},actions=in_port", Generation::DISPATCH));
+        world
+    }
+
+    fn on(number: u8, start: fn(&Host) -> lab::Result<Ovs>, objects: impl IntoIterator<Item = Change>) -> World {
         let lab = Lab::scratch().unwrap();
         let underlay = Underlay::new(&lab).unwrap();
-        let node = underlay.host("node", 250).unwrap();
-        let ovs = Ovs::bare(&node).unwrap();
+        let node = underlay.host("node", number).unwrap();
+        let ovs = start(&node).unwrap();
         let bridge = ["add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev", "fail-mode=secure"];
         ovs.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"]].concat()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -80,6 +108,59 @@ impl World {
             Event::PacketIn(packet) if packet.userdata.first() == Some(&(punt as u8)) => Some(*packet),
             _ => None,
         })
+    }
+
+    /// The packets that flows have handed to the node and nobody has looked at.
+    pub fn punts(&mut self) -> Vec<PacketIn2> {
+        let waiting = std::iter::from_fn(|| self.events.try_recv().ok());
+        waiting.filter_map(|event| if let Event::PacketIn(packet) = event { Some(*packet) } else { None }).collect()
+    }
+
+    /// Every flow, with its counters.
+    pub fn flows(&self) -> BTreeMap<FlowKey, InstalledFlow> {
+        let flows = self.runtime.block_on(self.switch.dump_flows()).unwrap();
+        flows.into_iter().map(|flow| (flow.key(), flow)).collect()
+    }
+
+    /// Adds a flow that no app wrote, as `ovs-ofctl` reads it. The next change of the view takes it away.
+    pub fn add_flow(&self, flow: &str) {
+        self.ovs.ofctl(&["add-flow", BRIDGE, flow]).unwrap();
+    }
+
+    /// Deletes the one flow that is named by its table, priority and match.
+    pub fn delete_flow(&self, flow: &str) {
+        self.ovs.ofctl(&["--strict", "del-flows", BRIDGE, flow]).unwrap();
+    }
+
+    /// Makes the switch forget the ways that it has worked out: the next packet passes every table, and counts at once.
+    pub fn forget_ways(&self) {
+        self.ovs.appctl(&["revalidator/purge"]).unwrap();
+    }
+
+    /// A cable into the switch's interface `number`. Nobody but the test speaks on it: neither end has addresses.
+    pub fn wire(&self, number: OfPort) -> Wire {
+        let name = format!("p{}", number.0);
+        let host = self.underlay.host(&name, u8::try_from(number.0).unwrap()).unwrap();
+        for netns in [self.node.netns(), host.netns()] {
+            netns.sysctl(&[("net/ipv6/conf/default/disable_ipv6", "1")]).unwrap();
+        }
+        cable(&self.node, &host, &name);
+        host.netns().ip(&["link set data0 up".to_string(), "link delete eth0".to_string()]).unwrap();
+        self.ovs.vsctl(&["add-port", BRIDGE, &name, "--", "set", "interface", &name, &format!("ofport_request={}", number.0)]).unwrap();
+        self.ovs.wait_for_ofport(&name).unwrap();
+        Wire::open(host, "data0")
+    }
+
+    /// The underlay at `address`, where another node would be. The switch knows its MAC and the way.
+    pub fn peer(&self, address: Ipv4Addr) -> Wire {
+        let [.., number] = address.octets();
+        let host = self.underlay.host(&format!("peer{number}"), number).unwrap();
+        assert_eq!(host.ipv4(), address, "the underlay's addresses");
+        let (ip, mac) = (address.to_string(), format!("02:00:c0:00:03:{number:02x}"));
+        let routed = || self.ovs.appctl(&["ovs/route/lookup", &ip]).map(|said| said.contains(lab::UNDERLAY_BRIDGE).then_some(()));
+        lab::wait::until("the switch to know the way", DEADLINE, routed).unwrap();
+        self.ovs.appctl(&["tnl/neigh/set", lab::UNDERLAY_BRIDGE, &ip, &mac]).unwrap();
+        Wire::open(host, "eth0")
     }
 
     /// Changes the view, and the switch with it.

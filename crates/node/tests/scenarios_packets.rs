@@ -1,0 +1,243 @@
+//! Every scenario with real packets: an Open vSwitch with the userspace datapath in a network namespace, a cable for every
+//! local port, the underlay for every other node. Each packet goes in as bytes. It must arrive where the scenario says, and
+//! as the in-process switch says: translated, routed, answered, checksums included.
+//!
+//! Nothing is waited for that does not come. Behind every packet go echoes, which the switch sends back when it is done
+//! with the packet; by then the flows' counters tell whether it was dropped, and where. No packet is left out.
+
+#[path = "scenarios_packets/bytes.rs"]
+mod bytes;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use apps::scenario::{End, Scenario, Step, TUNNEL, ends};
+use openflow::{FlowKey, InstalledFlow};
+use pipeline::switch::{Journey, Outcome, Packet};
+use pipeline::{Generation, Header, OfPort, Punt, Table, ct};
+use world::{DEADLINE, ECHO, Wire, World};
+
+/// How long a packet that was not dropped may take from the switch to where it arrives.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
+/// A scenario's node and everything around it.
+struct Site {
+    world: World,
+    wires: BTreeMap<OfPort, Wire>,
+    peers: BTreeMap<Ipv4Addr, Wire>,
+    echoes: u32,
+}
+
+/// Where a packet arrived, and as what.
+#[derive(PartialEq, Debug)]
+struct Arrival {
+    end: End,
+    /// The network that the tunnel was told.
+    vni: Option<u128>,
+    frame: Vec<u8>,
+}
+
+#[test]
+fn every_scenario_holds_with_real_packets() {
+    let mut wrong = Vec::new();
+    let mut packets = 0;
+    for (file, scenario) in scenarios() {
+        let started = std::time::Instant::now();
+        let mut site = Site::of(&scenario);
+        for (step, journey) in scenario.steps.iter().zip(scenario.journeys()) {
+            packets += 1;
+            if let Err(what) = site.agrees(step, &journey) {
+                wrong.push(format!("{file}: line {}: `{}`: {what}", step.line, step.text));
+            }
+        }
+        wrong.extend(site.arrivals().into_iter().map(|late| format!("{file}: at the end there came {late}")));
+        println!("{file}: {} packets in {:.1?}", scenario.steps.len(), started.elapsed());
+    }
+    println!("{packets} packets, none left out");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(packets > 40, "only {packets} packets");
+}
+
+/// The same packets while the switch does something else: without this, nobody knows that the scenarios could fail.
+#[test]
+fn a_switch_that_does_something_else_is_noticed() {
+    let text = "port a here 11 trusted\nport b here 12 trusted\nport c here 13 trusted\nport d there 192.0.2.9 trusted\n\
+                a -> b to b\na -> d tunnel 192.0.2.9\na -> 10.0.0.77 dropped in L2Lookup\n";
+    let scenario = Scenario::parse(text).unwrap();
+    let [there, away, nowhere] = [0, 1, 2];
+    let wrongs = [
+        (there, Table::Deliver, "output:13"),
+        (there, Table::Deliver, "output:12,output:13"),
+        (there, Table::Deliver, "set_field:02:00:00:00:00:66->eth_src,output:12"),
+        (there, Table::Deliver, "drop"),
+        (there, Table::Deliver, "controller(userdata=01)"),
+        (away, Table::Tunnel, "set_field:192.0.2.9->tun_dst,set_field:0x777->tun_id,output:1000"),
+        (away, Table::Tunnel, "drop"),
+        (nowhere, Table::Classify, "drop"),
+        (nowhere, Table::L2Lookup, "output:12"),
+        (nowhere, Table::L2Lookup, "in_port"),
+    ];
+    let mut site = Site::of(&scenario);
+    let journeys = scenario.journeys();
+    for (n, table, actions) in wrongs {
+        let (step, journey) = (&scenario.steps[n], &journeys[n]);
+        assert_eq!(site.agrees(step, journey), Ok(()), "`{}` as it should be", step.text);
+        let flow = format!("table={},priority=65000", table.number(Generation::A));
+        site.world.add_flow(&format!("{flow},actions={actions}"));
+        let said = site.agrees(step, journey);
+        assert!(said.is_err(), "`{}` with `{actions}` in {table:?} went unnoticed", step.text);
+        site.world.delete_flow(&flow);
+    }
+}
+
+fn scenarios() -> Vec<(String, Scenario)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let read = |path| Scenario::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut read: Vec<(String, Scenario)> =
+        files.map(|file| (file.file_name().to_string_lossy().into_owned(), read(file.path()))).collect();
+    read.sort_by(|a, b| a.0.cmp(&b.0));
+    read
+}
+
+impl Site {
+    fn of(scenario: &Scenario) -> Site {
+        let world = World::with_tunnel(TUNNEL, scenario.world.iter().cloned());
+        let wires = world.engine.view().attachments().map(|attachment| (attachment.ofport, world.wire(attachment.ofport))).collect();
+        let peers: BTreeSet<Ipv4Addr> = scenario.steps.iter().filter_map(|step| remote(step.expected)).collect();
+        let peers = peers.into_iter().map(|peer| (peer, world.peer(peer))).collect();
+        Site { world, wires, peers, echoes: 0 }
+    }
+
+    /// Sends the step's packet; says what became of it if that was not what is expected.
+    fn agrees(&mut self, step: &Step, journey: &Journey) -> Result<(), String> {
+        if ends(journey) != [step.expected] {
+            return Err(format!("in process {:?}", ends(journey)));
+        }
+        if let Some(late) = self.arrivals().pop() {
+            return Err(format!("before it there came {late}"));
+        }
+        let is_answer = journey.states.iter().any(|state| state & ct::RPL != 0);
+        let frame = |packet: &Packet| bytes::frame(packet, is_answer, &mark(step));
+        let (arrived, dropped) = self.pass(&frame(&step.packet), &step.packet);
+        let expected: Vec<Arrival> = journey.outcomes.iter().filter_map(|outcome| arrival(step.expected, outcome, frame)).collect();
+        match step.expected {
+            End::Dropped(table) if arrived.is_empty() && dropped == Ok(table) => Ok(()),
+            _ if arrived.is_empty() => Err(format!("{dropped:?}")),
+            _ if arrived == expected => Ok(()),
+            _ => Err(format!("arrived {}, expected {}", list(&arrived), list(&expected))),
+        }
+    }
+
+    /// A packet enters: what arrives of it, and the table that dropped it or else the flows that it met.
+    fn pass(&mut self, frame: &[u8], packet: &Packet) -> (Vec<Arrival>, Result<Table, String>) {
+        self.world.forget_ways();
+        let before = self.world.flows();
+        let in_port = OfPort(packet.get(Header::InPort).unwrap() as u32);
+        let mut arrived = self.enter(frame, in_port);
+        let met = met(&before, self.world.flows());
+        let dropped = dropped(&met);
+        let arrives = || {
+            arrived.extend(self.arrivals());
+            Ok::<_, String>((dropped.is_some() || !arrived.is_empty()).then_some(()))
+        };
+        let _ = lab::wait::until("the packet to arrive", ARRIVAL, arrives);
+        let path = met.iter().map(|flow| format!("{flow:?}\n")).collect();
+        (arrived, dropped.ok_or(path))
+    }
+
+    /// Sends a frame; what arrives until the switch is done with it. It takes up one frame after the other, but sends what a
+    /// round gave by interface: the second echo comes after everything that the first one's round sent.
+    fn enter(&mut self, frame: &[u8], in_port: OfPort) -> Vec<Arrival> {
+        self.wires[&in_port].send(frame);
+        let mut arrived = self.echo(in_port);
+        arrived.extend(self.echo(in_port));
+        arrived
+    }
+
+    /// Sends an echo; what else arrives until it is back.
+    fn echo(&mut self, in_port: OfPort) -> Vec<Arrival> {
+        self.echoes += 1;
+        let echo = bytes::echo(ECHO, self.echoes);
+        self.wires[&in_port].send(&echo);
+        let mut arrived = Vec::new();
+        let is_back = || {
+            let (echoes, others): (Vec<_>, Vec<_>) = self.arrivals().into_iter().partition(|arrival| arrival.frame == echo);
+            arrived.extend(others);
+            Ok::<_, String>((!echoes.is_empty()).then_some(()))
+        };
+        lab::wait::until("the switch to send an echo back", DEADLINE, is_back).unwrap();
+        arrived
+    }
+
+    /// Everything that has arrived anywhere.
+    fn arrivals(&mut self) -> Vec<Arrival> {
+        let on_wire = |(port, wire): (&OfPort, &Wire)| {
+            let end = End::Output(*port);
+            wire.received().into_iter().map(move |frame| Arrival { end, vni: None, frame }).collect::<Vec<_>>()
+        };
+        let at_peer = |(address, wire): (&Ipv4Addr, &Wire)| {
+            let end = End::Tunnel(IpAddr::V4(*address));
+            let inner = wire.received().into_iter().filter_map(|frame| bytes::geneve(&frame));
+            inner.map(move |(vni, frame)| Arrival { end, vni: Some(vni.into()), frame }).collect::<Vec<_>>()
+        };
+        let mut all: Vec<Arrival> = self.wires.iter().flat_map(on_wire).chain(self.peers.iter().flat_map(at_peer)).collect();
+        all.extend(self.world.punts().into_iter().map(|packet| {
+            let punt = packet.userdata.first().copied().and_then(Punt::from_byte).expect("only flows with a reason hand packets over");
+            Arrival { end: End::Punted(punt), vni: None, frame: packet.packet }
+        }));
+        all
+    }
+}
+
+/// The other node that a packet arrives at.
+fn remote(end: End) -> Option<Ipv4Addr> {
+    match end {
+        End::Tunnel(IpAddr::V4(address)) => Some(address),
+        End::Tunnel(IpAddr::V6(address)) => panic!("{address}: the userspace datapath's tunnels are tried over IPv4"),
+        End::Output(_) | End::Dropped(_) | End::Punted(_) => None,
+    }
+}
+
+/// What every packet of a step carries, so that nothing is taken for it.
+fn mark(step: &Step) -> Vec<u8> {
+    format!("scenario {:04}", step.line).into_bytes()
+}
+
+/// What the in-process switch says that arrives.
+fn arrival(end: End, outcome: &Outcome, frame: impl Fn(&Packet) -> Vec<u8>) -> Option<Arrival> {
+    match outcome {
+        Outcome::Output(port, packet) => {
+            let vni = (*port == TUNNEL).then(|| packet.get(Header::TunId).unwrap_or(0));
+            Some(Arrival { end, vni, frame: frame(packet) })
+        }
+        Outcome::Punted(_, packet) => Some(Arrival { end, vni: None, frame: frame(packet) }),
+        Outcome::Dropped(_) => None,
+    }
+}
+
+/// The flows whose counters moved, in the order of their tables. Echoes meet none of the pipeline's.
+fn met(before: &BTreeMap<FlowKey, InstalledFlow>, after: BTreeMap<FlowKey, InstalledFlow>) -> Vec<InstalledFlow> {
+    let packets = |flow: &InstalledFlow| flow.stats.packets.expect("the switch counts packets");
+    let moved = |(key, flow): &(FlowKey, InstalledFlow)| Table::from_number(key.table).is_some() && packets(flow) > packets(&before[key]);
+    after.into_iter().filter(moved).map(|(_, flow)| flow).collect()
+}
+
+/// The table whose flow ended the packet's journey, if it ended by a flow that does nothing.
+fn dropped(met: &[InstalledFlow]) -> Option<Table> {
+    let last = met.iter().max_by_key(|flow| flow.table)?;
+    let is_end = last.instructions.apply.is_empty() && last.instructions.goto_table.is_none();
+    is_end.then(|| Table::from_number(last.table)).flatten().map(|(table, _)| table)
+}
+
+fn list(arrivals: &[Arrival]) -> String {
+    arrivals.iter().map(Arrival::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl std::fmt::Display for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?} {}", self.end, self.vni, bytes::hex(&self.frame))
+    }
+}

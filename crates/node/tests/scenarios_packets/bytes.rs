@@ -1,0 +1,106 @@
+//! A scenario's packet as bytes on a wire, and out of a tunnel again.
+
+use std::net::IpAddr;
+
+use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+use model::Mac;
+use pipeline::Header;
+use pipeline::switch::Packet;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const ARP: u16 = 0x0806;
+/// An Ethernet frame without its checksum is at least this long (IEEE 802.3); an ARP packet leaves room for a mark.
+const FRAME_BYTES_MIN: usize = 60;
+/// The port of Geneve (RFC 8926).
+const GENEVE: u16 = 6081;
+/// Every ping's identifier and sequence number.
+const PING: [u8; 4] = [0x1a, 0xd0, 0, 1];
+/// The sequence number with which every connection begins.
+const SEQUENCE: u32 = 1000;
+const WINDOW: u16 = 60_000;
+
+/// The packet with `mark` as its content. A TCP segment is the first of its direction.
+pub fn frame(packet: &Packet, is_answer: bool, mark: &[u8]) -> Vec<u8> {
+    if packet.get(Header::EthType) == Some(ARP.into()) {
+        return arp(packet, mark);
+    }
+    let ethernet = PacketBuilder::ethernet2(mac(packet, Header::EthSrc), mac(packet, Header::EthDst));
+    let ttl = number(packet, Header::Ttl) as u8;
+    let ip = match (packet.source(), packet.destination()) {
+        (Some(IpAddr::V4(from)), Some(IpAddr::V4(to))) => ethernet.ipv4(from.octets(), to.octets(), ttl),
+        (Some(IpAddr::V6(from)), Some(IpAddr::V6(to))) => ethernet.ipv6(from.octets(), to.octets(), ttl),
+        _ => panic!("{packet} has no addresses"),
+    };
+    let port = |header| number(packet, header) as u16;
+    let kind = |header| number(packet, header) as u8;
+    let mut frame = Vec::new();
+    match number(packet, Header::IpProto) as u8 {
+        TCP => ip.tcp_header(segment(port(Header::TcpSrc), port(Header::TcpDst), is_answer, mark)).write(&mut frame, mark),
+        UDP => ip.udp(port(Header::UdpSrc), port(Header::UdpDst)).write(&mut frame, mark),
+        ICMP => ip.icmpv4_raw(kind(Header::Icmp4Type), kind(Header::Icmp4Code), PING).write(&mut frame, mark),
+        ICMPV6 => ip.icmpv6_raw(kind(Header::Icmp6Type), kind(Header::Icmp6Code), PING).write(&mut frame, mark),
+        other => panic!("no scenario says protocol {other}"),
+    }
+    .unwrap();
+    frame
+}
+
+/// A SYN, or the SYN and ACK that answers one with `mark` in it.
+fn segment(from: u16, to: u16, is_answer: bool, mark: &[u8]) -> TcpHeader {
+    let mut header = TcpHeader::new(from, to, SEQUENCE, WINDOW);
+    header.syn = true;
+    if is_answer {
+        header.ack = true;
+        header.acknowledgment_number = SEQUENCE + 1 + mark.len() as u32;
+    }
+    header
+}
+
+fn arp(packet: &Packet, mark: &[u8]) -> Vec<u8> {
+    let ip = |header| (number(packet, header) as u32).to_be_bytes();
+    let mut frame = [mac(packet, Header::EthDst), mac(packet, Header::EthSrc)].concat();
+    frame.extend(ARP.to_be_bytes());
+    // Ethernet, IPv4, and the lengths of their addresses (RFC 826).
+    frame.extend([0, 1, 8, 0, 6, 4]);
+    frame.extend((number(packet, Header::ArpOp) as u16).to_be_bytes());
+    for (hardware, protocol) in [(Header::ArpSha, Header::ArpSpa), (Header::ArpTha, Header::ArpTpa)] {
+        frame.extend(mac(packet, hardware));
+        frame.extend(ip(protocol));
+    }
+    frame.extend(mark);
+    frame.resize(FRAME_BYTES_MIN, 0);
+    frame
+}
+
+/// A frame of a type that no network has, the `n`th.
+pub fn echo(kind: u16, n: u32) -> Vec<u8> {
+    let mut frame = [2, 0, 0, 0, 0, 0xec, 2, 0, 0, 0, 0, 0xed].to_vec();
+    frame.extend(kind.to_be_bytes());
+    frame.extend(n.to_be_bytes());
+    frame.resize(FRAME_BYTES_MIN, 0);
+    frame
+}
+
+/// The network and the frame inside, if the frame is a tunnel's.
+pub fn geneve(frame: &[u8]) -> Option<(u32, Vec<u8>)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(TransportSlice::Udp(udp)) = packet.transport else { return None };
+    let (header, rest) = udp.payload().split_at_checked(8).filter(|_| udp.destination_port() == GENEVE)?;
+    let options_bytes = usize::from(header[0] & 0x3f) * 4;
+    Some((u32::from_be_bytes([0, header[4], header[5], header[6]]), rest.get(options_bytes..)?.to_vec()))
+}
+
+pub fn hex(frame: &[u8]) -> String {
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn number(packet: &Packet, header: Header) -> u128 {
+    packet.get(header).unwrap_or_else(|| panic!("{packet} has no {}", header.name()))
+}
+
+fn mac(packet: &Packet, header: Header) -> [u8; 6] {
+    Mac::from_bits(number(packet, header) as u64).0
+}
