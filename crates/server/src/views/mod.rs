@@ -15,6 +15,7 @@
 //! Tasks: one [`owner`], which alone holds interest and reports, and one [`session`] per node's stream. Nobody waits for a node
 //! except its own session. Deliberately *not* here: the protocol (`stream`), and flows (`apps`, on the nodes).
 
+mod by_hand;
 mod catch_up;
 mod closure;
 mod concerns;
@@ -39,6 +40,7 @@ use crate::writer::Core;
 use owner::{Message, Owner, Picture};
 use shown::Encoder;
 
+pub use by_hand::{ByHand, Followed, Wrote};
 pub use catch_up::RESUME_CHANGES_MAX;
 pub use closure::closure;
 pub use outbox::PENDING_BYTES_MAX;

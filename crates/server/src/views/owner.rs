@@ -174,7 +174,7 @@ impl Owner {
         }
     }
 
-    fn message(&mut self, message: Message) {
+    pub fn message(&mut self, message: Message) {
         match message {
             Message::Connect { facts, answer } => drop(answer.send(self.connect(facts))),
             Message::Report { node, session, report } => self.report(&node, session, &report),
@@ -236,7 +236,7 @@ impl Owner {
     }
 
     /// Commits were missed. Nodes resume from their own revisions, so they miss nothing.
-    fn begin_again(&mut self, missed: u64) {
+    pub fn begin_again(&mut self, missed: u64) {
         tracing::warn!("views missed {missed} commits: nodes keep forwarding and resume; the server is overloaded if this repeats");
         (self.state, self.subscription) = self.core.subscribe();
         self.nodes.values().filter_map(|track| track.session.as_ref()).for_each(|(_, outbox)| outbox.end("the server fell behind"));
@@ -245,7 +245,7 @@ impl Owner {
         self.revision.send_replace(self.state.revision());
     }
 
-    fn connect(&mut self, facts: Node) -> Admission {
+    pub fn connect(&mut self, facts: Node) -> Admission {
         let node = facts.name.clone();
         if self.state.node(&node) != Some(&facts) {
             self.dirty_nodes.insert(node.clone(), facts);
@@ -263,7 +263,7 @@ impl Owner {
         Admission { session: self.next_session, state: self.state.clone(), view, outbox }
     }
 
-    fn disconnect(&mut self, node: &NodeName, session: SessionId) {
+    pub fn disconnect(&mut self, node: &NodeName, session: SessionId) {
         if let Some(track) = self.current(node, session) {
             track.session = None;
             track.since = Some(Timestamp::now());
@@ -276,7 +276,7 @@ impl Owner {
         self.nodes.get_mut(node).filter(|track| track.session.as_ref().is_some_and(|(id, _)| *id == session))
     }
 
-    fn report(&mut self, node: &NodeName, session: SessionId, report: &Report) {
+    pub fn report(&mut self, node: &NodeName, session: SessionId, report: &Report) {
         let Some(track) = self.current(node, session) else { return };
         track.last_seen = Some(Timestamp::now());
         let outbox = track.session.as_ref().map(|(_, outbox)| outbox.clone());
@@ -299,24 +299,59 @@ impl Owner {
         }
     }
 
-    /// Writes what differs from what the reports say, if nothing is being written.
     fn write(&mut self) {
+        let Some(writing) = self.due() else { return };
+        let own = self.own.clone();
+        tokio::spawn(async move {
+            let wrote = writing.await;
+            if let Some(own) = own.upgrade() {
+                drop(own.send(wrote).await);
+            }
+        });
+    }
+
+    /// Writes what differs from what the reports say, if nothing is being written. The owner wants the answer as a message.
+    pub fn due(&mut self) -> Option<impl Future<Output = Message> + Send + use<>> {
         if self.is_writing || self.retry_at.is_some() || self.state.revision() < self.write_from {
-            return;
+            return None;
         }
         let batch = self.batch();
         if batch.ports.is_empty() && batch.nodes.is_empty() {
-            return;
+            return None;
         }
         self.is_writing = true;
-        let (core, own, reports) = (self.core.clone(), self.own.clone(), self.reports.clone());
-        tokio::spawn(async move {
+        let (core, reports) = (self.core.clone(), self.reports.clone());
+        Some(async move {
             let written = batch.clone();
             let result = core.write(move |tx: &mut Tx| Ok::<(), WriteError>(apply(tx, &written, &reports))).await;
-            if let Some(own) = own.upgrade() {
-                drop(own.send(Message::Wrote { batch, result: result.map(|written| written.revision) }).await);
+            Message::Wrote { batch, result: result.map(|written| written.revision) }
+        })
+    }
+
+    /// Takes in at most `most` commits that are there already. The number taken.
+    pub fn take_in(&mut self, most: usize) -> usize {
+        for taken in 0..most {
+            match self.subscription.try_next() {
+                Ok(Some(commit)) => self.commit(&commit),
+                Ok(None) => return taken,
+                Err(lagged) => self.begin_again(lagged.missed),
             }
-        });
+        }
+        most
+    }
+
+    /// Up to here every node's news is in its outbox.
+    pub fn revision(&self) -> Revision {
+        self.state.revision()
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// A write that failed is tried again without delay.
+    pub fn retry_now(&mut self) {
+        self.retry_at = None;
     }
 
     fn batch(&mut self) -> Batch {

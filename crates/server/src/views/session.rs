@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::{Node, NodeName, Revision};
 use stream::wire::{
-    Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, node_message, server_message::Body,
+    Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, node_message, server_message::Body,
 };
 use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
 use tokio::sync::{mpsc, oneshot};
@@ -66,7 +66,7 @@ async fn listen(views: &Views, node: &NodeName, session: SessionId, mut inbound:
 
 async fn speak(views: &Views, node: &NodeName, position: Position, admission: Admission, wire: &Wire) -> Result<(), Ended> {
     let outbox = admission.outbox.clone();
-    let mut at = admission.state.revision();
+    let mut speech = Speech::new(&admission);
     let catching_up = catch_up(views, node, position, admission, wire);
     tokio::select! {
         done = catching_up => done?,
@@ -75,24 +75,63 @@ async fn speak(views: &Views, node: &NodeName, position: Position, admission: Ad
     let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
     heartbeat.reset();
     loop {
-        // Read before the outbox: then an empty outbox means that nothing up to here is still to be sent.
         let revision = *views.revision.borrow();
-        match outbox.take() {
-            Next::End(reason) => return wire.refuse(reason).await,
-            Next::Send(batch) => {
-                let to = batch.to;
-                wire.batch(batch, at).await?;
-                at = to;
-            }
-            Next::Nothing => tokio::select! {
-                () = outbox.filled.notified() => {}
-                _ = heartbeat.tick() => {
-                    // Old by now, which is never wrong.
-                    at = at.max(revision);
-                    wire.send(Body::Heartbeat(Heartbeat { revision: at.0 })).await?;
+        match speech.next(revision) {
+            Said::End(reason) => return wire.refuse(reason).await,
+            Said::News(deltas) => {
+                for delta in deltas {
+                    wire.send(Body::Delta(delta)).await?;
                 }
+            }
+            Said::Nothing => tokio::select! {
+                () = outbox.filled.notified() => {}
+                _ = heartbeat.tick() => wire.send(speech.heartbeat()).await?,
             },
         }
+    }
+}
+
+/// What is said to a node after it has caught up.
+pub(super) struct Speech {
+    outbox: Arc<super::outbox::Outbox>,
+    /// Where the node is when it has heard everything that was said.
+    at: Revision,
+    /// There was nothing to say up to here.
+    quiet_at: Revision,
+}
+
+pub(super) enum Said {
+    Nothing,
+    News(Vec<Delta>),
+    End(String),
+}
+
+impl Speech {
+    pub fn new(admission: &Admission) -> Speech {
+        let at = admission.state.revision();
+        Speech { outbox: admission.outbox.clone(), at, quiet_at: at }
+    }
+
+    /// What waits. The owner's `revision` was read before: then an empty outbox means that nothing up to there is still to be
+    /// said.
+    pub fn next(&mut self, revision: Revision) -> Said {
+        match self.outbox.take() {
+            Next::End(reason) => Said::End(reason),
+            Next::Send(batch) => {
+                let from = std::mem::replace(&mut self.at, batch.to);
+                Said::News(batch.deltas(from))
+            }
+            Next::Nothing => {
+                self.quiet_at = revision;
+                Said::Nothing
+            }
+        }
+    }
+
+    /// There is no news up to here. Old by the time it is said, which is never wrong.
+    pub fn heartbeat(&mut self) -> Body {
+        self.at = self.at.max(self.quiet_at);
+        Body::Heartbeat(Heartbeat { revision: self.at.0 })
     }
 }
 
@@ -140,6 +179,14 @@ async fn resume(views: &Views, node: &NodeName, position: Position, admission: &
     batch.await.ok().flatten()
 }
 
+/// The messages of a snapshot.
+pub(super) fn snapshot(objects: Vec<Bytes>, revision: Revision, hash: InterestHash) -> impl Iterator<Item = Body> {
+    let begin = Body::SnapshotBegin(SnapshotBegin { revision: revision.0, objects: objects.len() as u64 });
+    let chunks = chunks(objects).into_iter().map(|objects| Body::SnapshotChunk(SnapshotChunk { objects }));
+    let end = Body::SnapshotEnd(SnapshotEnd { revision: revision.0, interest_hash: hash.0 });
+    std::iter::once(begin).chain(chunks).chain([end])
+}
+
 /// The way to the node.
 struct Wire {
     outbound: Outbound,
@@ -159,11 +206,10 @@ impl Wire {
     }
 
     async fn snapshot(&self, objects: Vec<Bytes>, revision: Revision, hash: InterestHash) -> Result<(), Ended> {
-        self.send(Body::SnapshotBegin(SnapshotBegin { revision: revision.0, objects: objects.len() as u64 })).await?;
-        for objects in chunks(objects) {
-            self.send(Body::SnapshotChunk(SnapshotChunk { objects })).await?;
+        for body in snapshot(objects, revision, hash) {
+            self.send(body).await?;
         }
-        self.send(Body::SnapshotEnd(SnapshotEnd { revision: revision.0, interest_hash: hash.0 })).await
+        Ok(())
     }
 
     /// Says why the stream ends.

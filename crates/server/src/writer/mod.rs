@@ -128,17 +128,23 @@ impl Core {
 
     /// As [`Core::start`], with a clock of the caller's.
     pub fn start_with_clock(store: Arc<dyn Store>, clock: Clock) -> Result<Core, StoreError> {
+        let (core, writer) = Core::by_hand(store, clock)?;
+        std::thread::Builder::new()
+            .name("ladon-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|source| StoreError::Failed { doing: "starting the writer's thread", source: source.into() })?;
+        Ok(core)
+    }
+
+    /// As [`Core::start_with_clock`], without a thread: nothing is written but by [`Writer::turn`]. For simulations.
+    pub fn by_hand(store: Arc<dyn Store>, clock: Clock) -> Result<(Core, Writer), StoreError> {
         let work = Work::load(store.load()?)?;
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let (commits, _) = broadcast::channel(LAG_MAX);
         let latest = Latest { state: Arc::new(work.state().clone()), commits };
         let published = Arc::new(Published { latest: Mutex::new(latest) });
-        let writer = Writer { store: store.clone(), published: published.clone(), clock, durable: work };
-        std::thread::Builder::new()
-            .name("ladon-writer".into())
-            .spawn(move || writer.run(jobs))
-            .map_err(|source| StoreError::Failed { doing: "starting the writer's thread", source: source.into() })?;
-        Ok(Core { queue, published, store })
+        let writer = Writer { store: store.clone(), published: published.clone(), clock, durable: work, jobs };
+        Ok((Core { queue, published, store }, writer))
     }
 
     /// The latest durable state.
@@ -225,24 +231,42 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// The owner of the store.
-struct Writer {
+pub struct Writer {
     store: Arc<dyn Store>,
     published: Arc<Published>,
     clock: Clock,
     /// What the store holds.
     durable: Work,
+    jobs: mpsc::Receiver<Box<dyn Job>>,
 }
 
 impl Writer {
-    fn run(mut self, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    fn run(mut self) {
         let mut batch = Vec::new();
-        while jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-            let result = self.write(&mut batch);
-            if let Err(error) = &result {
-                tracing::error!("{} writes were refused and nothing changed: {error}", batch.len());
-            }
-            batch.drain(..).for_each(|job| job.answer(result.clone()));
+        while self.jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            self.write_and_answer(&mut batch);
         }
+    }
+
+    /// Writes a batch of what waits, and does not wait for more. The number of closures that were in it.
+    pub fn turn(&mut self) -> usize {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_MAX
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        let closures = batch.len();
+        self.write_and_answer(&mut batch);
+        closures
+    }
+
+    fn write_and_answer(&mut self, batch: &mut Vec<Box<dyn Job>>) {
+        let result = self.write(batch);
+        if let Err(error) = &result {
+            tracing::error!("{} writes were refused and nothing changed: {error}", batch.len());
+        }
+        batch.drain(..).for_each(|job| job.answer(result.clone()));
     }
 
     /// Runs a batch, makes it durable and publishes it.
