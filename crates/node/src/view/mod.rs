@@ -15,7 +15,7 @@
 //! or a delta: a consumer applies all of them in the same way. Deliberately *not* here: what is done with the view.
 
 mod disk;
-mod replica;
+pub mod replica;
 mod report;
 mod task;
 
