@@ -154,7 +154,8 @@ fn for_address(sight: &Sight, network: NetworkId, address: IpNet) -> Vec<Flow> {
         return Vec::new();
     }
     let domain = sight.domain(network);
-    let because = ObjectKey::new(Kind::Network, network);
+    let Some(owner) = sight.ids(Index::PortsWith(network, address)).into_iter().next() else { return Vec::new() };
+    let because = ObjectKey::new(Kind::Port, owner);
     let identify = |way: &Way| {
         way.remote
             .when([DOMAIN.is(domain), (way.remote_in)(address)])

@@ -21,13 +21,16 @@ pub fn plugged(interfaces: &Interfaces) -> BTreeMap<PortId, OfPort> {
     plugged
 }
 
-/// Every iface-id on the bridge, with Open vSwitch's error where the interface does not work.
+/// Every iface-id on the bridge, with Open vSwitch's error where the interface does not work. If two interfaces claim one, the
+/// one that [`plugged`] chooses speaks.
 pub fn present(interfaces: &Interfaces) -> BTreeMap<String, String> {
-    let claim = |interface: &crate::bridge::Interface| {
+    let error = |interface: &crate::bridge::Interface| {
         let error = interface.error.clone().or_else(|| interface.ofport.is_none().then(|| "it has no OpenFlow port yet".to_string()));
-        Some((interface.iface_id.clone()?, error.unwrap_or_default()))
+        error.unwrap_or_default()
     };
-    interfaces.values().filter_map(claim).collect()
+    let mut claims: Vec<_> = interfaces.values().filter_map(|interface| Some((interface.iface_id.clone()?, interface.ofport, error(interface)))).collect();
+    claims.sort();
+    claims.into_iter().map(|(id, _, error)| (id, error)).collect()
 }
 
 /// The changes that make the view's attachments those of `wanted`, and the zones to flush before they count.

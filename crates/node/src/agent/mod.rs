@@ -3,7 +3,7 @@
 //! It owns the [`Engine`], and with it the view, what is attached, and every desired flow. What comes in (changes of the view,
 //! interfaces that appear on the bridge, a switch that connects) becomes changes of the engine; the difference that comes out
 //! waits in [`Pending`] until the switch has taken the previous one, so that changes merge while the switch is busy and nothing
-//! here ever blocks. What others need to know is published: the ports that live here ([`Local`]), and which of them have
+//! here waits for the switch. What others need to know is published: the ports that live here ([`Local`]), and which of them have
 //! their flows in the switch ([`InForce`]).
 //!
 //! Level-triggered: a switch that was away, a commit that failed and flows that somebody else changed all lead to the same
@@ -21,7 +21,7 @@ use std::time::Duration;
 use apps::{Attachment, Change, Engine, Here, Numbers};
 use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
 use openflow::{CtFlush, FlowMod, InstalledGroup};
-use pipeline::{Flow, Generation, OfPort};
+use pipeline::{Flow, Generation, OfPort, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -92,6 +92,8 @@ pub struct Published {
 /// A retry of a refused commit waits this long, doubled each time, up to the ceiling.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
+/// What the switch refused is tried again so often: its table may have been full.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 /// Changes of the view that are taken together at most.
 const BATCH_MAX: usize = 256;
 
@@ -181,6 +183,7 @@ impl Agent {
     /// Runs until its feeds end.
     pub async fn run(mut self, mut feeds: Feeds) {
         feeds.interfaces.mark_changed();
+        let mut again = tokio::time::interval(REFUSED_AGAIN);
         loop {
             tokio::select! {
                 update = feeds.view.recv() => match update {
@@ -206,6 +209,7 @@ impl Agent {
                 },
                 done = finished(&mut self.busy) => self.finish(done),
                 () = at(self.retry_at) => self.retry_at = None,
+                _ = again.tick() => if self.pending.leaves_out() { self.pending.compare_everything() },
             }
             self.start_next();
         }
@@ -353,8 +357,10 @@ impl Agent {
 
     fn would_be_in_force(&self) -> InForce {
         let view = self.engine.view();
-        let has_object = |port: PortId| view.object(ObjectKey::new(Kind::Port, port)).is_some();
-        let ports = view.attachments().filter(|one| has_object(one.port)).map(|one| (one.port, one.ofport)).collect();
+        let refused = self.pending.refused_objects();
+        let key = |port: PortId| ObjectKey::new(Kind::Port, port);
+        let is_right = |port: PortId| view.object(key(port)).is_some() && !refused.contains(&Reason::Object(key(port)).number());
+        let ports = view.attachments().filter(|one| is_right(one.port)).map(|one| (one.port, one.ofport)).collect();
         InForce { revision: self.revision, ports, is_complete: true }
     }
 
@@ -408,10 +414,14 @@ impl Agent {
             }
             (Err(CommitError::Refused { failures }), _) => {
                 self.pending.leave_out(failures);
+                self.pending.failed();
+                // Something was learned: no reason to wait longer than the first time.
+                self.retry = RETRY_FIRST;
                 self.back_off();
             }
             (Err(error), _) => {
                 tracing::warn!(error = describe(&error), "the switch did not take a change; everything will be compared");
+                self.pending.failed();
                 self.pending.compare_everything();
                 self.back_off();
             }

@@ -1,6 +1,6 @@
 //! What the switch has not been told yet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use apps::Delta;
 use model::PortId;
@@ -10,6 +10,9 @@ use pipeline::Generation;
 use crate::switch::{Changes, Failure};
 use crate::translate::{self, TranslateError};
 use crate::zones::{Taken, Zones};
+
+/// The part of a cookie that names the object ([`pipeline::Flow::cookie`]).
+const OBJECT: u64 = (1 << 56) - 1;
 
 /// One piece of work for the switch.
 #[derive(Debug, Default)]
@@ -30,12 +33,14 @@ pub struct Pending {
     known_groups: HashSet<u32>,
     must_compare: bool,
     flush: Vec<(PortId, Taken)>,
-    flushing: Vec<PortId>,
+    /// Those that the switch is busy with.
+    flushing: Vec<(PortId, Taken)>,
     refused: Refused,
     pub save_zones: bool,
 }
 
-/// What the switch refused, as it was said: not said again until it changes, so that one bad flow does not keep the others out.
+/// What the switch refused, as it was said: not said again until it changes or everything is compared anew, so that one bad flow
+/// does not keep the others out and heals when its cause is gone.
 #[derive(Debug, Default)]
 struct Refused {
     flows: HashMap<FlowKey, FlowMod>,
@@ -57,9 +62,20 @@ impl Pending {
         self.flows.is_empty() && self.groups.is_empty() && !self.must_compare
     }
 
-    /// The switch has to be read before anything else is said.
+    /// The switch has to be read before anything else is said, and what it refused is said again.
     pub fn compare_everything(&mut self) {
         self.must_compare = true;
+        self.refused = Refused::default();
+    }
+
+    /// True while something is left out because the switch refused it.
+    pub fn leaves_out(&self) -> bool {
+        !self.refused.flows.is_empty() || !self.refused.groups.is_empty()
+    }
+
+    /// The objects, as numbers in cookies, that have flows which the switch refused.
+    pub fn refused_objects(&self) -> HashSet<u64> {
+        self.refused.flows.values().map(|flow| flow.cookie & OBJECT).collect()
     }
 
     /// The zones of newly attached ports: to be kept, and flushed if they were another port's.
@@ -73,7 +89,14 @@ impl Pending {
             self.add(translate::flow_mod(flow, generation));
         }
         for key in &delta.removed_flows {
-            self.add(translate::flow_key(key, generation).map(FlowMod::delete));
+            if let Ok(key) = translate::flow_key(key, generation) {
+                self.refused.flows.remove(&key);
+                self.flows.insert(key.clone(), FlowMod::delete(key));
+            }
+        }
+        if !delta.groups.is_empty() {
+            // A flow may have been refused because its group was.
+            self.refused.flows.clear();
         }
         self.groups.extend(delta.groups.iter().map(|group| (group.id.0, Some(translate::group(group, generation)))));
         self.groups.extend(delta.removed_groups.iter().map(|id| (id.0, None)));
@@ -87,10 +110,9 @@ impl Pending {
 
     /// The next piece of work: everything that waits.
     pub fn take(&mut self, desired: impl FnOnce() -> (Vec<FlowMod>, Vec<InstalledGroup>)) -> Job {
-        let flush = std::mem::take(&mut self.flush);
-        self.flushing.extend(flush.iter().map(|(port, _)| *port));
-        let flush = flush.into_iter().flat_map(|(_, taken)| [taken.rules, taken.nat, taken.hairpin]).collect();
-        let flows = std::mem::take(&mut self.flows).into_values().collect();
+        self.flushing = std::mem::take(&mut self.flush);
+        let flush = self.flushing.iter().flat_map(|(_, taken)| [taken.rules, taken.nat, taken.hairpin]).collect();
+        let flows = crate::install::in_order(std::mem::take(&mut self.flows).into_values().collect());
         let groups = std::mem::take(&mut self.groups);
         if std::mem::take(&mut self.must_compare) {
             let (mut flows, mut groups) = desired();
@@ -127,18 +149,71 @@ impl Pending {
                 other => tracing::error!(message = ?other, %error, "the switch refuses a message"),
             }
         }
-        self.must_compare = true;
     }
 
     /// The last piece of work is in the switch.
     pub fn carried_out(&mut self, zones: &mut Zones) {
-        let flushed: BTreeSet<PortId> = std::mem::take(&mut self.flushing).into_iter().collect();
+        let flushed = std::mem::take(&mut self.flushing);
         self.save_zones |= !flushed.is_empty();
-        flushed.into_iter().for_each(|port| zones.flushed(port));
+        flushed.into_iter().for_each(|(port, _)| zones.flushed(port));
+    }
+
+    /// The last piece of work failed: how far it came is not known, so its zones are flushed again.
+    pub fn failed(&mut self) {
+        self.flush.append(&mut self.flushing);
+        self.must_compare = true;
     }
 }
 
 /// The flow, or a line in the log: a flow that OpenFlow cannot say is a bug in an app, and must not keep the others out.
 pub fn written(flow: Result<FlowMod, TranslateError>) -> Option<FlowMod> {
     flow.inspect_err(|error| tracing::error!(error = crate::agent::describe(error), "a flow cannot be written as OpenFlow and is left out")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openflow::{Instructions, Match};
+
+    fn flow(table: u8) -> FlowMod {
+        FlowMod::add(table, 300, Match::any(), Instructions::drop(), u64::from(table) << 56 | 7)
+    }
+
+    fn refused(flow: FlowMod) -> Failure {
+        let bytes = [6, 1, 0, 12, 0, 0, 0, 1, 0, 2, 0, 0];
+        let Ok((Message::Error(error), _)) = openflow::decode(&bytes) else { panic!("an error message") };
+        Failure { message: Message::FlowMod(flow), error }
+    }
+
+    #[test]
+    fn what_is_refused_keeps_nothing_else_out_and_is_tried_again_when_everything_is_compared() {
+        let mut pending = Pending::default();
+        pending.leave_out(vec![refused(flow(3))]);
+        pending.failed();
+        let sent = |pending: &mut Pending| pending.take(|| (vec![flow(3), flow(4)], vec![])).everything.map(|(flows, _)| flows);
+        assert_eq!(sent(&mut pending), Some(vec![flow(4)]));
+        assert_eq!(pending.refused_objects(), HashSet::from([7]));
+        pending.compare_everything();
+        assert_eq!(sent(&mut pending), Some(vec![flow(3), flow(4)]));
+        assert!(!pending.leaves_out());
+    }
+
+    #[test]
+    fn zones_of_a_job_that_failed_are_flushed_by_the_next() {
+        let mut pending = Pending::default();
+        let mut zones = Zones::default();
+        let (old, new) = (PortId(uuid::Uuid::from_u128(1)), PortId(uuid::Uuid::from_u128(2)));
+        zones.take(old);
+        zones.free(old);
+        let taken = Taken { needs_flush: true, ..zones.take(new).expect("there are zones") };
+        pending.flush(vec![(new, taken)]);
+        pending.compare_everything();
+        let nothing = || (vec![], vec![]);
+        assert_eq!(pending.take(nothing).flush.len(), 3);
+        pending.failed();
+        assert_eq!(pending.take(nothing).flush.len(), 3);
+        pending.carried_out(&mut zones);
+        pending.compare_everything();
+        assert_eq!(pending.take(nothing).flush.len(), 0);
+    }
 }

@@ -62,12 +62,12 @@ impl Kind {
 /// The buckets of all ports. Kept as the time at which a bucket is full again (the generic cell rate algorithm).
 #[derive(Default, Debug)]
 pub struct Limits {
-    full_at: FxHashMap<(u32, Kind), Instant>,
+    full_at: FxHashMap<(u64, Kind), Instant>,
 }
 
 impl Limits {
-    /// Whether the port with the key may be answered now; if so, that is counted.
-    pub fn admit(&mut self, port: u32, kind: Kind, now: Instant) -> bool {
+    /// Whether the asker (a port's key, or a number above them) may be answered now; if so, that is counted.
+    pub fn admit(&mut self, port: u64, kind: Kind, now: Instant) -> bool {
         if !self.full_at.contains_key(&(port, kind)) && !self.make_room(now) {
             return false;
         }
@@ -92,7 +92,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    fn admitted(limits: &mut Limits, port: u32, asks: u32, now: Instant) -> u32 {
+    fn admitted(limits: &mut Limits, port: u64, asks: u32, now: Instant) -> u32 {
         (0..asks).map(|_| u32::from(limits.admit(port, Kind::Dhcp, now))).sum()
     }
 
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn buckets_are_bounded_and_full_ones_are_forgotten() {
         let (mut limits, now) = (Limits::default(), Instant::now());
-        let asked = u32::try_from(BUCKETS_MAX).unwrap();
+        let asked = u64::try_from(BUCKETS_MAX).unwrap();
         assert!((0..asked).all(|port| limits.admit(port, Kind::Dhcp, now)));
         assert!(!limits.admit(asked, Kind::Dhcp, now));
         assert!(limits.admit(0, Kind::Dhcp, now));

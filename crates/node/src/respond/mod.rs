@@ -99,6 +99,18 @@ impl Question {
         u32::try_from(value & (u128::MAX >> (128 - u32::from(field.bits)))).unwrap_or_default()
     }
 
+    /// Who is limited: the local port, or, for what came from another node, the sender's MAC on its network.
+    fn asker(&self) -> u64 {
+        match self.register(fields::SRC_PORT) {
+            0 => {
+                let sender = self.packet_in.packet.get(6..12).unwrap_or_default();
+                let mac = sender.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+                1 << 63 | mac << 15 | u64::from(self.register(fields::NETWORK) & 0x7fff)
+            }
+            port => port.into(),
+        }
+    }
+
     /// The half of the switch whose flow handed the packet over.
     fn generation(&self) -> Generation {
         self.packet_in.table.and_then(Table::from_number).map_or(Generation::A, |(_, generation)| generation)
@@ -118,7 +130,7 @@ impl Intake {
     pub fn take(&mut self, packet_in: Box<PacketIn2>) {
         let Some(punt) = packet_in.userdata.first().copied().and_then(Punt::from_byte) else { return };
         let question = Question { punt, packet_in };
-        if !self.limits.admit(question.register(fields::SRC_PORT), Kind::of(punt), Instant::now()) {
+        if !self.limits.admit(question.asker(), Kind::of(punt), Instant::now()) {
             count(&self.counters.limited, 1);
         } else if self.questions.try_send(question).is_err() {
             count(&self.counters.dropped, 1);
