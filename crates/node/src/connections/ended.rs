@@ -11,7 +11,7 @@ use apps::{Attachment, View, balancing, find, security};
 use model::{Kind, Port};
 use openflow::CtFlush;
 
-use super::entry::{Entry, L4, Tuple, forget};
+use super::entry::{Entry, ICMPV6, L4, Tuple, forget};
 
 /// Which memory of a port the entries come from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,7 +44,9 @@ pub fn ended(view: &View, case: &Case) -> Vec<CtFlush> {
         return Vec::new();
     }
     let zone = case.memory.zone(&case.attachment);
-    let entries = case.entries.iter().filter(|entry| entry.zone == zone);
+    // Asked to forget one ICMPv6 entry, the userspace datapath of Open vSwitch 3.1 aborts (it reverses the type as if it were
+    // IPv4's). Such an entry lets only answers pass; a request meets the rules each time, so nothing goes on through it.
+    let entries = case.entries.iter().filter(|entry| entry.zone == zone && entry.proto != ICMPV6);
     match case.memory {
         Memory::Rules => against_rules(view, &case.attachment, entries),
         Memory::Members => without_member(view, &case.attachment, entries),
@@ -168,6 +170,16 @@ mod tests {
         let to_member = tuple("10.0.0.4", "10.0.0.5", 4002, 80);
         let expected = [(31, tuple("10.0.0.4", "10.0.0.50", 4002, 80)), (30, to_member), (32, to_member), (60, to_member)];
         assert_eq!(at(&engine), expected.map(|(zone, tuple)| forget(zone, 6, tuple)));
+    }
+
+    #[test]
+    fn no_flush_names_an_icmpv6_entry_for_the_switch_would_not_survive_it() {
+        let mut engine = engine();
+        let text = "icmpv6,orig=(src=fd00::4,dst=fd00::5,id=7,type=128,code=0),reply=(src=fd00::5,dst=fd00::4,id=7,type=129,code=0),zone=60\n";
+        engine.update([apps::Change::Remove(ObjectKey::new(Kind::Rule, id("in")))]);
+        let case = case(&engine, "web", Memory::Rules, text);
+        assert_eq!(case.entries.len(), 1);
+        assert_eq!(ended(engine.view(), &case), []);
     }
 
     #[test]

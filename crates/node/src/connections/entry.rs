@@ -8,6 +8,9 @@ use std::net::IpAddr;
 
 use openflow::{CtFlush, CtPorts, CtTuple};
 
+/// ICMP for IPv6, by its protocol's number.
+pub const ICMPV6: u8 = 58;
+
 /// What tells apart the connections between two addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum L4 {
@@ -122,7 +125,7 @@ fn protocol_number(name: &str) -> Option<u8> {
         "tcp" => Some(6),
         "udp" => Some(17),
         "dccp" => Some(33),
-        "icmpv6" => Some(58),
+        "icmpv6" => Some(ICMPV6),
         "sctp" => Some(132),
         "udplite" => Some(136),
         number => number.parse().ok(),
