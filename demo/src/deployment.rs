@@ -175,12 +175,17 @@ impl Deployment {
 
     /// One of the operator's commands on a node; its answer as JSON.
     pub fn ladon(&self, node: &NodeParts, args: &[&str]) -> Result<Value> {
+        let said = self.ladon_text(node, args)?;
+        serde_json::from_str(&said).with_context(|| said.clone())
+    }
+
+    /// The same as text: JSON, or a line of JSON for each of many rows.
+    pub fn ladon_text(&self, node: &NodeParts, args: &[&str]) -> Result<String> {
         let mut command = node.host.command(&self.program());
         command.arg("--control").arg(node.run_dir.join("node.sock"));
         command.arg("--api").arg(format!("unix:{}", self.dir.join("api.sock").display()));
         command.args(["--output", "json"]).args(args);
-        let said = node.host.run(&mut command, Duration::from_secs(60))?.ok()?;
-        serde_json::from_str(&said).with_context(|| said.clone())
+        Ok(node.host.run(&mut command, Duration::from_secs(60))?.ok()?)
     }
 
     pub fn node(&self, name: &str) -> Option<&NodeParts> {

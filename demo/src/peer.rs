@@ -128,10 +128,7 @@ impl Peer {
     pub fn http(&self, to: SocketAddr, path: &str) -> Result<Probe> {
         match &self.seat {
             Seat::Namespace(netns) => Ok(traffic::http_get(netns, to, path, PATIENCE)?),
-            Seat::Guest(guest) => {
-                let said = guest.try_run(&format!("wget -q -T {} -O - http://{to}{path}", PATIENCE.as_secs()))?;
-                Ok(if said.exit == 0 { Probe::Answered(said.output.into_bytes()) } else { Probe::Silent })
-            }
+            Seat::Guest(guest) => talk(guest, "http", to, path),
         }
     }
 

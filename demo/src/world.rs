@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lab::kubernetes::{self, AGNHOST, Cluster, Images, Programs};
+use lab::traffic::EchoServer;
 use lab::vm::{self, Vm, VmImage};
 use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
 use serde_json::{Value, json};
 
 use crate::guest::Guest;
-use crate::peer::{FAMILIES, Peer};
+use crate::peer::{ECHO, FAMILIES, Peer};
 use crate::{Api, Deployment, Tunnel, id};
 
 /// Where everything lies. Short: sockets lie below it.
@@ -82,6 +83,8 @@ pub struct World {
     pub ovs: BTreeMap<String, Ovs>,
     pub hosts: BTreeMap<String, Host>,
     pods: BTreeMap<String, Peer>,
+    /// What metal1 serves.
+    _echo: EchoServer,
     _underlay: Underlay,
     pub lab: Lab,
 }
@@ -110,9 +113,13 @@ impl World {
         })?;
         let metal_port = join_networks(&cluster, &ladon, progress).with_context(|| ladon.logs())?;
         let guest = Arc::new(guest);
-        let mut world =
-            World { guest, vm_port, metal_port, cluster, ladon, ovs, hosts, pods: BTreeMap::new(), _underlay: underlay, lab };
-        world.wait_ready(progress).with_context(|| world.ladon.logs())?;
+        let echo = EchoServer::start(hosts[METAL].netns(), ECHO)?;
+        let pods = BTreeMap::new();
+        let mut world = World { guest, vm_port, metal_port, cluster, ladon, ovs, hosts, pods, _echo: echo, _underlay: underlay, lab };
+        if let Err(error) = world.wait_ready(progress) {
+            let seen = world.cluster.kubectl(&["get", "events,pods,nodes", "-A", "-o", "wide"]).unwrap_or_default();
+            return Err(error.context(format!("{}\n{seen}", world.ladon.logs())));
+        }
         Ok(world)
     }
 
@@ -140,12 +147,14 @@ impl World {
     /// The first packet between two nodes makes their switches look for each other's MACs on the underlay, and may be lost: it is
     /// sent here.
     pub fn introduce(&self) {
-        let metal = self.metal();
-        let pods = ["a", "guarded", "c"].map(|name| self.pod(name).clone());
-        let pairs = pods.iter().flat_map(|pod| pods.iter().map(move |other| (pod, other))).filter(|(pod, other)| pod.name != other.name);
+        let all = [self.pod("a").clone(), self.guest(), self.pod("c").clone(), self.metal(), self.pod("guarded").clone()];
         thread::scope(|scope| {
-            for (pod, other) in pairs.chain(pods.iter().map(|pod| (&metal, pod))).chain(pods.iter().map(|pod| (pod, &metal))) {
-                scope.spawn(move || FAMILIES.map(|family| pod.reaches(other.ip(family))));
+            for from in &all {
+                let others = all.iter().filter(|to| to.name != from.name);
+                scope.spawn(move || {
+                    // Whether they reach each other, the claims will tell.
+                    others.for_each(|to| drop(FAMILIES.map(|family| from.reaches(to.ip(family)))));
+                });
             }
         });
     }

@@ -1,6 +1,9 @@
-/* The guest's traffic: busybox has no UDP of its own.
+/* The guest's traffic: busybox has no UDP of its own, and as a static program its wget dies of looking up what `http` is.
    talk serve PORT                      echoes what TCP (once) and UDP say, over IPv4 and IPv6
-   talk tcp|udp ADDRESS PORT TEXT       says TEXT and prints the answer; ends with 0 answered, 1 refused, 2 unreachable, 3 silence */
+   talk tcp|udp ADDRESS PORT TEXT       says TEXT and prints the answer
+   talk http ADDRESS PORT PATH          gets a page and prints its body
+   The latter end with 0 answered, 1 refused, 2 unreachable, 3 silence. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -60,7 +63,8 @@ static void serve(int port) {
 	}
 }
 
-static int ask(int kind, const char *address, const char *port, const char *text) {
+/* What comes after `skip` in the answer is printed. */
+static int ask(int kind, const char *address, const char *port, const char *text, const char *skip) {
 	struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = kind}, *to;
 	if (getaddrinfo(address, port, &hints, &to)) return CONFUSED;
 	int s = socket(to->ai_family, kind, 0);
@@ -68,7 +72,6 @@ static int ask(int kind, const char *address, const char *port, const char *text
 	setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &PATIENCE, sizeof PATIENCE);
 	if (connect(s, to->ai_addr, to->ai_addrlen) < 0) return judged();
 	if (write(s, text, strlen(text)) < 0) return judged();
-	if (kind == SOCK_STREAM) shutdown(s, SHUT_WR);
 	size_t heard = 0;
 	for (;;) {
 		ssize_t n = read(s, buffer + heard, sizeof buffer - heard);
@@ -76,14 +79,24 @@ static int ask(int kind, const char *address, const char *port, const char *text
 		if (n > 0) heard += n;
 		if (n <= 0 || kind == SOCK_DGRAM) break;
 	}
-	fwrite(buffer, 1, heard, stdout);
+	char *rest = memmem(buffer, heard, skip, strlen(skip));
+	if (!rest) return CONFUSED;
+	rest += strlen(skip);
+	fwrite(rest, 1, buffer + heard - rest, stdout);
 	return ANSWERED;
+}
+
+static int get(const char *address, const char *port, const char *path) {
+	char request[1024];
+	snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: guest\r\n\r\n", path);
+	return ask(SOCK_STREAM, address, port, request, "\r\n\r\n");
 }
 
 int main(int count, char **words) {
 	if (count == 3 && !strcmp(words[1], "serve")) serve(atoi(words[2]));
-	if (count == 5 && !strcmp(words[1], "tcp")) return ask(SOCK_STREAM, words[2], words[3], words[4]);
-	if (count == 5 && !strcmp(words[1], "udp")) return ask(SOCK_DGRAM, words[2], words[3], words[4]);
-	fputs("talk serve PORT | talk tcp|udp ADDRESS PORT TEXT\n", stderr);
+	if (count == 5 && !strcmp(words[1], "tcp")) return ask(SOCK_STREAM, words[2], words[3], words[4], "");
+	if (count == 5 && !strcmp(words[1], "udp")) return ask(SOCK_DGRAM, words[2], words[3], words[4], "");
+	if (count == 5 && !strcmp(words[1], "http")) return get(words[2], words[3], words[4]);
+	fputs("talk serve PORT | talk tcp|udp ADDRESS PORT TEXT | talk http ADDRESS PORT PATH\n", stderr);
 	return CONFUSED;
 }

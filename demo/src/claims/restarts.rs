@@ -10,15 +10,18 @@ use lab::traffic::Pinging;
 use lab::wait;
 use serde_json::json;
 
-use super::{Claim, Lane};
+use super::{Claim, Lane, services};
 use crate::id;
 use crate::peer::{FAMILIES, Family, Peer};
 use crate::world::World;
 
 /// Between two echo requests.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// How long a killed part stays dead: traffic must not notice.
-const DEAD: Duration = Duration::from_secs(1);
+/// How long a killed part stays dead, and how long traffic is watched after everything has converged.
+const DEAD: Duration = Duration::from_secs(2);
+const WATCHED: Duration = Duration::from_secs(2);
+/// Replicas that a Service is scaled to, to see new pods after the nodes' restart.
+const REPLICAS: usize = 3;
 /// How long everything may take to converge.
 const CONVERGED: Duration = Duration::from_secs(30);
 
@@ -70,6 +73,7 @@ impl Traffic {
 fn under_traffic(world: &World, kill: impl FnOnce() -> Result<String>) -> Result<String> {
     let traffic = Traffic::start(world)?;
     let outcome = kill();
+    thread::sleep(WATCHED);
     let measured = traffic.stop();
     let converged = outcome?;
     Ok(format!("{}; {converged}", measured?))
@@ -102,7 +106,9 @@ fn nodes(world: &World) -> Result<String> {
         }
         all_connected(world)?;
         world.wait_in_force()?;
-        Ok(format!("five nodes in force {:.1} s after their start", started.elapsed().as_secs_f32()))
+        let took = started.elapsed().as_secs_f32();
+        let more = services::scale(world, REPLICAS)?;
+        Ok(format!("five nodes in force {took:.1} s after their start; {REPLICAS} replicas of a Service then answered over {more}"))
     })
 }
 

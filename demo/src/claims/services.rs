@@ -135,7 +135,8 @@ fn set_replicas(world: &World, replicas: usize) -> Result<()> {
     Ok(())
 }
 
-fn scale(world: &World, replicas: usize) -> Result<String> {
+/// Scales the Deployment `scaled` and waits until all its replicas have answered.
+pub fn scale(world: &World, replicas: usize) -> Result<String> {
     let started = Instant::now();
     set_replicas(world, replicas)?;
     let mut took = Vec::new();
