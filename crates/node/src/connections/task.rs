@@ -68,8 +68,11 @@ impl Connections {
     /// Runs until the agent is gone.
     pub async fn run(mut self) {
         loop {
+            // Looked at before waiting: a rest that news ended has heard the mailbox's bell already.
+            self.urgent.merge(self.mailbox.take());
             if self.urgent.is_empty() && self.unhurried.is_empty() {
                 self.mailbox.filled().await;
+                continue;
             }
             match self.round().await {
                 Ok(()) => self.retry = RETRY_FIRST,
@@ -85,7 +88,6 @@ impl Connections {
 
     /// Judges all that is urgent now, or else one port of a complete check.
     async fn round(&mut self) -> Result<(), Failure> {
-        self.urgent.merge(self.mailbox.take());
         let attachments = self.attachments().await?;
         if std::mem::take(&mut self.urgent.everything) {
             self.unhurried = attachments.iter().map(|attachment| attachment.port).collect();
@@ -188,4 +190,70 @@ fn unfinished(waiting: VecDeque<(Attachment, Memory)>) -> Affected {
         };
     }
     affected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connections::mailbox;
+    use crate::switch::Options;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+    /// A connection in every zone, so that every zone is judged.
+    const ENTRY: &str = "tcp,orig=(src=10.0.0.1,dst=10.0.0.2,sport=40000,dport=80),reply=(src=10.0.0.2,dst=10.0.0.1,sport=80,dport=40000),\
+                         zone=1,protoinfo=(state=ESTABLISHED)";
+
+    fn attachment(n: u16) -> Attachment {
+        let port = PortId(uuid::Uuid::from_u128(n.into()));
+        Attachment { port, ofport: pipeline::OfPort(n.into()), rules_zone: n, nat_zone: n + 10, hairpin_zone: n + 20 }
+    }
+
+    /// Takes its time with every answer, so that the task rests after it.
+    async fn slow_vswitchd(listener: UnixListener) {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut question = vec![0; 4096];
+            let length = stream.read(&mut question).await.unwrap();
+            let is_dump = String::from_utf8_lossy(&question[..length]).contains("dump-conntrack");
+            tokio::time::sleep(Duration::from_millis(if is_dump { 300 } else { 0 })).await;
+            let answer = serde_json::json!({"id": 0, "result": if is_dump { ENTRY } else { "" }, "error": null});
+            stream.write_all(answer.to_string().as_bytes()).await.unwrap();
+        }
+    }
+
+    /// Answers what the task asks, and returns the port that was judged next.
+    async fn judged(asked: &mut mpsc::Receiver<Ask>) -> PortId {
+        let all: Arc<[Attachment]> = [attachment(1), attachment(2)].into();
+        loop {
+            match tokio::time::timeout(PATIENCE, asked.recv()).await.expect("the task asks in time").expect("the task lives") {
+                Ask::Attachments(answer) => drop(answer.send(all.clone())),
+                Ask::Judge(case, answer) => {
+                    drop(answer.send(Vec::new()));
+                    return case.attachment.port;
+                }
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_put_in_during_a_rest_is_judged_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vswitchd.ctl");
+        let vswitchd = tokio::spawn(slow_vswitchd(UnixListener::bind(&socket).unwrap()));
+        let (switch, _events) = Switch::start(Options::new(folder.path().join("br.mgmt")));
+        let (outbox, inbox) = mailbox();
+        let (asks, mut asked) = mpsc::channel(1);
+        let task = tokio::spawn(Connections::new(inbox, Unixctl::new(Some(socket), folder.path()), true, switch, asks).run());
+        for n in 1..=2 {
+            let port = attachment(n).port;
+            outbox.put(Affected { rules: [port].into(), ..Affected::default() });
+            // Once it is judged the task rests, for twice the time that reading took.
+            assert_eq!(judged(&mut asked).await, port);
+        }
+        task.abort();
+        vswitchd.abort();
+    }
 }
