@@ -27,7 +27,7 @@ pub const DEFAULT_SOCKET: &str = "/run/ladon/cni.sock";
 /// Longest line either side accepts: room for the valid attachments of 10,000 interfaces.
 pub const LINE_MAX: usize = 4 << 20;
 
-/// How long the node waits for a pod's port, and again for its flows, before it says what is missing.
+/// How long ADD may take: what waiting for the pod's port left of it is there for its flows. Then the node says what is missing.
 pub const ADD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long GC may take: it may have to take hundreds of ports off the switch.

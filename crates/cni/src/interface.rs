@@ -235,9 +235,15 @@ fn quieten_host_end(name: &str) -> Result<()> {
 
 /// The pod's end listens to no router and makes up nothing: the model says what its addresses are.
 fn configure_sysctls(ifname: &str, has_ipv6: bool) -> Result<()> {
-    write_sysctl("ipv6", ifname, "accept_ra", "0", has_ipv6)?;
-    write_sysctl("ipv6", ifname, "autoconf", "0", has_ipv6)?;
+    ignore_routers(ifname, has_ipv6)?;
     if has_ipv6 { write_sysctl("ipv6", ifname, "disable_ipv6", "0", true) } else { Ok(()) }
+}
+
+/// The interface takes neither routes nor addresses from router advertisements. Without `is_required` a kernel without IPv6 is
+/// fine.
+pub fn ignore_routers(ifname: &str, is_required: bool) -> Result<()> {
+    write_sysctl("ipv6", ifname, "accept_ra", "0", is_required)?;
+    write_sysctl("ipv6", ifname, "autoconf", "0", is_required)
 }
 
 /// Sets one sysctl of the calling thread's namespace. Without `is_required` a kernel that lacks it is fine.

@@ -1,7 +1,7 @@
 //! The commands: what the runtime asks for, done in order, undone on failure.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -82,12 +82,13 @@ fn add(environment: &Environment, config: &Config, version: Version) -> Result<A
         return Err(Error::InvalidConfig("has a prevResult, but ladon-cni makes the interface and comes first in its list".into()));
     }
     let namespace = Namespace::open(&path)?;
+    let until = Instant::now() + ADD_DEADLINE;
     let mut node = Client::connect(&config.socket)?;
-    let prepared = prepare(&mut node, &attachment, config, &path, &pod)?;
+    let prepared = prepare(&mut node, &attachment, config, &path, &pod, until)?;
     let alias = format!("{}/{} {}", pod.pod_namespace, pod.pod_name, attachment.ifname);
     let pair = Pair::create(&attachment, &prepared, &namespace, &alias)?;
     let host_mac = pair.host_mac;
-    match attach(&mut node, &attachment, &prepared, &pair) {
+    match attach(&mut node, &attachment, &prepared, &pair, until) {
         Ok(()) => pair.keep(),
         Err(error) => {
             drop(pair);
@@ -100,29 +101,35 @@ fn add(environment: &Environment, config: &Config, version: Version) -> Result<A
 }
 
 /// Waits until the node knows the pod's port.
-fn prepare(node: &mut Client, attachment: &Attachment, config: &Config, netns: &Path, pod: &PodName) -> Result<Prepared> {
+fn prepare(node: &mut Client, attachment: &Attachment, config: &Config, netns: &Path, pod: &PodName, until: Instant) -> Result<Prepared> {
+    let deadline = until.saturating_duration_since(Instant::now());
     let request = Request::Prepare {
         attachment: attachment.clone(),
         network: config.name.clone(),
         netns: netns.display().to_string(),
         pod: pod.clone(),
-        deadline_ms: ADD_DEADLINE.as_millis() as u64,
+        deadline_ms: milliseconds(deadline),
     };
-    match node.ask(&request, ADD_DEADLINE)? {
+    match node.ask(&request, deadline)? {
         Reply::Prepared(prepared) if prepared.host_ifname == host_ifname(attachment) => Ok(prepared),
         other => Err(confused(&other)),
     }
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// While the node writes the port's flows, the pod's end gets its addresses.
-fn attach(node: &mut Client, attachment: &Attachment, prepared: &Prepared, pair: &Pair<'_>) -> Result<()> {
+fn attach(node: &mut Client, attachment: &Attachment, prepared: &Prepared, pair: &Pair<'_>, until: Instant) -> Result<()> {
+    let left = || until.saturating_duration_since(Instant::now());
     node.send(&Request::Attach {
         attachment: attachment.clone(),
         host_ifname: prepared.host_ifname.clone(),
-        deadline_ms: ADD_DEADLINE.as_millis() as u64,
+        deadline_ms: milliseconds(left()),
     })?;
     pair.configure()?;
-    match node.receive(ADD_DEADLINE)? {
+    match node.receive(left())? {
         Reply::Attached => Ok(()),
         other => Err(confused(&other)),
     }

@@ -211,6 +211,30 @@ fn a_missing_pod_is_a_reason_to_try_again() {
 }
 
 #[test]
+fn waiting_for_the_port_leaves_less_time_for_its_flows() {
+    const WAITED: Duration = Duration::from_millis(200);
+    let world = World::new();
+    let node = world.node(|request| {
+        if matches!(request, Request::Prepare { .. }) {
+            // As a node whose view gets the port late.
+            std::thread::sleep(WAITED);
+        }
+        willing(request)
+    });
+    world.add("c1", "eth0").succeeded();
+    let deadlines: Vec<u64> = node.asked().iter().filter_map(deadline_ms).collect();
+    let [prepare, attach] = deadlines[..] else { panic!("{deadlines:?}") };
+    assert!(prepare <= 30_000 && attach <= prepare - 200, "{deadlines:?}");
+}
+
+fn deadline_ms(request: &Request) -> Option<u64> {
+    match request {
+        Request::Prepare { deadline_ms, .. } | Request::Attach { deadline_ms, .. } => Some(*deadline_ms),
+        _ => None,
+    }
+}
+
+#[test]
 fn without_a_node_add_says_so_and_status_is_not_available() {
     let mut world = World::new();
     let (code, text) = world.add("c1", "eth0").failed();
