@@ -25,6 +25,8 @@ pub enum BridgeError {
     Deadline {
         what: String,
         waiting_for: &'static str,
+        /// Whether the database is as wanted, and only ovs-vswitchd has not taken it in force.
+        is_written: bool,
         waited: Duration,
     },
     #[error("the link to Open vSwitch's database has ended")]

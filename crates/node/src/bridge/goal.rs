@@ -184,6 +184,11 @@ impl Goal {
         self.is_awaited = false;
     }
 
+    /// Whether the database is as wanted, and only ovs-vswitchd is waited for.
+    pub fn is_written(&self) -> bool {
+        matches!(self.stage, Stage::Awaiting { .. })
+    }
+
     /// What the goal is, and what it lacks: for the error at its deadline.
     pub fn lack(&self) -> (String, &'static str) {
         let waiting_for = match self.stage {

@@ -112,7 +112,7 @@ impl Link {
     }
 
     /// Removes a port from a bridge, and waits until ovs-vswitchd has let go of it; it is fine if there is none. Where the
-    /// deadline passes because ovs-vswitchd is away, the rows are gone all the same.
+    /// deadline passes because ovs-vswitchd is away (`is_written`), the rows are gone all the same.
     pub async fn remove_port(&self, bridge: &str, port: &str) -> Result<(), BridgeError> {
         self.ask(Want::NoPort {
             bridge: bridge.to_owned(),

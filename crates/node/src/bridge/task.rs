@@ -6,6 +6,7 @@ use super::goal::{Goal, Granted, Step};
 use super::interfaces::{Interfaces, interfaces_of};
 use super::link::{Command, Connection, Settings};
 use super::session::{Opened, Session, SessionError, open};
+use crate::agent::describe;
 use ovsdb::{Change, Message, Replica, Transaction, Update};
 use std::future::Future;
 use std::path::PathBuf;
@@ -158,6 +159,11 @@ impl Task {
         let pending = &mut self.desk.pending;
         let mut next = 0;
         while let Some(one) = pending.get_mut(next) {
+            if one.answer.is_closed() {
+                // Whoever gave up must not find later that it was done all the same, over what was asked for since.
+                pending.swap_remove(next);
+                continue;
+            }
             match one.goal.step(replica) {
                 Step::Finish(result) => {
                     pending.swap_remove(next).finish(result);
@@ -222,7 +228,7 @@ impl Task {
         if matches!(error, SessionError::Replica(_)) {
             self.replica = None;
         }
-        let reason = reason(&error);
+        let reason = describe(&error);
         let was_connected = *self.connection.borrow() == Connection::Connected;
         let is_news = self.connection.send_if_modified(|connection| {
             let now = Connection::Disconnected {
@@ -241,15 +247,6 @@ impl Task {
             pending.goal.disconnected();
         }
     }
-}
-
-/// An error with what caused it, in one line.
-fn reason(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 impl Desk {
@@ -297,9 +294,11 @@ impl Desk {
             .collect();
         for pending in late {
             let (what, waiting_for) = pending.goal.lack();
+            let is_written = pending.goal.is_written();
             pending.finish(Err(BridgeError::Deadline {
                 what,
                 waiting_for,
+                is_written,
                 waited: self.patience,
             }));
         }
