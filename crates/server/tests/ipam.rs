@@ -309,3 +309,15 @@ async fn a_thousand_nodes_with_twenty_pods_each_have_a_thousand_blocks() {
     let state = world.core.state();
     assert_eq!((state.all::<Block>().count(), state.all::<Port>().filter(|port| port.block.is_some()).count()), (1000, 20_000));
 }
+
+#[tokio::test]
+async fn a_gateway_that_came_into_a_block_is_given_to_nobody() {
+    let (world, id) = world(&["10.244.0.0/16", "fd00:244::/64"]).await;
+    let first = world.port(pod(id, "n1")).await.unwrap();
+    assert_eq!(ips(&first), ["10.244.255.128", "fd00:244::af4:ff80"]);
+    let (v4, v6) = (subnet(&network(1), "10.244.0.0/16"), subnet(&network(1), "fd00:244::/64"));
+    world.put(Subnet { gateway: Some(ip("10.244.255.129")), ..v4 }).await;
+    world.put(Subnet { gateway: Some(ip("fd00:244::af4:ff82")), ..v6 }).await;
+    let next = world.port(pod(id, "n1")).await.unwrap();
+    assert_eq!((ips(&next), next.block), (vec!["10.244.255.131".to_string(), "fd00:244::af4:ff83".into()], first.block));
+}

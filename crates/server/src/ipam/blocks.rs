@@ -79,12 +79,15 @@ fn from(tx: &Tx, block: &Block) -> Option<Allocation> {
     Some(Allocation { fixed_ips: addresses(block, v4), mac: Block::mac(v4), block: Some(block.id) })
 }
 
-/// A free address of the block: one never used if there is one, otherwise the one that was freed first.
+/// A free address of the block: one never used if there is one, otherwise the one that was freed first. No subnet's gateway,
+/// which may have come into the block after it was made.
 pub(super) fn free_in(tx: &Tx, block: &Block) -> Option<Ipv4Addr> {
     let space = tx.spaces().of(block.id.0);
     let state = tx.state();
+    let gateways: Vec<IpAddr> = state.subnets_of(block.network).filter_map(|subnet| subnet.gateway).collect();
+    let is_free_ip = |ip: IpAddr| !gateways.contains(&ip) && state.port_by_ip(block.network, ip).is_none();
     let is_free = |v4: &Ipv4Addr| {
-        addresses(block, *v4).iter().all(|fixed| state.port_by_ip(block.network, fixed.ip).is_none())
+        addresses(block, *v4).iter().all(|fixed| is_free_ip(fixed.ip))
             && state.port_by_mac(block.network, Block::mac(*v4)).is_none()
     };
     let all = u32::from(block.v4.network())..=u32::from(block.v4.broadcast());
