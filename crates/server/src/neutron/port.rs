@@ -24,6 +24,8 @@ use super::query::Query;
 use super::resource::{self, Ask, Resource, Settings};
 use super::{interface, port_rules as rules, security_group, tags};
 
+/// What `device_owner` begins with where nodes act on it: they make routes on their host for it, or enter a pod.
+const LADON_OWNERS: &str = "ladon:";
 /// The only kind of interface that Ladon plugs.
 const VNIC_NORMAL: &str = "normal";
 
@@ -138,6 +140,7 @@ impl Resource for Ports {
     fn create(ask: &mut Ask, id: Uuid, project: ProjectId, fields: &Fields) -> Result<Port, ApiError> {
         let network = resource::visible::<Networks>(ask.state(), fields.text("network_id").unwrap_or_default(), ask.caller)?.clone();
         allow_on(ask, &network, fields, "create")?;
+        allow_device(ask.caller, fields, None)?;
         check_device(fields, None)?;
         check_binding(fields)?;
         let device_owner = fields.text("device_owner").unwrap_or_default().to_string();
@@ -183,6 +186,7 @@ impl Resource for Ports {
     fn update(ask: &mut Ask, port: &mut Port, fields: &Fields) -> Result<(), ApiError> {
         let network = ask.state().network(port.network).cloned().ok_or_else(|| resource::network_not_found(&port.network))?;
         allow_on(ask, &network, fields, "update")?;
+        allow_device(ask.caller, fields, Some(port))?;
         check_device(fields, Some(port))?;
         check_binding(fields)?;
         set_plain(port, fields);
@@ -272,6 +276,20 @@ fn allow_on(ask: &Ask, network: &Network, fields: &Fields, verb: &str) -> Result
         return forbid("fixed_ips:ip_address");
     }
     Ok(())
+}
+
+/// What Ladon's own owners make nodes do is for administrators to ask, and so is for which device. (The host always is.)
+fn allow_device(caller: &Caller, fields: &Fields, port: Option<&Port>) -> Result<(), ApiError> {
+    let verb = if port.is_some() { "update" } else { "create" };
+    let (owner, device) = port.map_or(("", ""), |port| (&port.device_owner, &port.device_id));
+    let new = |name: &str, had: &str| fields.text(name).filter(|said| *said != had);
+    let is_ladons = owner.starts_with(LADON_OWNERS);
+    let odd = match (new("device_owner", owner), new("device_id", device)) {
+        (Some(said), _) if is_ladons || said.starts_with(LADON_OWNERS) => "device_owner",
+        (_, Some(_)) if is_ladons => "device_id",
+        _ => return Ok(()),
+    };
+    if caller.is_admin { Ok(()) } else { Err(ApiError::forbidden(format!("(rule:{verb}_port and rule:{verb}_port:{odd})"))) }
 }
 
 /// Router interfaces are made and unmade by the router's own calls, VIPs by the load balancer's.

@@ -86,3 +86,33 @@ async fn every_project_has_a_default_group_of_its_own() {
     assert_eq!(api.delete(&path).await.error(), (409, "SecurityGroupCannotRemoveDefault"));
     assert_eq!(api.put(&path, json!({"security_group": {"name": "x"}})).await.error(), (409, "SecurityGroupCannotUpdateDefault"));
 }
+
+#[tokio::test]
+async fn ports_that_make_nodes_act_are_for_administrators_to_make_and_to_change() {
+    let api = as_member("a").await;
+    let network = api.network().await;
+    for owner in ["ladon:node", "ladon:pod", "ladon:metal", "ladon:"] {
+        let made = api.post("ports", json!({"port": {"network_id": network, "device_owner": owner, "device_id": "x"}})).await;
+        assert_eq!(made.error(), (403, "PolicyNotAuthorized"), "{owner}");
+    }
+    let many = json!({"ports": [{"network_id": network}, {"network_id": network, "device_owner": "ladon:node"}]});
+    assert_eq!(api.post("ports", many).await.error(), (403, "PolicyNotAuthorized"));
+    let plain = format!("ports/{}", id(&api.port(&network, json!({"device_owner": "compute:nova"})).await));
+    assert_eq!(api.put(&plain, json!({"port": {"device_owner": "ladon:node"}})).await.error(), (403, "PolicyNotAuthorized"));
+    assert_eq!(api.put(&plain, json!({"port": {"device_owner": "", "device_id": "vm"}})).await.status, 200);
+
+    let admin = crate::api::admin();
+    let fields = json!({"port": {"network_id": network, "project_id": "a", "device_owner": "ladon:pod", "device_id": "uid", "binding:host_id": "n1"}});
+    let made = api.call_as(&admin, "POST", "ports", fields).await;
+    assert_eq!((made.status.as_u16(), &made.body["port"]["project_id"]), (201, &json!("a")));
+    let path = format!("ports/{}", id(&made.body["port"]));
+    for change in [json!({"device_owner": "compute:nova"}), json!({"device_owner": "ladon:node"}), json!({"device_id": "other"}), json!({"binding:host_id": "n2"})] {
+        assert_eq!(api.put(&path, json!({"port": change})).await.error(), (403, "PolicyNotAuthorized"), "{change}");
+        let changed = api.call_as(&admin, "PUT", &path, json!({"port": change})).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        let back = json!({"port": {"device_owner": "ladon:pod", "device_id": "uid", "binding:host_id": "n1"}});
+        assert_eq!(api.call_as(&admin, "PUT", &path, back).await.status, 200);
+    }
+    let same = json!({"port": {"name": "web", "device_owner": "ladon:pod", "device_id": "uid"}});
+    assert_eq!(api.put(&path, same).await.body["port"]["name"], "web", "what it has already it may say");
+}
