@@ -9,6 +9,7 @@ use axum::Router;
 use store::{LogLimits, OpenError, Options, Redb, StoreError};
 use stream::{Credentials, ServeError};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +25,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often blocks without ports are looked for.
 const IDLE_BLOCKS_PERIOD: Duration = Duration::from_secs(10);
 
-/// Why the server does not start.
+/// Why the server does not start, or ends.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -41,6 +42,13 @@ pub enum RunError {
     Views(#[from] ServeError),
     #[error("the API cannot listen on {path}: the server does not start; check the directory and who may write there")]
     Socket { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the part that tells nodes what changes has ended by a fault, which the log shows: switches go on with what they have, and the server \
+         ends so that its service manager starts it again"
+    )]
+    ViewsEnded,
+    #[error("the part that writes the store has ended by a fault, which the log shows: nothing can be changed, and the server ends so that its service manager starts it again")]
+    WriterEnded,
 }
 
 /// A running server. Dropping it stops the listeners without waiting.
@@ -50,6 +58,10 @@ pub struct Server {
     views_address: Option<SocketAddr>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// What the server cannot go on without.
+    vital: oneshot::Receiver<RunError>,
+    #[cfg(test)]
+    views: Views,
 }
 
 impl Drop for Server {
@@ -58,12 +70,9 @@ impl Drop for Server {
     }
 }
 
-/// Runs the server until `shutdown`.
+/// Runs the server until `shutdown`, or until a part of it has failed that it cannot go on without.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let server = Server::start(config).await?;
-    shutdown.await;
-    server.stop().await;
-    Ok(())
+    Server::start(config).await?.run(shutdown).await
 }
 
 impl Server {
@@ -76,17 +85,38 @@ impl Server {
         let views_address = nodes.address();
         let store = config.store.clone();
         let core = tokio::task::spawn_blocking(move || open(&store)).await.expect("opening a store does not panic")?;
-        let server = Server { core, addresses, views_address, tasks: TaskTracker::new(), stop: CancellationToken::new() };
-        let views = Views::start(server.core.clone());
+        let views = Views::start(core.clone());
+        let (failed, vital) = oneshot::channel();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let server = Server {
+            core,
+            addresses,
+            views_address,
+            tasks,
+            stop,
+            vital,
+            #[cfg(test)]
+            views: views.clone(),
+        };
         let settings = Settings { network_mtu: config.network.mtu, network_type: config.network.tunnel };
         let application = http::application(routes(&server.core, &views, settings), auth);
         for listener in listeners {
             server.tasks.spawn(listener.serve(application.clone(), server.stop.clone()));
         }
-        server.tasks.spawn(serve_nodes(views, nodes, server.stop.clone()));
+        server.tasks.spawn(watch(server.core.clone(), views, nodes, failed, server.stop.clone()));
         server.tasks.spawn(release_idle_blocks(server.core.clone(), server.stop.clone()));
         tracing::info!("the API listens on {:?}, nodes' streams on {:?}", server.addresses, server.views_address);
         Ok(server)
+    }
+
+    async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            // Whoever should have said what failed has failed itself.
+            failed = &mut self.vital => Err(failed.unwrap_or(RunError::ViewsEnded)),
+        };
+        self.stop().await;
+        outcome
     }
 
     /// Where the API listens: the ports that were chosen where the configuration says 0.
@@ -123,11 +153,20 @@ fn credentials(config: &config::Views) -> Credentials {
     Credentials { certificate: config.certificate.clone(), key: config.key.clone(), ca: config.ca.clone() }
 }
 
-/// Serves nodes' streams until the end. Should that fail, the API goes on: what users write reaches nodes after a restart.
-async fn serve_nodes(views: Views, listener: stream::Listener, stop: CancellationToken) {
-    if let Err(error) = views.serve(listener, stop.cancelled_owned()).await {
-        tracing::error!("nodes' streams have ended: {error}; nodes keep forwarding as they are; restart the server");
-    }
+/// Serves nodes' streams until the end, and tells what failed. An API whose changes reach nobody would only look alive.
+async fn watch(core: Core, views: Views, listener: stream::Listener, failed: oneshot::Sender<RunError>, stop: CancellationToken) {
+    let error = tokio::select! {
+        biased;
+        served = views.serve(listener, stop.cancelled()) => match served {
+            Err(error) => error.into(),
+            Ok(()) if stop.is_cancelled() => return,
+            Ok(()) => RunError::ViewsEnded,
+        },
+        () = views.ended() => RunError::ViewsEnded,
+        () = core.ended() => RunError::WriterEnded,
+    };
+    // Nobody waits for it where the server is not run but used.
+    drop(failed.send(error));
 }
 
 fn auth(api: &config::Api) -> Result<Auth, RunError> {
@@ -180,5 +219,31 @@ async fn release_idle_blocks(core: Core, stop: CancellationToken) {
         if let Err(error) = core.write(|tx: &mut Tx| Ok::<usize, WriteError>(ipam::release_idle(tx, None))).await {
             tracing::warn!("address blocks without ports were not given back, which is tried again: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stream::pki::Authority;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_whose_views_have_ended_ends_with_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let credentials = Authority::open(directory.path()).unwrap().server().unwrap();
+        let mut config = Config::default();
+        config.store.path = directory.path().join("store");
+        config.api.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.views.listen = "127.0.0.1:0".parse().unwrap();
+        (config.views.certificate, config.views.key, config.views.ca) = (credentials.certificate, credentials.key, credentials.ca);
+        let server = Server::start(config.clone()).await.unwrap();
+        let address = server.addresses()[0];
+        server.views.break_owner().await;
+        let outcome = tokio::time::timeout(STOP_TIMEOUT * 2, server.run(std::future::pending())).await.expect("it ends");
+        assert!(matches!(outcome, Err(RunError::ViewsEnded)), "{outcome:?}");
+        assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the API has ended, too");
+        config.store.path = directory.path().join("another");
+        run(config, async {}).await.expect("told to stop, it ends well");
     }
 }

@@ -96,6 +96,16 @@ impl Views {
         }
     }
 
+    /// Waits until the owner has ended, which it does only by a fault: no node would hear of a change any more.
+    pub async fn ended(&self) {
+        self.messages.closed().await;
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn break_owner(&self) {
+        drop(self.messages.send(Message::Break).await);
+    }
+
     /// Everything at one moment; None while the server stops.
     async fn picture(&self) -> Option<Picture> {
         let (answer, answered) = oneshot::channel();

@@ -41,6 +41,8 @@ pub enum Message {
     /// What the latest batch came to.
     Wrote { batch: Batch, result: Result<Revision, WriteError> },
     Ask { answer: oneshot::Sender<Picture> },
+    #[cfg(test)]
+    Break,
 }
 
 /// What a node's stream starts from: nothing is missed between this and what comes into the outbox.
@@ -181,6 +183,8 @@ impl Owner {
             Message::Disconnect { node, session } => self.disconnect(&node, session),
             Message::Wrote { batch, result } => self.wrote(batch, result),
             Message::Ask { answer } => drop(answer.send(self.picture())),
+            #[cfg(test)]
+            Message::Break => panic!("a test breaks the owner"),
         }
     }
 

@@ -152,6 +152,11 @@ impl Core {
         self.published.lock().state.clone()
     }
 
+    /// Waits until the writer has ended, which it does only by a fault while there are handles.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
+
     /// The latest durable state and all that comes after it.
     pub fn subscribe(&self) -> (Arc<State>, Subscription) {
         let latest = self.published.lock();
