@@ -135,6 +135,11 @@ impl Local {
     }
 }
 
+/// All addresses of the family of `like`: the destination of a default route.
+pub fn everywhere(like: IpAddr) -> IpNet {
+    if like.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
+}
+
 fn port(view: &View, id: Uuid) -> Option<&Port> {
     view.object(ObjectKey::new(Kind::Port, id)).and_then(|object| (&**object).try_into().ok())
 }

@@ -1,13 +1,20 @@
 //! The node's answers to `ladon-cni`.
 //!
-//! A pod's port is the one whose `device_id` is the pod's uid. ADD waits, notified, until that port is in the view; then for the interface's flows. What was
-//! added is remembered per (container, interface) in the state folder, so that a late DEL of an old sandbox never touches the
-//! new one, and so that GC knows what is left over. DEL needs neither server nor view.
+//! A pod's port is the one whose `device_id` is the pod's uid. ADD waits, notified, until that port is in the view; then for
+//! the interface's flows. What was added is remembered per (container, interface) in the state folder, so that a late DEL of an
+//! old sandbox never touches the new one, and so that GC knows what is left over. DEL needs neither server nor view; one that
+//! came while the node was down is made up for ([`sweep`]).
+//!
+//! Requests about one interface take [`turns`] when they touch the bridge: a DEL never passes an ADD that is plugging.
+
+mod conflist;
+mod sweep;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cni::daemon::{Address, Attachment, Dns, PodName, Prepared, Reply, Request, Route};
 use cni::error::code;
@@ -19,8 +26,13 @@ use tokio::sync::{Mutex, watch};
 
 use crate::agent::{InForce, describe};
 use crate::bridge::{BridgeError, Link, PortSpec};
-use crate::local::{Local, LocalPort};
+use crate::local::{Local, LocalPort, everywhere};
 use crate::record::Record;
+pub use conflist::announce;
+use turns::Turns;
+
+/// Key in the external ids of the interfaces that this server makes; its value is the container.
+const CONTAINER: &str = "ladon-container";
 
 /// What is remembered of an interface that was added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,6 +40,9 @@ struct Added {
     network: String,
     port: PortId,
     host_ifname: String,
+    /// When it was prepared, if that was in this process' life.
+    #[serde(skip)]
+    since: Option<Instant>,
 }
 
 /// Serves the plugin's socket.
@@ -40,6 +55,8 @@ pub struct Pods {
     in_force: watch::Receiver<Arc<InForce>>,
     /// Owned by this server; a lock because plugins come in parallel and each changes one entry.
     added: Arc<Mutex<BTreeMap<String, Added>>>,
+    /// By the host's interface, which follows from (container, interface).
+    turns: Turns,
     record: Record,
 }
 
@@ -62,7 +79,7 @@ impl Pods {
     ) -> Result<Pods, crate::record::RecordError> {
         let record = Record::new(state_dir, "pods.json")?;
         let added = Arc::new(Mutex::new(record.load()?));
-        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, record })
+        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, turns: Turns::default(), record })
     }
 
     /// Serves until the task is dropped.
@@ -87,7 +104,7 @@ impl Pods {
             Request::Attach { attachment, host_ifname, deadline_ms } => {
                 self.attach(attachment, host_ifname, Duration::from_millis(deadline_ms)).await
             }
-            Request::Detach { attachment } => self.detach(&entry(&attachment)).await,
+            Request::Detach { attachment } => self.detach(&entry(&attachment), &host_ifname(&attachment)).await.err().unwrap_or(Reply::Detached),
             Request::Check { attachment } => self.check(&attachment).await,
             Request::Gc { network, valid_attachments } => self.collect(&network, &valid_attachments).await,
             Request::Status => self.status(),
@@ -103,7 +120,8 @@ impl Pods {
             );
             return error(code::TRY_AGAIN, format!("waiting for the port of pod {name}"), details);
         };
-        let added = Added { network, port: port.port.id, host_ifname: host_ifname(&attachment) };
+        let added = Added { network, port: port.port.id, host_ifname: host_ifname(&attachment), since: Some(Instant::now()) };
+        let _turn = self.turns.take(&added.host_ifname).await;
         if let Err(reply) = self.remember(entry(&attachment), added).await {
             return reply;
         }
@@ -136,28 +154,40 @@ impl Pods {
     }
 
     async fn attach(&self, attachment: Attachment, host_ifname: String, deadline: Duration) -> Reply {
-        let Some(added) = self.added.lock().await.get(&entry(&attachment)).cloned() else {
-            return error(code::UNKNOWN_CONTAINER, "the interface was not prepared", "ask Prepare first");
+        let until = tokio::time::Instant::now() + deadline;
+        let doing = format!("plugging {host_ifname} into {}", self.bridge_name);
+        match tokio::time::timeout_at(until, self.plug(&attachment, &host_ifname)).await {
+            Ok(Ok((port, ofport))) => self.wait_in_force(port, ofport, until).await,
+            Ok(Err(reply)) => reply,
+            Err(_) => error(code::TRY_AGAIN, doing, "Open vSwitch did not take the interface in time; check that ovsdb-server and ovs-vswitchd run"),
+        }
+    }
+
+    /// Plugs the interface of a prepared attachment into the bridge, in its turn.
+    async fn plug(&self, attachment: &Attachment, host_ifname: &str) -> Result<(PortId, OfPort), Reply> {
+        let _turn = self.turns.take(host_ifname).await;
+        let Some(added) = self.added.lock().await.get(&entry(attachment)).cloned() else {
+            return Err(error(code::UNKNOWN_CONTAINER, "the interface was not prepared", "it was deleted meanwhile, or nobody asked Prepare first"));
         };
         let Some(port) = self.local.borrow().port(added.port).cloned() else {
-            return error(code::TRY_AGAIN, "the pod's port left this node", "the pod was deleted or moved; the runtime tries again if it has not");
+            return Err(error(code::TRY_AGAIN, "the pod's port left this node", "the pod was deleted or moved; the runtime tries again if it has not"));
         };
-        self.remove_predecessors(&attachment, &added).await;
-        let spec = PortSpec::new(&self.bridge_name, &host_ifname, "")
+        self.remove_predecessors(attachment, &added).await;
+        let spec = PortSpec::new(&self.bridge_name, host_ifname, "")
             .external_id("iface-id", &added.port.to_string())
             .external_id("attached-mac", &port.port.mac.to_string())
             .external_id("iface-status", "active")
-            .external_id("ladon-container", &attachment.container);
-        match self.bridge.renew_port(spec).await {
-            Ok(ofport) => self.wait_in_force(added.port, ofport, deadline).await,
-            Err(cause) => error(code::TRY_AGAIN, format!("plugging {host_ifname} into {}", self.bridge_name), describe(&cause)),
-        }
+            .external_id(CONTAINER, &attachment.container);
+        let failed = |cause| error(code::TRY_AGAIN, format!("plugging {host_ifname} into {}", self.bridge_name), describe(&cause));
+        let ofport = self.bridge.renew_port(spec).await.map_err(failed)?;
+        Ok((added.port, ofport))
     }
 
     /// An older sandbox of the same pod may still be plugged in: its port is this one's now.
     async fn remove_predecessors(&self, attachment: &Attachment, added: &Added) {
         let own = entry(attachment);
-        let older: Vec<String> = self.added.lock().await.iter().filter(|(key, other)| **key != own && other.port == added.port).map(|(_, other)| other.host_ifname.clone()).collect();
+        let is_older = |(key, other): &(&String, &Added)| **key != own && other.port == added.port;
+        let older: Vec<String> = self.added.lock().await.iter().filter(is_older).map(|(_, other)| other.host_ifname.clone()).collect();
         for interface in older {
             if let Err(error) = self.bridge.remove_port(&self.bridge_name, &interface).await {
                 tracing::warn!(interface, error = describe(&error), "the interface of an older sandbox stays on the bridge for now");
@@ -165,10 +195,10 @@ impl Pods {
         }
     }
 
-    async fn wait_in_force(&self, port: PortId, ofport: OfPort, deadline: Duration) -> Reply {
+    async fn wait_in_force(&self, port: PortId, ofport: OfPort, until: tokio::time::Instant) -> Reply {
         let mut in_force = self.in_force.clone();
         let is_in_force = |in_force: &Arc<InForce>| in_force.ports.get(&port) == Some(&ofport);
-        match tokio::time::timeout(deadline, in_force.wait_for(is_in_force)).await {
+        match tokio::time::timeout_at(until, in_force.wait_for(is_in_force)).await {
             Ok(Ok(_)) => Reply::Attached,
             _ => error(
                 code::TRY_AGAIN,
@@ -178,14 +208,22 @@ impl Pods {
         }
     }
 
-    async fn detach(&self, key: &str) -> Reply {
-        let Some(added) = self.added.lock().await.get(key).cloned() else { return Reply::Detached };
-        match self.bridge.remove_port(&self.bridge_name, &added.host_ifname).await {
-            // The rows are gone; a switch that is down will see that when it is back.
-            Ok(()) | Err(BridgeError::Deadline { .. }) => {}
-            Err(cause) => return error(code::TRY_AGAIN, format!("taking {} off {}", added.host_ifname, self.bridge_name), describe(&cause)),
+    async fn detach(&self, key: &str, interface: &str) -> Result<(), Reply> {
+        let _turn = self.turns.take(interface).await;
+        if !self.added.lock().await.contains_key(key) {
+            return Ok(());
         }
-        self.forget(key).await
+        self.unplug(key, interface).await
+    }
+
+    /// Takes the interface off the bridge and forgets its entry; whoever calls has the interface's turn.
+    async fn unplug(&self, key: &str, interface: &str) -> Result<(), Reply> {
+        match self.bridge.remove_port(&self.bridge_name, interface).await {
+            // The rows are gone; a switch that is down will see that when it is back.
+            Ok(()) | Err(BridgeError::Deadline { is_written: true, .. }) => {}
+            Err(cause) => return Err(error(code::TRY_AGAIN, format!("taking {interface} off {}", self.bridge_name), describe(&cause))),
+        }
+        self.change(|all| all.remove(key)).await
     }
 
     async fn check(&self, attachment: &Attachment) -> Reply {
@@ -205,7 +243,7 @@ impl Pods {
             self.added.lock().await.iter().filter(is_stale).map(|(key, added)| (key.clone(), added.host_ifname.clone())).collect();
         let mut removed = Vec::new();
         for (key, interface) in stale {
-            if let failed @ Reply::Error { .. } = self.detach(&key).await {
+            if let Err(failed) = self.detach(&key, &interface).await {
                 return failed;
             }
             removed.push(interface);
@@ -224,10 +262,6 @@ impl Pods {
         self.change(|all| all.insert(key, added)).await
     }
 
-    async fn forget(&self, key: &str) -> Reply {
-        self.change(|all| all.remove(key)).await.err().unwrap_or(Reply::Detached)
-    }
-
     async fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Added>) -> T) -> Result<(), Reply> {
         let mut all = self.added.lock().await;
         change(&mut all);
@@ -243,44 +277,4 @@ fn find<'a>(local: &'a Local, pod: &PodName) -> Option<&'a Arc<LocalPort>> {
         Some(uid) => local.by_device(uid).filter(is_pod),
         None => local.ports().filter(is_pod).find(|port| port.port.name == name),
     }
-}
-
-fn everywhere(gateway: std::net::IpAddr) -> ipnet::IpNet {
-    if gateway.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
-}
-
-/// The CNI configuration's file name: early in the order in which runtimes look.
-const CONFLIST: &str = "05-ladon.conflist";
-
-/// Writes the CNI configuration once the node can serve ADD, and again if somebody takes it away.
-pub async fn announce(folder: std::path::PathBuf, run_dir: std::path::PathBuf, mut in_force: watch::Receiver<Arc<InForce>>) {
-    if in_force.wait_for(|now| now.is_complete).await.is_err() {
-        return;
-    }
-    let text = conflist(&run_dir.join("cni.sock"));
-    let file = folder.join(CONFLIST);
-    let mut look = tokio::time::interval(Duration::from_secs(10));
-    loop {
-        look.tick().await;
-        if std::fs::read(&file).is_ok_and(|have| have == text.as_bytes()) {
-            continue;
-        }
-        let written = std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes()));
-        match written {
-            Ok(()) => tracing::info!(file = %file.display(), "pods can start here"),
-            Err(error) => tracing::error!(file = %file.display(), error = describe(&error), "no pod can start here; make the folder writable"),
-        }
-    }
-}
-
-/// The configuration: what runtimes are known to take (containerd 1.6 refuses results of CNI 1.1.0) and what the plugin also knows.
-fn conflist(socket: &Path) -> String {
-    let plugin = serde_json::json!({ "type": "ladon-cni", "socket": socket });
-    let list = serde_json::json!({
-        "cniVersion": "1.0.0",
-        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
-        "name": "ladon",
-        "plugins": [plugin],
-    });
-    format!("{list:#}\n")
 }
