@@ -36,6 +36,11 @@ fn a_host_joins_a_network_keeps_it_over_a_kill_and_leaves_it() -> Result<()> {
     reach(peer.v6)?;
     assert_eq!(pair.ladon.ladon(node, &["plug", "--network", "blue", "--name", "metal"])?["port"], plugged["port"], "twice is once");
 
+    for key in ["accept_ra", "autoconf"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/{key}");
+        assert_eq!(node.host.tool("cat", &[&path])?.trim(), "0", "{key}: the host listens to no router there");
+    }
+
     node.process.kill9()?;
     node.process.restart()?;
     reach(peer.v4)?;
@@ -47,6 +52,44 @@ fn a_host_joins_a_network_keeps_it_over_a_kill_and_leaves_it() -> Result<()> {
     assert!(node.host.tool("ip", &["link", "show", &interface]).is_err(), "{interface} is gone");
     assert_eq!(pair.api().list("port", "device_owner=ladon:metal")?, Vec::<Value>::new(), "its port is gone, too");
     Ok(())
+}
+
+#[test]
+fn a_node_clears_away_what_it_missed_and_mends_its_bridge() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let blue = pair.network("blue", 8)?;
+    let here = pair.plug(&blue, 0, "here", json!({"port_security_enabled": false}))?;
+    let there = pair.plug(&blue, 1, "there", json!({"port_security_enabled": false}))?;
+    let (node, ovs) = (&pair.ladon.nodes[0], &pair.ovs[0]);
+    let until = |what: &str, is_so: &dyn Fn() -> Result<bool>| {
+        lab::wait::until(what, Duration::from_secs(30), || Ok::<_, anyhow::Error>(is_so()?.then_some(()))).map_err(anyhow::Error::from)
+    };
+    let reach = || Ok(ping(here.workload.netns(), there.v4, 2, BRIEF)?.received > 0);
+    let ports = || -> Result<Vec<String>> { Ok(ovs.vsctl(&["list-ports", "br-int"])?.lines().map(str::to_string).collect()) };
+    until("the nodes' tunnel", &reach).context(pair.ladon.logs())?;
+
+    // While the node is away: two pods are deleted, one of them after its entry was lost; the port of an interface of the
+    // machine is deleted; and before, the configuration said VXLAN.
+    node.process.kill9()?;
+    let left_over = ["lad0123456789ab", "ladba9876543210", "ladon7", "ladon-vxlan"];
+    let pods = node.run_dir.with_file_name("state").join("pods.json");
+    let entry = json!({"network": "ladon", "port": "00000000-0000-4000-8000-000000000001", "host_ifname": left_over[0]});
+    std::fs::write(&pods, json!({"c1/eth0": entry}).to_string())?;
+    // The pods' links went with the pods; the machine's interface and the tunnel are there.
+    let marks = [("ladon-container=c1", ""), ("ladon-container=c2", ""), ("ladon-host=true", "internal"), ("x=y", "internal")];
+    for (name, (ids, kind)) in left_over.iter().zip(marks) {
+        let kind = format!("type=\"{kind}\"");
+        ovs.vsctl(&["--no-wait", "add-port", "br-int", name, "--", "set", "Interface", name, &kind, &format!("external_ids:{ids}")])?;
+    }
+    node.process.restart()?;
+    until("what is left over to be cleared away", &|| Ok(!ports()?.iter().any(|port| left_over.contains(&port.as_str())))).context(pair.ladon.logs())?;
+    until("the entry to be forgotten", &|| Ok(std::fs::read(&pods)? == b"{}"))?;
+    assert!(ports()?.contains(&"ladon-geneve".to_string()));
+
+    ovs.vsctl(&["del-port", "ladon-geneve"])?;
+    until("the tunnel to be made again", &reach).context(pair.ladon.logs())?;
+    ovs.vsctl(&["del-br", "br-int"])?;
+    until("the bridge to be made again", &|| Ok(ports().is_ok_and(|ports| ports.contains(&"ladon-geneve".to_string())))).context(pair.ladon.logs())
 }
 
 #[test]

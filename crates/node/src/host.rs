@@ -3,7 +3,11 @@
 //! An interface is an internal port of the bridge whose `iface-id` is the Neutron port. Its MAC, MTU, addresses and routes
 //! follow from the view and are made so again whenever the view changes or the machine has lost them. The machine routes the
 //! port's own subnets (on the link), what the network's routers lead to, the subnets' host routes and what the user asked for
-//! through it: never a default route unless asked. Routes carry the port's address as their source.
+//! through it: never a default route unless asked. Routes carry the port's address as their source. The machine listens to no
+//! router advertisements there.
+//!
+//! What this task made carries a mark in the database, so that an interface whose port went away while the node was down is
+//! found and removed, once the view is known to be complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,18 +20,19 @@ use cni::offload::Ethtool;
 use ipnet::IpNet;
 use model::{Mac, NodeName, PortId, owner};
 use nix::errno::Errno;
-use pipeline::OfPort;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::agent::describe;
-use crate::bridge::{BridgeError, Link, PortSpec};
+use crate::agent::{InForce, describe};
+use crate::bridge::{BridgeError, Interfaces, Link, PortSpec};
 use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
-use crate::local::{Local, LocalPort};
+use crate::local::{Local, LocalPort, everywhere};
 use crate::record::{Record, RecordError};
 
 /// How often the machine's addresses and routes are compared with what they should be, besides after every change.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// Key in the external ids of the interfaces that this task makes.
+const MARK: &str = "ladon-host";
 
 /// What `Plug` asked for, kept over restarts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,9 +94,8 @@ pub struct Host {
     pub bridge_name: String,
     pub is_userspace: bool,
     pub local: watch::Receiver<Arc<Local>>,
+    pub in_force: watch::Receiver<Arc<InForce>>,
     plugged: BTreeMap<String, Plugged>,
-    /// Interfaces that are on the bridge because of this task.
-    made: BTreeMap<String, OfPort>,
     record: Record,
 }
 
@@ -103,11 +107,12 @@ impl Host {
         bridge_name: String,
         is_userspace: bool,
         local: watch::Receiver<Arc<Local>>,
+        in_force: watch::Receiver<Arc<InForce>>,
         state_dir: &Path,
     ) -> Result<Host, RecordError> {
         let record = Record::new(state_dir, "interfaces.json")?;
         let plugged = record.load()?;
-        Ok(Host { node, node_interface, bridge, bridge_name, is_userspace, local, plugged, made: BTreeMap::new(), record })
+        Ok(Host { node, node_interface, bridge, bridge_name, is_userspace, local, in_force, plugged, record })
     }
 
     /// Runs until nobody can wish for anything any more.
@@ -172,7 +177,6 @@ impl Host {
         let removed = self.bridge.remove_port(&self.bridge_name, &interface).await;
         removed.map_err(|source| HostError::Bridge { interface: interface.clone(), source })?;
         self.plugged.remove(&interface);
-        self.made.remove(&interface);
         self.record.save(&self.plugged)?;
         Ok((interface, port))
     }
@@ -204,20 +208,21 @@ impl Host {
                 tracing::warn!(interface, error = describe(&error), "the machine's interface is not what it should be; tried again in 10 s");
             }
         }
-        let wanted: BTreeSet<&String> = wanted.keys().collect();
-        let gone: Vec<String> = self.made.keys().filter(|interface| !wanted.contains(interface)).cloned().collect();
-        for interface in gone {
-            match self.bridge.remove_port(&self.bridge_name, &interface).await {
-                Ok(()) => {
-                    self.made.remove(&interface);
-                }
+        // A view that is still arriving lacks ports that exist.
+        if !self.in_force.borrow().is_complete {
+            return;
+        }
+        let interfaces = self.bridge.interfaces().borrow().clone().unwrap_or_default();
+        for interface in unwanted(&interfaces, &wanted.into_keys().collect()) {
+            match self.bridge.remove_port(&self.bridge_name, interface).await {
+                Ok(()) => tracing::info!(interface, "removed an interface of the machine that is no port any more"),
                 Err(error) => tracing::warn!(interface, error = describe(&error), "an interface that is no port any more stays for now"),
             }
         }
     }
 
     /// Makes one interface what it should be, if its port is in view.
-    async fn make(&mut self, interface: &str) -> Result<(), HostError> {
+    async fn make(&self, interface: &str) -> Result<(), HostError> {
         let Some(plugged) = self.wanted().remove(interface) else { return Ok(()) };
         let Some(port) = self.local.borrow().port(plugged.port).cloned() else { return Ok(()) };
         let desired = desired(&port, plugged.default_route, &plugged.routes);
@@ -225,17 +230,22 @@ impl Host {
         let mut spec = PortSpec::new(&self.bridge_name, interface, "internal")
             .external_id("iface-id", &desired.port.to_string())
             .external_id("attached-mac", &mac)
-            .external_id("iface-status", "active");
+            .external_id("iface-status", "active")
+            .external_id(MARK, "true");
         spec.mtu_request = Some(desired.mtu);
         spec.mac = Some(mac);
-        let ofport = self.bridge.ensure_port(spec).await.map_err(|source| HostError::Bridge { interface: interface.into(), source })?;
+        self.bridge.ensure_port(spec).await.map_err(|source| HostError::Bridge { interface: interface.into(), source })?;
         let (name, is_userspace) = (interface.to_string(), self.is_userspace);
         let configured = tokio::task::spawn_blocking(move || configure(&name, &desired, is_userspace)).await;
         let failed = |reason: String| HostError::Netlink { interface: interface.into(), reason };
-        configured.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
-        self.made.insert(interface.to_string(), ofport);
-        Ok(())
+        configured.map_err(|error| failed(error.to_string()))?.map_err(failed)
     }
+}
+
+/// The interfaces that this task made at some time and that should not exist.
+fn unwanted<'a>(interfaces: &'a Interfaces, wanted: &BTreeSet<String>) -> Vec<&'a str> {
+    let is_ours = |interface: &&crate::bridge::Interface| interface.external_ids.get(MARK).is_some_and(|mark| mark == "true");
+    interfaces.values().filter(is_ours).map(|interface| interface.name.as_str()).filter(|name| !wanted.contains(*name)).collect()
 }
 
 fn desired(port: &LocalPort, default_route: bool, routes: &[IpNet]) -> Desired {
@@ -260,10 +270,6 @@ fn desired(port: &LocalPort, default_route: bool, routes: &[IpNet]) -> Desired {
     }
 }
 
-fn everywhere(like: IpAddr) -> IpNet {
-    if like.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
-}
-
 /// Gives the interface its MAC, MTU, addresses and routes, and takes away what it should not have. Link-local addresses and the
 /// kernel's own routes to the interface's subnets are left alone.
 fn configure(interface: &str, desired: &Desired, is_userspace: bool) -> Result<(), String> {
@@ -277,6 +283,8 @@ fn configure(interface: &str, desired: &Desired, is_userspace: bool) -> Result<(
         // A device that cannot switch the offload off has none.
         let _ = ethtool.tx_offload_off(interface);
     }
+    // Before it is up: a router that is heard once leaves a default route.
+    cni::interface::ignore_routers(interface, false).map_err(|error| format!("{error}: {}", error.details()))?;
     if !link.is_up {
         netlink.set_up(link.index, "").map_err(plain)?;
     }

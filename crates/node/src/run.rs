@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews, describe};
-use crate::bridge::{BridgeError, BridgeSpec, Link, PortSpec, Settings};
+use crate::bridge::{BridgeError, BridgeSpec, Interfaces, Link, PortSpec, Settings};
 use crate::config::Config;
 use crate::connections::{Connections, Unixctl, mailbox};
 use crate::control::Control;
 use crate::host::Host;
 use crate::local::Local;
-use crate::pods::Pods;
+use crate::pods::{self, Pods};
 use crate::record::RecordError;
 use crate::respond::{self, Intake};
 use crate::switch::{Event, Options, Switch};
@@ -70,7 +70,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (asks, asked) = mpsc::channel(CHANNEL);
     let (wishes, wished) = mpsc::channel(CHANNEL);
     let userspace = config.ovs.is_userspace();
-    let pods = Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
+    let plugin_server = Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
     let host = Host::new(
         node.clone(),
         config.host_interface.clone(),
@@ -78,6 +78,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         config.ovs.bridge.clone(),
         userspace,
         local_seen.clone(),
+        in_force_seen.clone(),
         &config.state_dir,
     )?;
     let control = Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };
@@ -93,11 +94,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tasks.spawn(ended("own interfaces", host.run(wished)));
     tasks.spawn(ended("bridge", keep_bridge(bridge.clone(), config.clone(), asks)));
     if let Some(cni) = &config.cni {
-        tasks.spawn(ended("CNI configuration", crate::pods::announce(cni.config_dir.clone(), config.run_dir.clone(), in_force_seen.clone())));
+        tasks.spawn(ended("CNI configuration", pods::announce(cni.config_dir.clone(), config.run_dir.clone(), in_force_seen.clone())));
     }
+    tasks.spawn(ended("clearing away of pods", plugin_server.clone().keep_clean()));
     let cni_socket = config.run_dir.join("cni.sock");
     let control_socket = config.run_dir.join("node.sock");
-    tasks.spawn(async move { socket_error(&cni_socket, pods.serve(&cni_socket).await) });
+    tasks.spawn(async move { socket_error(&cni_socket, plugin_server.serve(&cni_socket).await) });
     tasks.spawn(async move { socket_error(&control_socket, control.serve(&control_socket).await) });
 
     let outcome = tokio::select! {
@@ -167,9 +169,11 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
     }
 }
 
-/// Sets up the bridge and its tunnel interface, again whenever the database's content is new.
+/// Sets up the bridge and its tunnel interface, again whenever the database's content is new or somebody took them away.
 async fn keep_bridge(link: Link, config: Config, asks: mpsc::Sender<Ask>) {
     let mut connection = link.connection();
+    let mut interfaces = link.interfaces();
+    let name = tunnel_name(config.tunnel.kind);
     let mut told = None;
     loop {
         match set_up(&link, &config).await {
@@ -178,7 +182,12 @@ async fn keep_bridge(link: Link, config: Config, asks: mpsc::Sender<Ask>) {
                     return;
                 }
                 told = Some(tunnel);
-                if connection.changed().await.is_err() {
+                let is_away = |now: &Option<Arc<Interfaces>>| now.as_deref().is_some_and(|now| !has(now, &name, tunnel));
+                let is_over = tokio::select! {
+                    changed = connection.changed() => changed.is_err(),
+                    away = interfaces.wait_for(is_away) => away.is_err(),
+                };
+                if is_over {
                     return;
                 }
             }
@@ -195,12 +204,33 @@ async fn set_up(link: &Link, config: &Config) -> Result<OfPort, BridgeError> {
     bridge.datapath_type = Some(if config.ovs.is_userspace() { "netdev".into() } else { String::new() });
     bridge.flow_tables = table_names();
     link.ensure_bridge(bridge).await?;
-    let kind = match config.tunnel.kind {
+    let kind = config.tunnel.kind;
+    let other = match kind {
+        TunnelType::Geneve => TunnelType::Vxlan,
+        TunnelType::Vxlan => TunnelType::Geneve,
+    };
+    // The configuration may have said the other one before.
+    link.remove_port(&config.ovs.bridge, &tunnel_name(other)).await?;
+    let tunnel = PortSpec::new(&config.ovs.bridge, &tunnel_name(kind), tunnel_word(kind));
+    link.ensure_port(tunnel.option("remote_ip", "flow").option("key", "flow").option("csum", "true")).await
+}
+
+/// Open vSwitch's word for the kind of tunnel.
+fn tunnel_word(kind: TunnelType) -> &'static str {
+    match kind {
         TunnelType::Geneve => "geneve",
         TunnelType::Vxlan => "vxlan",
-    };
-    let name = format!("ladon-{kind}");
-    link.ensure_port(PortSpec::new(&config.ovs.bridge, &name, kind).option("remote_ip", "flow").option("key", "flow").option("csum", "true")).await
+    }
+}
+
+/// The name of the tunnel's interface.
+fn tunnel_name(kind: TunnelType) -> String {
+    format!("ladon-{}", tunnel_word(kind))
+}
+
+/// Whether the interface is on the bridge with the number.
+fn has(interfaces: &Interfaces, name: &str, number: OfPort) -> bool {
+    interfaces.get(name).is_some_and(|interface| interface.ofport == Some(number))
 }
 
 fn table_names() -> BTreeMap<u8, String> {
