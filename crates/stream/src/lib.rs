@@ -6,7 +6,7 @@
 //!   │ Report{full} ────────────────────────────────▶ │
 //!   │ ◀────────── SnapshotBegin, Chunk…, End         │  only if the change log cannot bridge the gap
 //!   │ ◀────────── Delta{from, to, upserts, removals} │  for as long as the stream lives
-//!   │ ◀────────── Heartbeat{revision}                │  nothing for you up to here
+//!   │ ◀────────── Heartbeat{revision}                │  nothing for you up to here; 0: wait, it is not your turn yet
 //!   │ Report{what changed} ────────────────────────▶ │
 //! ```
 //!

@@ -24,7 +24,7 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The disk is written at most this often.
 pub const SAVE_INTERVAL: Duration = Duration::from_secs(1);
-/// A server that has begun to talk and says nothing for this long is left.
+/// A server that says nothing for this long is left, also before its first word: one that makes nodes wait says so.
 const SILENCE_MAX: Duration = HEARTBEAT_INTERVAL.saturating_mul(4);
 
 pub struct Task {
@@ -172,11 +172,9 @@ impl Task {
         let Following { mut inbound, outbound } = following;
         let mut reporter = Reporter { outbound, facts: self.facts.clone(), told: None, is_due: true };
         loop {
-            // Before the first word a server may be busy with other nodes' snapshots for long.
-            let patience = if *has_talked { SILENCE_MAX } else { Duration::MAX };
             let event = async {
                 tokio::select! {
-                    message = timeout(patience, inbound.message()) => Some(message),
+                    message = timeout(SILENCE_MAX, inbound.message()) => Some(message),
                     () = reporter.report() => None,
                 }
             };

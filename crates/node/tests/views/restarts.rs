@@ -153,3 +153,28 @@ async fn servers_and_nodes_killed_in_the_middle_of_anything_end_with_the_right_v
         node.until_right(n, &world.server).await;
     }
 }
+
+/// As long as a node's patience, and more.
+const PATIENCE: std::time::Duration = stream::HEARTBEAT_INTERVAL.saturating_mul(5);
+
+#[tokio::test]
+async fn a_server_that_never_says_a_word_is_left() {
+    let world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    let credentials = stream::pki::Authority::open(world.dir.path()).unwrap().server().unwrap();
+    let wedged = stream::Listener::bind("127.0.0.1:0".parse().unwrap(), credentials).await.unwrap();
+    let address = wedged.address().unwrap().to_string();
+    let (sender, mut followers) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(wedged.run(sender, std::future::pending()));
+    let mut node = Follower::new(node::view::Config { servers: vec![address], ..world.config(1) });
+    node.report(&[], &[], Revision(0));
+    let mut held = soon("it follows", followers.recv()).await.unwrap();
+    soon("it reports, and so waits for the first word", held.inbound.message()).await.unwrap();
+    let mut status = node.link.status.clone();
+    tokio::time::pause();
+    tokio::time::advance(PATIENCE).await;
+    tokio::time::resume();
+    let left = status.wait_for(|status| status.problem.as_ref().is_some_and(|problem| problem.contains("said nothing")));
+    soon("it is left", left).await.unwrap();
+    node.link.stop().await;
+}

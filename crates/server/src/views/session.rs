@@ -9,7 +9,7 @@ use stream::wire::{
     Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, node_message, server_message::Body,
 };
 use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::{Status, Streaming};
 
 use super::Views;
@@ -145,16 +145,31 @@ async fn ended(outbox: &super::outbox::Outbox) -> String {
     }
 }
 
+/// What leads a node to the admission's state.
+enum Lead {
+    Changes(Batch),
+    /// The objects, and the permit to send them.
+    Snapshot(Vec<Bytes>, OwnedSemaphorePermit),
+}
+
 /// Leads the node from where it stands to the admission's state.
 async fn catch_up(views: &Views, node: &NodeName, position: Position, admission: Admission, wire: &Wire) -> Result<(), Ended> {
     let admission = Arc::new(admission);
+    match wire.alive_during(lead(views, node, position, &admission)).await?? {
+        Lead::Changes(batch) => wire.batch(batch, position.revision).await,
+        Lead::Snapshot(objects, _permit) => wire.snapshot(objects, admission.state.revision(), InterestHash::of(&admission.view)).await,
+    }
+}
+
+/// Finds out, when it is the node's turn, what leads it on.
+async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Arc<Admission>) -> Result<Lead, Ended> {
     if position.revision > Revision::default()
-        && let Some(batch) = resume(views, node, position, &admission).await
+        && let Some(batch) = resume(views, node, position, admission).await
     {
         tracing::info!("node {node} resumes from revision {} with {} changes", position.revision, batch.upserts.len() + batch.removals.len());
-        return wire.batch(batch, position.revision).await;
+        return Ok(Lead::Changes(batch));
     }
-    let _permit = views.snapshots.acquire().await.map_err(|_| Ended)?;
+    let permit = views.snapshots.clone().acquire_owned().await.map_err(|_| Ended)?;
     let (encoder, source) = (views.encoder.clone(), admission.clone());
     let encoded = tokio::task::spawn_blocking(move || {
         let objects = source.view.iter().filter_map(|key| source.state.object(*key));
@@ -162,7 +177,7 @@ async fn catch_up(views: &Views, node: &NodeName, position: Position, admission:
     });
     let objects = encoded.await.map_err(|_| Ended)?;
     tracing::info!("node {node} gets a snapshot of {} objects", objects.len());
-    wire.snapshot(objects, admission.state.revision(), InterestHash::of(&admission.view)).await
+    Ok(Lead::Snapshot(objects, permit))
 }
 
 async fn resume(views: &Views, node: &NodeName, position: Position, admission: &Arc<Admission>) -> Option<Batch> {
@@ -196,6 +211,20 @@ impl Wire {
     async fn send(&self, body: Body) -> Result<(), Ended> {
         let sent = tokio::time::timeout(SEND_TIMEOUT, self.outbound.send(Ok(body.into()))).await;
         sent.map_err(|_| Ended)?.map_err(|_| Ended)
+    }
+
+    /// Does `work` while the node waits, and says now and then that it does not wait for a dead server. Nothing is known to
+    /// be new or not by then: no revision.
+    async fn alive_during<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        tokio::pin!(work);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        heartbeat.reset();
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = heartbeat.tick() => self.send(Body::Heartbeat(Heartbeat { revision: Revision::default().0 })).await?,
+            }
+        }
     }
 
     async fn batch(&self, batch: Batch, from: Revision) -> Result<(), Ended> {

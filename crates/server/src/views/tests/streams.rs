@@ -77,6 +77,19 @@ async fn snapshots_are_admitted_a_few_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_node_that_waits_for_its_turn_hears_that_the_server_lives() {
+    let served = Served::new(vec![network(1).into(), vm(11, 1, 1).into()]).await;
+    let permits = served.views.snapshots.clone().acquire_many_owned(SNAPSHOTS_AT_ONCE as u32).await.unwrap();
+    let mut following = served.follow(1).await;
+    for _ in 0..2 {
+        assert!(matches!(next(&mut following).await, Body::Heartbeat(heartbeat) if heartbeat.revision == 0), "and nothing of revisions");
+    }
+    drop(permits);
+    assert!(matches!(next(&mut following).await, Body::SnapshotBegin(_)));
+    snapshot(&mut following).await;
+}
+
+#[tokio::test]
 async fn a_node_that_does_not_read_holds_up_nobody_and_gets_the_latest() {
     let served = Served::new(vec![network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 2).into()]).await;
     let (mut slow, mut quick) = (served.follow(1).await, served.follow(2).await);
