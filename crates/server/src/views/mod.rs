@@ -32,12 +32,12 @@ mod tests;
 use std::future::Future;
 use std::sync::Arc;
 
-use model::Revision;
+use model::{NodeName, Revision};
 use stream::{Listener, ServeError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::writer::Core;
-use owner::{Message, Owner, Picture};
+use owner::{Forgotten, Message, Owner, Picture};
 use shown::Encoder;
 
 pub use by_hand::{ByHand, Followed, Wrote};
@@ -80,6 +80,11 @@ impl Views {
         Views { core, messages, encoder, snapshots: Arc::new(snapshots), resumes: Arc::new(resumes), revision, progress }
     }
 
+    /// Waits until the owner has ended, which it does only by a fault: no node would hear of a change any more.
+    pub async fn ended(&self) {
+        self.messages.closed().await;
+    }
+
     /// Serves the nodes that connect to `listener` until `shutdown` is done.
     pub async fn serve(&self, listener: Listener, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (sender, mut followers) = mpsc::channel(FOLLOWERS_MAX);
@@ -96,9 +101,11 @@ impl Views {
         }
     }
 
-    /// Waits until the owner has ended, which it does only by a fault: no node would hear of a change any more.
-    pub async fn ended(&self) {
-        self.messages.closed().await;
+    /// Drops what a node said; None while the server stops.
+    async fn forget(&self, node: NodeName) -> Option<Forgotten> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.send(Message::Forget { node, answer }).await.ok()?;
+        answered.await.ok()
     }
 
     #[cfg(test)]

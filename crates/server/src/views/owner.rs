@@ -41,8 +41,18 @@ pub enum Message {
     /// What the latest batch came to.
     Wrote { batch: Batch, result: Result<Revision, WriteError> },
     Ask { answer: oneshot::Sender<Picture> },
+    /// The operator says that a node does not come back.
+    Forget { node: NodeName, answer: oneshot::Sender<Forgotten> },
     #[cfg(test)]
     Break,
+}
+
+/// What came of forgetting a node.
+pub enum Forgotten {
+    /// Its report is dropped. What the state has of it is to be written with [`forget`].
+    Done(Reports),
+    IsConnected,
+    IsUnknown,
 }
 
 /// What a node's stream starts from: nothing is missed between this and what comes into the outbox.
@@ -183,6 +193,7 @@ impl Owner {
             Message::Disconnect { node, session } => self.disconnect(&node, session),
             Message::Wrote { batch, result } => self.wrote(batch, result),
             Message::Ask { answer } => drop(answer.send(self.picture())),
+            Message::Forget { node, answer } => drop(answer.send(self.forget(&node))),
             #[cfg(test)]
             Message::Break => panic!("a test breaks the owner"),
         }
@@ -232,11 +243,36 @@ impl Owner {
                 _ => {}
             }
         }
-        if let Some(model::Object::Node(node)) = change.after.as_deref()
-            && !self.nodes.contains_key(&node.name)
-        {
-            self.track(&node.name);
+        match (change.before.as_deref(), change.after.as_deref()) {
+            (_, Some(model::Object::Node(node))) if !self.nodes.contains_key(&node.name) => self.track(&node.name),
+            (Some(model::Object::Node(node)), None) => self.node_deleted(node),
+            _ => {}
         }
+    }
+
+    /// One that has come back meanwhile is there again; any other is nobody's concern now.
+    fn node_deleted(&mut self, node: &Node) {
+        if self.nodes.get(&node.name).is_some_and(|track| track.session.is_some()) {
+            self.dirty_nodes.entry(node.name.clone()).or_insert_with(|| node.clone());
+        } else {
+            self.nodes.remove(&node.name);
+            self.names.remove(&node.name.id());
+            self.interest.unfollow(&node.name);
+        }
+    }
+
+    /// Drops what the node said. It stays known while the state has its object.
+    fn forget(&mut self, node: &NodeName) -> Forgotten {
+        if self.nodes.get(node).is_some_and(|track| track.session.is_some()) {
+            return Forgotten::IsConnected;
+        }
+        let ports: Vec<PortId> = self.state.ports_at(node.clone()).filter(|port| port.claimed_by.is_some()).map(|port| port.id).collect();
+        if self.state.node(node).is_none() && self.reports.node(node).is_none() && ports.is_empty() {
+            return Forgotten::IsUnknown;
+        }
+        self.dirty_nodes.remove(node);
+        self.dirty_ports.extend(self.reports.forget(node));
+        Forgotten::Done(self.reports.clone())
     }
 
     /// Commits were missed. Nodes resume from their own revisions, so they miss nothing.
@@ -244,6 +280,8 @@ impl Owner {
         tracing::warn!("views missed {missed} commits: nodes keep forwarding and resume; the server is overloaded if this repeats");
         (self.state, self.subscription) = self.core.subscribe();
         self.nodes.values().filter_map(|track| track.session.as_ref()).for_each(|(_, outbox)| outbox.end("the server fell behind"));
+        let state = &self.state;
+        self.nodes.retain(|name, track| track.session.is_some() || state.node(name).is_some());
         self.begin();
         self.dirty_ports.extend(self.state.all::<Port>().map(|port| port.id));
         self.revision.send_replace(self.state.revision());
@@ -254,6 +292,7 @@ impl Owner {
         if self.state.node(&node) != Some(&facts) {
             self.dirty_nodes.insert(node.clone(), facts);
         }
+        self.reports.returned(&node);
         self.track(&node);
         self.next_session += 1;
         let view = self.interest.view(&node);
@@ -360,7 +399,7 @@ impl Owner {
 
     fn batch(&mut self) -> Batch {
         let mut batch = Batch::default();
-        batch.nodes = std::mem::take(&mut self.dirty_nodes).into_values().filter(|node| self.state.node(&node.name) != Some(node)).collect();
+        batch.nodes = std::mem::take(&mut self.dirty_nodes).into_values().filter(|node| self.is_news(node)).collect();
         while batch.ports.len() < STATUS_BATCH_MAX
             && let Some(id) = self.dirty_ports.pop_first()
         {
@@ -369,6 +408,10 @@ impl Owner {
             }
         }
         batch
+    }
+
+    fn is_news(&self, node: &Node) -> bool {
+        self.state.node(&node.name) != Some(node) && !self.reports.is_forgotten(&node.name)
     }
 
     fn wrote(&mut self, batch: Batch, result: Result<Revision, WriteError>) {
@@ -410,4 +453,13 @@ fn apply(tx: &mut Tx, batch: &Batch, reports: &Reports) {
     }
     let settled: Vec<Port> = batch.ports.iter().filter_map(|id| reports.settled(tx.state().port(*id)?)).collect();
     settled.into_iter().for_each(|port| tx.put(port));
+}
+
+/// Takes a node that the operator gave up out of the state: its object, and what it claimed.
+pub fn forget(tx: &mut Tx, node: &NodeName, reports: &Reports) {
+    let settled: Vec<Port> = tx.state().ports_at(node.clone()).filter_map(|port| reports.settled(port)).collect();
+    settled.into_iter().for_each(|port| tx.put(port));
+    if tx.state().node(node).is_some() {
+        tx.delete(ObjectKey::new(Kind::Node, node.id()));
+    }
 }

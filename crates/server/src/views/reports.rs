@@ -21,6 +21,8 @@ pub struct Reports {
     installers: OrdMap<PortId, Vec<NodeName>>,
     /// Ports that moved to a node that has not reported yet: their status is another node's.
     moved: OrdSet<PortId>,
+    /// Nodes that the operator gave up, until they come back: what they had is not theirs any more.
+    forgotten: OrdSet<NodeName>,
 }
 
 /// The latest report of one node.
@@ -65,6 +67,25 @@ impl Reports {
         }
         self.nodes.insert(node.clone(), after);
         touched
+    }
+
+    /// The node does not come back, says the operator; tells the ports of which it had said something.
+    pub fn forget(&mut self, node: &NodeName) -> BTreeSet<PortId> {
+        let before = self.nodes.remove(node).unwrap_or_default();
+        let interfaces: BTreeSet<PortId> = before.present.keys().filter_map(|id| id.parse().ok()).collect();
+        interfaces.iter().for_each(|id| enter(&mut self.presenters, *id, node, false));
+        before.installed.iter().for_each(|id| enter(&mut self.installers, *id, node, false));
+        self.forgotten.insert(node.clone());
+        interfaces.into_iter().chain(before.installed).collect()
+    }
+
+    /// It has come back after all.
+    pub fn returned(&mut self, node: &NodeName) {
+        self.forgotten.remove(node);
+    }
+
+    pub fn is_forgotten(&self, node: &NodeName) -> bool {
+        self.forgotten.contains(node)
     }
 
     /// The port got another home.
@@ -113,13 +134,13 @@ impl Reports {
     }
 
     /// The first node that has the interface of a port for which no host is named. It keeps the port until it says that the
-    /// interface is gone.
+    /// interface is gone, or is forgotten.
     fn claim(&self, port: &Port) -> Option<NodeName> {
         if port.host.is_some() || port.is_homeless() {
             return port.claimed_by.clone();
         }
         let presenters = self.presenters(port.id);
-        let keeps = |node: &&NodeName| presenters.contains(node) || self.node(node).is_none();
+        let keeps = |node: &&NodeName| presenters.contains(node) || (self.node(node).is_none() && !self.is_forgotten(node));
         port.claimed_by.as_ref().filter(keeps).or(presenters.first()).cloned()
     }
 
@@ -131,7 +152,7 @@ impl Reports {
             Some(home) if self.node(home).is_some() => {
                 if self.is_installed(port.id, home) { PortStatus::Active } else { PortStatus::Down }
             }
-            Some(_) if !self.moved.contains(&port.id) => port.status,
+            Some(home) if !self.moved.contains(&port.id) && !self.is_forgotten(home) => port.status,
             _ => PortStatus::Down,
         }
     }

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /ladon/v1/nodes` | `{revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces}]}` |
+//! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected |
 //! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{revision, is_in_force, lagging: [{node, revision_in_force, reason}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
 //!
@@ -10,10 +11,10 @@
 
 use std::time::Duration;
 
-use axum::extract::{Query, State as Shared};
+use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use axum::{Extension, Json, Router};
 use model::{Node, NodeName, Port, Revision};
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,9 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::Views;
-use super::owner::{NodePicture, Picture};
+use super::owner::{self, Forgotten, NodePicture, Picture};
 use crate::auth::Caller;
+use crate::writer::{Tx, WriteError};
 
 /// Longest `timeout` of a `wait`, in seconds.
 pub const WAIT_SECS_MAX: u64 = 600;
@@ -35,6 +37,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 pub fn routes(views: Views) -> Router {
     Router::new()
         .route("/ladon/v1/nodes", get(nodes))
+        .route("/ladon/v1/nodes/{name}", delete(forget))
         .route("/ladon/v1/ports", get(ports))
         .route("/ladon/v1/wait", get(wait))
         .with_state(views)
@@ -45,6 +48,9 @@ enum Problem {
     NotAdmin,
     Stopping,
     Timeout(u64),
+    NoNode(NodeName),
+    Connected(NodeName),
+    NotWritten(WriteError),
 }
 
 impl IntoResponse for Problem {
@@ -55,6 +61,11 @@ impl IntoResponse for Problem {
             Problem::Timeout(secs) => {
                 (StatusCode::BAD_REQUEST, "Bad Request", format!("timeout={secs}: give at most {WAIT_SECS_MAX} seconds"))
             }
+            Problem::NoNode(node) => (StatusCode::NOT_FOUND, "Not Found", format!("no node named {node} is known")),
+            Problem::Connected(node) => {
+                (StatusCode::CONFLICT, "Conflict", format!("node {node} is connected and would be there again at once: stop ladon node there first"))
+            }
+            Problem::NotWritten(error) => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", error.to_string()),
         };
         (status, Json(json!({ "error": { "code": status.as_u16(), "title": title, "message": message } }))).into_response()
     }
@@ -62,10 +73,13 @@ impl IntoResponse for Problem {
 
 type Asker = Option<Extension<Caller>>;
 
+fn only_admins(asker: &Asker) -> Result<(), Problem> {
+    let is_admin = asker.as_ref().is_some_and(|Extension(caller)| caller.is_admin);
+    if is_admin { Ok(()) } else { Err(Problem::NotAdmin) }
+}
+
 async fn picture(views: &Views, asker: &Asker) -> Result<Picture, Problem> {
-    if !asker.as_ref().is_some_and(|Extension(caller)| caller.is_admin) {
-        return Err(Problem::NotAdmin);
-    }
+    only_admins(asker)?;
     views.picture().await.ok_or(Problem::Stopping)
 }
 
@@ -91,6 +105,22 @@ async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, P
     let mut rows: Vec<NodeRow> = picture.state.all::<Node>().map(|node| picture.node_row(node)).collect();
     rows.sort_by_key(|row| row.name);
     Ok(Json(json!({ "revision": picture.state.revision(), "nodes": rows })).into_response())
+}
+
+/// For a machine that was taken out: as long as it might come back, it keeps what it claimed.
+async fn forget(Shared(views): Shared<Views>, asker: Asker, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    only_admins(&asker)?;
+    let node = NodeName(name);
+    let reports = match views.forget(node.clone()).await.ok_or(Problem::Stopping)? {
+        Forgotten::Done(reports) => reports,
+        Forgotten::IsConnected => return Err(Problem::Connected(node)),
+        Forgotten::IsUnknown => return Err(Problem::NoNode(node)),
+    };
+    let gone = node.clone();
+    let write = move |tx: &mut Tx| Ok::<(), WriteError>(owner::forget(tx, &gone, &reports));
+    views.core.write(write).await.map_err(Problem::NotWritten)?;
+    tracing::info!("node {node} is forgotten: ports that it had claimed are free");
+    Ok(StatusCode::NO_CONTENT)
 }
 
 impl Picture {

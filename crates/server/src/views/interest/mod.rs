@@ -125,6 +125,11 @@ impl Interest {
         self.followed.insert(node.id());
     }
 
+    /// From now on nothing is told for this node.
+    pub fn unfollow(&mut self, node: &NodeName) {
+        self.followed.remove(&node.id());
+    }
+
     /// Objects touched so far: what the changes cost.
     pub fn work(&self) -> u64 {
         self.work

@@ -102,3 +102,25 @@ fn a_report_that_makes_no_sense_changes_nothing() {
     assert!(reports.update(&name(1), &bad).is_err());
     assert_eq!(reports, before);
 }
+
+#[test]
+fn a_forgotten_nodes_claim_ends_and_its_ports_are_down_until_it_comes_back() {
+    let mut reports = Reports::default();
+    report(&mut reports, 1, full(&[11, 12], &[11, 12]));
+    report(&mut reports, 2, full(&[11], &[11]));
+    let claimed = settled(&reports, port(11, 1));
+    let bound = settled(&reports, vm(12, 1, 1));
+    assert_eq!((claimed.home(), bound.status), (Some(&name(1)), PortStatus::Active));
+    let touched = reports.forget(&name(1));
+    assert!(touched.contains(&port_id(11)) && touched.contains(&port_id(12)) && reports.node(&name(1)).is_none());
+    let claimed = settled(&reports, claimed);
+    assert_eq!((claimed.home(), claimed.status), (Some(&name(2)), PortStatus::Active), "the next one gets it");
+    assert_eq!(settled(&reports, bound).status, PortStatus::Down, "whose host is gone has no traffic");
+    let alone = Port { claimed_by: Some(name(1)), status: PortStatus::Active, ..port(13, 1) };
+    let free = settled(&reports, alone);
+    assert_eq!((free.claimed_by, free.status), (None, PortStatus::Down));
+    reports.returned(&name(1));
+    report(&mut reports, 1, full(&[12, 13], &[12, 13]));
+    assert_eq!(settled(&reports, vm(12, 1, 1)).status, PortStatus::Active);
+    assert_eq!(settled(&reports, port(13, 1)).home(), Some(&name(1)));
+}
