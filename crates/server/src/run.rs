@@ -145,7 +145,8 @@ impl Server {
 
 /// Neutron's and Octavia's API, and the operator's questions.
 fn routes(core: &Core, views: &Views, settings: Settings) -> Router {
-    let apis = octavia::routes(core.clone()).merge(neutron::routes(core.clone(), settings));
+    let neutron = neutron::routes_with_claims(core.clone(), settings, views.claims());
+    let apis = octavia::routes(core.clone()).merge(neutron);
     apis.merge(views::routes(views.clone())).fallback(neutron::not_found)
 }
 

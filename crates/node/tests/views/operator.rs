@@ -12,9 +12,15 @@ use tower::ServiceExt;
 use crate::world::*;
 
 async fn ask(world: &World, path: &str, is_admin: bool) -> (StatusCode, Value) {
+    send(world, Request::get(path), is_admin).await
+}
+
+async fn send(world: &World, request: axum::http::request::Builder, is_admin: bool) -> (StatusCode, Value) {
     let caller = Caller { is_admin, ..Caller::default() };
-    let router = server::views::routes(world.server.views.clone()).layer(Extension(caller));
-    let answer = router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+    let views = &world.server.views;
+    let neutron = server::neutron::routes_with_claims(world.server.core.clone(), server::neutron::Settings::default(), views.claims());
+    let router = server::views::routes(views.clone()).merge(neutron).layer(Extension(caller));
+    let answer = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let status = answer.status();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
@@ -144,4 +150,74 @@ async fn nodes_are_listed_with_what_they_said_of_themselves() {
     node.report(&[], &[], node.revision);
     until(&world, "/ladon/v1/nodes", |body| body["nodes"][0]["is_up_to_date"] == true).await;
     node.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_claims_anothers_port_is_named_on_the_port() {
+    let world = World::new().await;
+    world.server.put([network(1).into(), port(11, 1).into()]).await;
+    let (mut one, mut two) = (world.follow(1), world.follow(2));
+    one.next().await;
+    two.next().await;
+    let path = format!("/v2.0/ports/{}", port_id(11));
+    assert_eq!(get(&world, &path).await["port"]["ladon:conflicts"], serde_json::json!([]));
+    one.report(&[11], &[], Revision(0));
+    world.server.until("claimed", |state| state.port(port_id(11)).unwrap().home() == Some(&name(1))).await;
+    two.report(&[11], &[], Revision(0));
+    let body = until(&world, &path, |body| body["port"]["ladon:conflicts"] != serde_json::json!([])).await;
+    assert_eq!(body["port"]["ladon:conflicts"], serde_json::json!(["n2"]), "{body}");
+    let listed = get(&world, "/v2.0/ports").await;
+    assert_eq!(listed["ports"][0]["ladon:conflicts"], serde_json::json!(["n2"]));
+    let (status, tenants) = ask(&world, &path, false).await;
+    assert!(status == StatusCode::OK && tenants["port"].get("ladon:conflicts").is_none(), "which nodes there are is no tenant's business");
+    two.report(&[], &[], Revision(0));
+    until(&world, &path, |body| body["port"]["ladon:conflicts"] == serde_json::json!([])).await;
+    one.link.stop().await;
+    two.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_node_keeps_no_claim_and_holds_up_nobody() {
+    let mut world = World::new().await;
+    world.server.put([network(1).into(), port(11, 1).into(), vm(12, 1, 1).into()]).await;
+    let (mut one, mut two) = (world.follow(1), world.follow(2));
+    one.next().await;
+    two.next().await;
+    one.report(&[11, 12], &[11, 12], Revision(0));
+    let is_claimed = |state: &server::State| state.port(port_id(11)).unwrap().home() == Some(&name(1)) && state.port(port_id(12)).unwrap().status == PortStatus::Active;
+    world.server.until("claimed", is_claimed).await;
+    two.report(&[11], &[11], Revision(0));
+    let forget = |node: &str| Request::delete(format!("/ladon/v1/nodes/{node}"));
+    assert_eq!(send(&world, forget("n1"), false).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(send(&world, forget("n1"), true).await.0, StatusCode::CONFLICT);
+    assert_eq!(send(&world, forget("n9"), true).await.0, StatusCode::NOT_FOUND);
+    one.link.stop().await;
+    // It dies, and so does the server, which knows of the claim from the store alone afterwards.
+    two.link.stop().await;
+    world.kill().await;
+    world.start().await;
+    let mut two = world.follow(2);
+    two.next().await;
+    two.report(&[11], &[11], Revision(0));
+    until(&world, "/ladon/v1/nodes", |body| body["nodes"][1]["is_connected"] == true).await;
+    assert_eq!(world.server.core.state().port(port_id(11)).unwrap().home(), Some(&name(1)));
+    assert_eq!(send(&world, forget("n1"), true).await.0, StatusCode::NO_CONTENT);
+    let state = world.server.core.state();
+    assert_eq!((state.node(&name(1)), state.port(port_id(12)).unwrap().status), (None, PortStatus::Down));
+    let is_free = |state: &server::State| state.port(port_id(11)).unwrap().home() == Some(&name(2));
+    world.server.until("the other one gets it", is_free).await;
+    let body = until(&world, "/ladon/v1/nodes", |body| body["nodes"].as_array().unwrap().len() == 1).await;
+    assert_eq!(body["nodes"][0]["name"], "n2");
+    assert_eq!(send(&world, forget("n1"), true).await.0, StatusCode::NOT_FOUND, "once is enough");
+    two.until_right(2, &world.server).await;
+    two.report(&[11], &[11], two.revision);
+    until(&world, "/ladon/v1/wait?timeout=0", |body| body["is_in_force"] == true).await;
+    // It was not dead after all: it is there as if nothing had been.
+    let mut one = world.follow(1);
+    one.until_right(1, &world.server).await;
+    world.server.until("known again", |state| state.node(&name(1)).is_some()).await;
+    one.report(&[12], &[12], one.revision);
+    world.server.until("active again", |state| state.port(port_id(12)).unwrap().status == PortStatus::Active).await;
+    one.link.stop().await;
+    two.link.stop().await;
 }

@@ -33,6 +33,12 @@ pub const EXTENSIONS: &[Extension] = &[
     ext("ip-substring-filtering", "IP address substring filtering", "2017-11-28T09:00:00-00:00", "Finds ports by a piece of an address"),
     ext("ladon-flooding", "Flooding of a network", "2026-11-23T00:00:00-00:00", "ladon:flooding: whether broadcast and multicast reach every port of a network"),
     ext("ladon-idempotent-create", "Idempotent creation", "2026-11-23T00:00:00-00:00", "Idempotency-Key: a create that is sent twice makes one object"),
+    ext(
+        "ladon-port-conflicts",
+        "Conflicting claims of a port",
+        "2026-11-23T00:00:00-00:00",
+        "ladon:conflicts: nodes that have a port's interface although the port is another's, for administrators",
+    ),
     ext("net-mtu", "Network MTU", "2015-03-25T10:00:00-00:00", "The largest packet of a network"),
     ext("net-mtu-writable", "Network MTU (writable)", "2017-07-12T00:00:00-00:00", "The MTU of a network can be set"),
     ext("pagination", "Pagination support", "2016-06-12T00:00:00-00:00", "Lists in pages"),

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::state::State;
+use crate::views::Claims;
 use crate::writer::Core;
 
 use super::body::{self, Body};
@@ -31,6 +32,7 @@ use super::resource::{self, Ask, Resource, Settings};
 pub struct Neutron {
     pub core: Core,
     pub settings: Settings,
+    pub claims: Claims,
 }
 
 /// A body that came in whole; too large a one is refused in Neutron's words.
@@ -61,7 +63,11 @@ impl Neutron {
     }
 
     fn shown<R: Resource>(&self, state: &State, model: &R::Model, caller: &Caller) -> Map<String, Value> {
-        resource::shown::<R>(state, model, caller, self.settings)
+        let mut shown = resource::shown::<R>(state, model, caller, self.settings);
+        if caller.is_admin {
+            shown.append(&mut R::show_claims(model, &self.claims));
+        }
+        shown
     }
 }
 

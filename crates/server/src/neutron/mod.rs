@@ -41,6 +41,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 
+use crate::views::Claims;
 use crate::writer::Core;
 
 pub use error::ApiError;
@@ -56,6 +57,11 @@ pub const BODY_MAX: usize = 16 << 20;
 
 /// The API's paths. Expects the [`Caller`](crate::auth::Caller) among each request's extensions.
 pub fn routes(core: Core, settings: Settings) -> Router {
+    routes_with_claims(core, settings, Claims::default())
+}
+
+/// As [`routes`], for a server that nodes talk to: ports show what they say.
+pub fn routes_with_claims(core: Core, settings: Settings, claims: Claims) -> Router {
     Router::new()
         .route("/", get(small::versions))
         .route("/v2.0", get(small::collections))
@@ -80,5 +86,5 @@ pub fn routes(core: Core, settings: Settings) -> Router {
         .merge(router::routes_of_member_actions())
         .merge(interface::routes())
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(Neutron { core, settings })
+        .with_state(Neutron { core, settings, claims })
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::auth::Caller;
 use crate::ipam::{self, Wanted};
 use crate::state::State;
+use crate::views::Claims;
 
 use super::attribute::{self, Attribute, Fallback, Policy};
 use super::check::Check;
@@ -59,6 +60,7 @@ impl Resource for Ports {
         Attribute::writable("binding:host_id", Check::TextOrNull(attribute::TEXT_MAX)).policy(Policy::Admin),
         Attribute::read_only("binding:vif_type").policy(Policy::Admin),
         Attribute::read_only("binding:vif_details").policy(Policy::Admin).hidden_from_queries(),
+        Attribute::read_only("ladon:conflicts").policy(Policy::Admin).hidden_from_queries(),
         Attribute::at_birth("tags", Check::Words(tags::TAG_MAX)).or(Fallback::EmptyList).unsorted(),
         attribute::REVISION,
         attribute::CREATED,
@@ -111,6 +113,10 @@ impl Resource for Ports {
         }));
         shown.append(&mut show_binding(port));
         shown
+    }
+
+    fn show_claims(port: &Port, claims: &Claims) -> Map<String, Value> {
+        resource::entries(json!({ "ladon:conflicts": claims.conflicts(port) }))
     }
 
     fn candidates<'a>(state: &'a State, query: &Query) -> Box<dyn Iterator<Item = &'a Port> + 'a> {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::auth::Caller;
 use crate::ipam::IpamError;
 use crate::state::{State, Typed};
+use crate::views::Claims;
 use crate::writer::{Tx, WriteError};
 
 use super::attribute::{Attribute, Policy};
@@ -93,6 +94,11 @@ pub trait Resource: Send + Sync + 'static {
 
     /// All attributes, as administrators see them.
     fn show(state: &State, model: &Self::Model, settings: Settings) -> Map<String, Value>;
+
+    /// What nodes say of it, as administrators see it: of this moment, and in no state.
+    fn show_claims(_model: &Self::Model, _claims: &Claims) -> Map<String, Value> {
+        Map::new()
+    }
 
     /// The objects among which a list looks: a superset of what its filters let through.
     fn candidates<'a>(state: &'a State, query: &Query) -> Box<dyn Iterator<Item = &'a Self::Model> + 'a> {

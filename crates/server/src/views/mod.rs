@@ -45,6 +45,7 @@ pub use catch_up::RESUME_CHANGES_MAX;
 pub use closure::closure;
 pub use outbox::PENDING_BYTES_MAX;
 pub use owner::{IFACE_ID_BYTES_MAX, INTERFACES_MAX, STATUS_BATCH_MAX};
+pub use reports::Claims;
 pub use routes::routes;
 pub use session::{RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE};
 pub use shown::shown;
@@ -66,6 +67,7 @@ pub struct Views {
     revision: watch::Receiver<Revision>,
     /// Moves whenever a revision may have come into force somewhere.
     progress: watch::Receiver<u64>,
+    claims: Claims,
 }
 
 impl Views {
@@ -76,8 +78,13 @@ impl Views {
         let (owner, signals) = Owner::new(core.clone(), inbox, messages.downgrade(), encoder.clone());
         tokio::spawn(owner.run());
         let (snapshots, resumes) = (Semaphore::new(SNAPSHOTS_AT_ONCE), Semaphore::new(RESUMES_AT_ONCE));
-        let (revision, progress) = (signals.revision, signals.progress);
-        Views { core, messages, encoder, snapshots: Arc::new(snapshots), resumes: Arc::new(resumes), revision, progress }
+        let (revision, progress, claims) = (signals.revision, signals.progress, signals.claims);
+        Views { core, messages, encoder, snapshots: Arc::new(snapshots), resumes: Arc::new(resumes), revision, progress, claims }
+    }
+
+    /// Which nodes claim which ports, at any moment.
+    pub fn claims(&self) -> Claims {
+        self.claims.clone()
     }
 
     /// Waits until the owner has ended, which it does only by a fault: no node would hear of a change any more.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::concerns::Concerns;
 use super::interest::{Effect, Interest};
 use super::outbox::Outbox;
-use super::reports::Reports;
+use super::reports::{Claims, Reports};
 use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
 use crate::writer::{Core, Subscription, Tx, WriteError};
@@ -117,6 +117,8 @@ pub struct Owner {
     retry_at: Option<tokio::time::Instant>,
     revision: watch::Sender<Revision>,
     progress: watch::Sender<u64>,
+    /// The latest `reports`, for others.
+    claims: watch::Sender<Reports>,
     next_session: SessionId,
 }
 
@@ -124,6 +126,7 @@ pub struct Owner {
 pub struct Signals {
     pub revision: watch::Receiver<Revision>,
     pub progress: watch::Receiver<u64>,
+    pub claims: Claims,
 }
 
 impl Owner {
@@ -131,6 +134,7 @@ impl Owner {
         let (state, subscription) = core.subscribe();
         let (revision, revision_seen) = watch::channel(state.revision());
         let (progress, progress_seen) = watch::channel(0);
+        let (claims, claims_seen) = watch::channel(Reports::default());
         let mut owner = Owner {
             core,
             messages,
@@ -149,10 +153,11 @@ impl Owner {
             retry_at: None,
             revision,
             progress,
+            claims,
             next_session: 0,
         };
         owner.begin();
-        (owner, Signals { revision: revision_seen, progress: progress_seen })
+        (owner, Signals { revision: revision_seen, progress: progress_seen, claims: Claims::of(claims_seen) })
     }
 
     /// Computes everything from the state at hand.
@@ -272,6 +277,7 @@ impl Owner {
         }
         self.dirty_nodes.remove(node);
         self.dirty_ports.extend(self.reports.forget(node));
+        self.claims.send_replace(self.reports.clone());
         Forgotten::Done(self.reports.clone())
     }
 
@@ -334,7 +340,12 @@ impl Owner {
             self.progress.send_modify(|progress| *progress += 1);
         }
         match self.reports.update(node, report) {
-            Ok(touched) => self.dirty_ports.extend(touched),
+            Ok(touched) => {
+                if !touched.is_empty() {
+                    self.claims.send_replace(self.reports.clone());
+                }
+                self.dirty_ports.extend(touched);
+            }
             Err(error) => return refuse(error.to_string()),
         }
         if report.is_full {

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use imbl::{OrdMap, OrdSet};
 use model::{NodeName, Port, PortId, PortStatus};
 use stream::wire::{Report, WireError, port_id};
+use tokio::sync::watch;
 
 /// The latest reports of all nodes.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -23,6 +24,21 @@ pub struct Reports {
     moved: OrdSet<PortId>,
     /// Nodes that the operator gave up, until they come back: what they had is not theirs any more.
     forgotten: OrdSet<NodeName>,
+}
+
+/// What nodes claim, for those who show ports. The default knows of none.
+#[derive(Clone, Default)]
+pub struct Claims(Option<watch::Receiver<Reports>>);
+
+impl Claims {
+    pub(super) fn of(reports: watch::Receiver<Reports>) -> Claims {
+        Claims(Some(reports))
+    }
+
+    /// Nodes that have the port's interface although the port is another's.
+    pub fn conflicts(&self, port: &Port) -> Vec<NodeName> {
+        self.0.as_ref().map_or_else(Vec::new, |reports| reports.borrow().conflicts(port).cloned().collect())
+    }
 }
 
 /// The latest report of one node.

@@ -17,7 +17,7 @@ const NOT_SERVED: &[&str] = &[
     "bound_drivers",
 ];
 /// Attributes that real answers leave out now and then, and Ladon's own.
-const OWN: &[&str] = &["ladon:flooding", "project_id", "tags", "bridge_name", "datapath_type"];
+const OWN: &[&str] = &["ladon:flooding", "ladon:conflicts", "project_id", "tags", "bridge_name", "datapath_type"];
 
 /// Subnets of external networks have the key on a real server.
 const SUBNET_NOT_SERVED: &[&str] = &["router:external"];

@@ -109,3 +109,13 @@ async fn a_router_interface_stays_one() {
     let down = set(&api, port, json!({"admin_state_up": false})).await;
     assert_eq!(down.body["port"]["status"], "DOWN");
 }
+
+#[tokio::test]
+async fn nodes_conflicts_are_shown_and_nobodys_to_set() {
+    let (api, network) = world().await;
+    let port = api.port(&network, json!({})).await;
+    assert_eq!(port["ladon:conflicts"], json!([]));
+    assert_eq!(set(&api, &id(&port), json!({"ladon:conflicts": ["n1"]})).await.error(), (400, "HTTPBadRequest"));
+    assert_eq!(api.get("ports?ladon:conflicts=n1").await.error(), (400, "HTTPBadRequest"));
+    assert_eq!(api.get("extensions/ladon-port-conflicts").await.status, 200);
+}
