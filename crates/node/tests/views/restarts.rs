@@ -166,7 +166,7 @@ async fn a_server_that_never_says_a_word_is_left() {
     let address = wedged.address().unwrap().to_string();
     let (sender, mut followers) = tokio::sync::mpsc::channel(1);
     tokio::spawn(wedged.run(sender, std::future::pending()));
-    let mut node = Follower::new(node::view::Config { servers: vec![address], ..world.config(1) });
+    let node = Follower::new(node::view::Config { servers: vec![address], ..world.config(1) });
     node.report(&[], &[], Revision(0));
     let mut held = soon("it follows", followers.recv()).await.unwrap();
     soon("it reports, and so waits for the first word", held.inbound.message()).await.unwrap();
