@@ -259,7 +259,7 @@ fn machine(ladon: &Deployment, parts: &Parts, hosts: &BTreeMap<String, Host>, ov
     let network = api.create("network", json!({"name": "vms"}))?;
     let v4 = json!({"network_id": id(&network), "name": "vms-v4", "ip_version": 4, "cidr": "10.70.0.0/24", "dns_nameservers": [DNS]});
     let v6 = json!({"network_id": id(&network), "name": "vms-v6", "ip_version": 6, "cidr": "fd00:70::/64",
-        "ipv6_address_mode": "slaac", "ipv6_ra_mode": "slaac"});
+        "gateway_ip": "fd00:70::1", "ipv6_address_mode": "slaac", "ipv6_ra_mode": "slaac"});
     api.create("subnet", v4)?;
     api.create("subnet", v6)?;
     let group = api.create("security_group", json!({"name": "vms"}))?;

@@ -117,7 +117,13 @@ fn a_kernel_makes_its_address_and_its_route_from_router_advertisements() -> Resu
     let mtu = netns.within(|| fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu"))??;
     assert_eq!(mtu.trim(), "1380");
     assert_eq!(ping(netns, "fd00:9::1".parse()?, 5, Duration::from_millis(20))?.lost, 0);
-    Ok(())
+    // Who answers a solicitation without saying that it is a router is a default router no more.
+    netns.tool("ip", &["-6", "neighbour", "flush", "dev", "eth0"])?;
+    ping(netns, "2001:db8:ffff::1".parse()?, 3, Duration::from_millis(20))?;
+    let neighbours = netns.tool("ip", &["-6", "neighbour", "show", "dev", "eth0"])?;
+    let known = neighbours.lines().find(|line| line.starts_with("fe80:")).with_context(|| neighbours.clone())?;
+    assert!(known.contains("lladdr") && known.contains("router"), "{neighbours}");
+    wait_said(netns, &["-6", "route", "show", "default"], "via fe80:")
 }
 
 /// SOLICIT with rapid commit from the client with the MAC, for one association.

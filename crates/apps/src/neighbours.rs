@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Block, Kind, Mac, Network, ObjectKey, Port, V6Range, V6Shape, link_local};
-use pipeline::{Action, Draft, Flow, Header, Priority, Reason, Table, Test, arp_op, arp_tpa, fields::*, icmp_type, ip_src, nd_target};
+use pipeline::{Action, Draft, Flow, Header, Priority, Reason, Table, Test, arp_op, arp_tpa, eth_src, fields::*, icmp_type, ip_src, nd_target};
 
 use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
@@ -25,6 +25,8 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Solicited and override (RFC 4861, 4.4): the top bits of the flags.
 const SOLICITED_OVERRIDE: u32 = 0x6000_0000;
+/// The same of a router. Who hears a router without this flag takes it out of its default routers (RFC 4861, 7.2.5).
+const ROUTER_SOLICITED_OVERRIDE: u32 = 0xe000_0000;
 /// The type of the option that holds the target's MAC (RFC 4861, 4.6.1).
 const TARGET_LINK_LAYER: u8 = 2;
 
@@ -85,7 +87,8 @@ fn answers(network: &Network, port: &Port) -> Vec<Flow> {
         IpAddr::V4(ip) => answer_arp(network, ip.into(), mac.clone()),
         IpAddr::V6(ip) => answer_nd(network, nd_target(ip, Ipv6Addr::from(u128::MAX)), mac.clone()),
     };
-    addresses.map(|ip| answer(ip).priority(Priority::High).because(key(port))).collect()
+    let as_router = port.is_router_interface().then(|| advertise_router(network, port));
+    addresses.map(|ip| answer(ip).priority(Priority::High).because(key(port))).chain(as_router).collect()
 }
 
 fn on(network: &Network) -> Test {
@@ -108,7 +111,7 @@ fn answer_arp(network: &Network, asked: Ipv4Net, mac: Vec<Action>) -> Draft {
         .goto(Table::Deliver)
 }
 
-/// A neighbour solicitation for `asked` is turned into the advertisement; NeighbourReply adds the MAC.
+/// A neighbour solicitation for `asked` is turned into the advertisement; NeighbourReply adds the flags and the MAC.
 fn answer_nd(network: &Network, asked: Test, mac: Vec<Action>) -> Draft {
     Table::Neighbours
         .when([on(network), icmp_type(true, SOLICITATION), asked])
@@ -122,14 +125,21 @@ fn answer_nd(network: &Network, asked: Test, mac: Vec<Action>) -> Draft {
 
 /// A neighbour advertisement made in Neighbours gets its flags and the MAC that is asked for.
 fn advertise() -> Flow {
-    Table::NeighbourReply
-        .when([icmp_type(true, ADVERTISEMENT)])
-        .set(Header::NdReserved, SOLICITED_OVERRIDE)
+    finished(Table::NeighbourReply.when([icmp_type(true, ADVERTISEMENT)]), SOLICITED_OVERRIDE).because(Reason::Pipeline)
+}
+
+/// A router's neighbour advertisement says that it is one.
+fn advertise_router(network: &Network, interface: &Port) -> Flow {
+    let made = Table::NeighbourReply.when([on(network), icmp_type(true, ADVERTISEMENT), eth_src(interface.mac)]);
+    finished(made, ROUTER_SOLICITED_OVERRIDE).priority(Priority::High).because(key(interface))
+}
+
+fn finished(made: Draft, flags: u32) -> Draft {
+    made.set(Header::NdReserved, flags)
         .set(Header::NdOptionsType, TARGET_LINK_LAYER)
         .act(Action::copy(Header::EthSrc, Header::NdTll))
         .set(TURN_BACK, 1u8)
         .goto(Table::Deliver)
-        .because(Reason::Pipeline)
 }
 
 /// A solicitation from `::` is a probe for duplicates: nobody but the address's owner answers it.
