@@ -74,8 +74,8 @@ pub enum Command {
     #[command(after_help = "Examples:\n  ladon pki --dir /etc/ladon/pki server\n  ladon pki --dir /etc/ladon/pki node n1 n2 n3")]
     Pki(Pki),
     /// List the machines that run `ladon node`, and how far each is
-    #[command(after_help = "Examples:\n  ladon nodes\n  ladon nodes n2 --output json")]
-    Nodes(Filter),
+    #[command(after_help = "Examples:\n  ladon nodes\n  ladon nodes n2 --output json\n  ladon nodes --forget n3      a machine that was taken out")]
+    Nodes(Nodes),
     /// List ports, where each lives and, if one does not work, why
     #[command(after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports --missing       which do not work, and why?\n  ladon ports --node n2       which live on n2?")]
     Ports(Ports),
@@ -141,6 +141,16 @@ pub struct RunNode {
 pub struct Filter {
     /// Only rows in which a cell contains this
     pub text: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Nodes {
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Take this machine, which does not come back, off the list: ports that it claimed are free for others. Refused while it is
+    /// connected
+    #[arg(long, value_name = "NODE", conflicts_with = "text")]
+    pub forget: Option<String>,
 }
 
 #[derive(Args)]

@@ -296,3 +296,18 @@ fn a_part_with_a_bad_configuration_does_not_start() {
         assert!(done.code == 1 && done.stderr.contains("/no/such/file"), "{done:?}");
     }
 }
+
+#[test]
+fn a_machine_that_was_taken_out_is_forgotten_and_a_running_one_is_not() {
+    let world = World::new();
+    world.server(|heard| match heard.line.as_str() {
+        "DELETE /ladon/v1/nodes/n%203" => (204, Value::Null),
+        "DELETE /ladon/v1/nodes/n1" => (409, json!({"error": {"message": "node n1 is connected"}})),
+        _ => (404, json!({"error": {"message": "no node named n9 is known"}})),
+    });
+    assert_eq!(world.ladon(&["nodes", "--forget", "n 3"]).succeeded(), "node n 3 is forgotten; ports that it had claimed are free\n");
+    let text = world.ladon(&["nodes", "--forget", "n1"]).failed(1);
+    assert!(text.contains("node n1 is connected") && text.contains("stop `ladon node` on n1"), "{text}");
+    assert!(world.ladon(&["nodes", "--forget", "n9"]).failed(1).contains("no node named n9 is known"));
+    assert_eq!(world.ladon(&["nodes", "n1", "--forget", "n2"]).code, 2);
+}

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
 
 use crate::api::{Api, escape};
-use crate::cli::{Filter, Format, Ports, Reach, Wait};
+use crate::cli::{Filter, Format, Nodes, Ports, Reach, Wait};
 use crate::failure::{EXIT_TIMEOUT, Failure, Result};
 use crate::output::{Column, has_cell_with, table};
 
@@ -43,12 +44,37 @@ const WAIT_ROUND: Duration = Duration::from_secs(20);
 const WAIT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The machines that run `ladon node`.
-pub async fn nodes(reach: &Reach, filter: &Filter) -> Result<String> {
-    let body = list(reach, "/ladon/v1/nodes", "nodes", NODES, filter).await?;
+pub async fn nodes(reach: &Reach, wanted: &Nodes) -> Result<String> {
+    if let Some(node) = &wanted.forget {
+        return forget(reach, node).await;
+    }
+    let body = list(reach, "/ladon/v1/nodes", "nodes", NODES, &wanted.filter).await?;
     Ok(match reach.output {
         Format::Table => table(NODES, rows(&body, "nodes")),
         Format::Json => format!("{body:#}\n"),
     })
+}
+
+/// Takes a machine off the list.
+async fn forget(reach: &Reach, node: &str) -> Result<String> {
+    let path = format!("/ladon/v1/nodes/{}", escape(node));
+    let api = Api::new(reach)?;
+    let answer = api.ask(Method::DELETE, &path, None).await?;
+    match answer.status {
+        status if status.is_success() => Ok(match reach.output {
+            Format::Table => format!("node {node} is forgotten; ports that it had claimed are free\n"),
+            Format::Json => format!("{:#}\n", json!({ "forgotten": node })),
+        }),
+        StatusCode::CONFLICT => {
+            let failure = api.refused(&path, &answer);
+            Err(Failure { what_to_do: format!("stop `ladon node` on {node}, then say it again"), ..failure })
+        }
+        StatusCode::NOT_FOUND => {
+            let failure = api.refused(&path, &answer);
+            Err(Failure { what_to_do: "see the names with `ladon nodes`".into(), ..failure })
+        }
+        _ => Err(api.refused(&path, &answer)),
+    }
 }
 
 /// The ports, where they live, and what one lacks that does not work; and interfaces that are no port's.
