@@ -3,26 +3,36 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use demo::claims;
-use demo::world::{self, DIR, Parts, World};
+use demo::world::{self, DIR, Parts, Place, World};
 use lab::Progress;
 
 const USAGE: &str = "\
-usage: demo up [TEXT]   bring everything up and prove it; with TEXT, only the claims that contain it
-       demo down        take everything away";
+usage: demo up [--dir DIR] [TEXT]   bring everything up and prove it; with TEXT, only the claims that contain it
+       demo down [--dir DIR]        take everything away
+
+DIR is where everything lies, /var/lib/ladon-demo unless told otherwise; demos in different folders do not meet.";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["up"] => up(""),
-        ["up", only] => up(only),
-        ["down"] => down(),
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let place = match words[..] {
+        [_, "--dir", dir, ..] => {
+            words.drain(1..3);
+            Place::new(dir)
+        }
+        _ => Place::new(DIR),
+    };
+    let outcome = match words[..] {
+        ["up"] => up(&place, ""),
+        ["up", only] if !only.starts_with('-') => up(&place, only),
+        ["down"] => down(&place),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match outcome {
@@ -36,62 +46,65 @@ fn main() -> ExitCode {
 }
 
 /// True if every claim is.
-fn up(only: &str) -> Result<bool> {
+fn up(place: &Place, only: &str) -> Result<bool> {
     let progress = Progress::new();
     let parts = progress.during("finding Kubernetes, images and the guest", || Parts::find(&progress))?;
-    take_down_earlier(&progress)?;
+    take_down_earlier(place, &progress)?;
     let started = Instant::now();
-    let world = World::start(&parts, &progress)?;
+    let world = World::start(place, &parts, &progress)?;
     progress.during("the switches meet", || anyhow::Ok(world.introduce()))?;
     let up = started.elapsed();
     let world = Arc::new(world);
     let tally = claims::prove(&world, only);
-    write_commands(&world, &parts)?;
+    let bin = write_commands(place, &world, &parts)?;
+    let bin = bin.display();
     world.lab.keep()?;
     println!("\nup in {:.0} s, proved in {:.0} s; it goes on running. Try:", up.as_secs_f32(), (started.elapsed() - up).as_secs_f32());
-    println!("  {DIR}/bin/kubectl get pods,services -o wide");
-    println!("  {DIR}/bin/openstack port list");
-    println!("  {DIR}/bin/ladon n2 flows --object vm1");
+    println!("  {bin}/kubectl get pods,services -o wide");
+    println!("  {bin}/openstack port list");
+    println!("  {bin}/ladon n2 flows --object vm1");
     println!("and `make demo-down` when done.\n");
     println!("{} passed, {} failed", tally.passed, tally.failed);
     // A measurement that ran out of time may still hold the world: nothing waits for it.
     std::process::exit(i32::from(tally.failed > 0 || tally.passed == 0));
 }
 
-fn take_down_earlier(progress: &Progress) -> Result<()> {
-    if Path::new(DIR).exists() {
-        progress.during("an earlier demo is there: taking it down", world::take_down)?;
+fn take_down_earlier(place: &Place, progress: &Progress) -> Result<()> {
+    if place.dir.exists() {
+        progress.during("an earlier demo is there: taking it down", || world::take_down(place))?;
     }
     Ok(())
 }
 
-fn down() -> Result<bool> {
-    let was_there = world::take_down()?;
+fn down(place: &Place) -> Result<bool> {
+    let was_there = world::take_down(place)?;
     println!("{}", if was_there { "the demo is gone" } else { "there is no demo" });
     Ok(true)
 }
 
-/// Short commands for people: each enters a machine of the demo.
-fn write_commands(world: &World, parts: &Parts) -> Result<()> {
-    let enter = |host: &str| format!("exec ip netns exec {}", world.hosts[host].namespace());
+/// Short commands for people, each of which enters a machine of the demo; their folder.
+fn write_commands(place: &Place, world: &World, parts: &Parts) -> Result<PathBuf> {
+    let dir = place.dir.display();
+    let enter = |host: &str| format!("exec ip netns exec {}-{host}", place.name);
     let kubectl = format!(
-        "{} {} --kubeconfig {} --cache-dir {DIR}/kubectl-cache \"$@\"",
+        "{} {} --kubeconfig {} --cache-dir {dir}/kubectl-cache \"$@\"",
         enter("control"),
         parts.kubectl()?.display(),
         world.cluster.admin_kubeconfig().display()
     );
     let openstack = format!("{} openstack --os-auth-type none --os-endpoint http://127.0.0.1:9696 \"$@\"", enter("control"));
     let ladon = format!(
-        "host=${{1:?a host: control, n1, n2, n3 or metal1}}; shift\nexec ip netns exec {}-\"$host\" {} --api unix:{DIR}/ladon/api.sock --control {DIR}/\"$host\"/ladon/run/node.sock \"$@\"",
-        world::NAME,
+        "host=${{1:?a host: control, n1, n2, n3 or metal1}}; shift\n\
+         {} {} --api unix:{dir}/ladon/api.sock --control {dir}/\"$host\"/ladon/run/node.sock \"$@\"",
+        enter("\"$host\""),
         world.ladon.program(),
     );
-    let bin = Path::new(DIR).join("bin");
+    let bin = place.dir.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("making {}", bin.display()))?;
     for (name, line) in [("kubectl", kubectl), ("openstack", openstack), ("ladon", ladon)] {
         let path = bin.join(name);
         fs::write(&path, format!("#!/bin/sh\n{line}\n")).with_context(|| format!("writing {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }
-    Ok(())
+    Ok(bin)
 }

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,10 +28,8 @@ use crate::guest::Guest;
 use crate::peer::{ECHO, FAMILIES, Peer};
 use crate::{Api, Deployment, Tunnel, id};
 
-/// Where everything lies. Short: sockets lie below it.
+/// Where everything lies unless told otherwise. Short: sockets lie below it.
 pub const DIR: &str = "/var/lib/ladon-demo";
-/// Prefix of the network namespaces' names.
-pub const NAME: &str = "demo";
 /// The interface that `ladon plug` makes on the bare-metal host, and the host's name.
 pub const METAL: &str = "metal1";
 /// The virtual machine, and the node that it is on.
@@ -72,6 +70,23 @@ impl Parts {
     }
 }
 
+/// Where a demo lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub dir: PathBuf,
+    /// Prefix of the network namespaces' names: the folder's name without `ladon-`.
+    pub name: String,
+}
+
+impl Place {
+    pub fn new(dir: impl Into<PathBuf>) -> Place {
+        let dir = dir.into();
+        let last = dir.file_name().unwrap_or_default().to_string_lossy();
+        let name = last.strip_prefix("ladon-").unwrap_or(&last).to_string();
+        Place { dir, name }
+    }
+}
+
 /// Everything that runs.
 pub struct World {
     // Dropped in this order: what runs before what it runs on.
@@ -99,8 +114,8 @@ struct Halves {
 
 impl World {
     /// Brings all of it up.
-    pub fn start(parts: &Parts, progress: &Progress) -> Result<World> {
-        let lab = Lab::new(NAME, DIR)?;
+    pub fn start(place: &Place, parts: &Parts, progress: &Progress) -> Result<World> {
+        let lab = Lab::new(&place.name, &place.dir)?;
         lab.keep_logs();
         let underlay = Underlay::new(&lab)?;
         let (hosts, ovs) = progress.during("five hosts, a switch on each", || machines(&underlay))?;
@@ -366,17 +381,18 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// Takes away whatever an earlier demo left, if there is any; true if there was.
-pub fn take_down() -> Result<bool> {
-    let was_there = Path::new(DIR).exists();
-    Lab::take_down(DIR)?;
-    remove_namespaces()?;
-    let _ = fs::remove_dir_all(DIR);
+pub fn take_down(place: &Place) -> Result<bool> {
+    let was_there = place.dir.exists();
+    Lab::take_down(&place.dir)?;
+    remove_namespaces(&place.name)?;
+    // A lab leaves what it does not know: the short commands.
+    let _ = fs::remove_dir_all(&place.dir);
     Ok(was_there)
 }
 
 /// Namespaces of workloads that a killed demo did not take away.
-fn remove_namespaces() -> Result<()> {
-    let prefix = format!("{NAME}-");
+fn remove_namespaces(name: &str) -> Result<()> {
+    let prefix = format!("{name}-");
     let names = fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     for name in names.filter(|name| name.starts_with(&prefix)) {
         lab::command::tool("ip", &["netns", "delete", &name])?;
@@ -387,6 +403,12 @@ fn remove_namespaces() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_called_like_its_folder() {
+        assert_eq!(Place::new(DIR).name, "demo");
+        assert_eq!(Place::new("/tmp/t7").name, "t7");
+    }
 
     #[test]
     fn base64_is_that_of_the_rfc() {
