@@ -55,8 +55,8 @@ fn both_ways((one, other): (Peer, Peer), measure: impl Fn(&Peer, &Peer) -> Resul
 
 fn configured() -> Vec<Claim> {
     vec![
-        Claim::new("vm1 has its address, MTU, routes and DNS server by DHCP", |world| dhcp(world)).within(CONFIGURED * 2),
-        Claim::new("vm1 has its IPv6 address and route by router advertisement", |world| advertisement(world)).within(CONFIGURED * 2),
+        Claim::new("vm1 has its address, MTU, routes and DNS server by DHCP", dhcp).within(CONFIGURED * 2),
+        Claim::new("vm1 has its IPv6 address and route by router advertisement", advertisement).within(CONFIGURED * 2),
         Claim::new("vm1 resolves a Service's name by the DNS server that DHCP named", |world| {
             let said = world.guest.run("nslookup -type=a web.default.svc.cluster.local")?;
             ensure!(said.contains("10.96.7.7"), "{said}");

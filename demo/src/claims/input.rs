@@ -1,6 +1,7 @@
 //! Bad input: refused with Neutron's status code and error type, nothing changed, nobody crashed. And the operator's own commands.
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::traffic::Pinging;
 use lab::wait;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -8,18 +9,19 @@ use std::time::Duration;
 use super::{Claim, Lane};
 use crate::world::{METAL, World};
 use crate::id;
+use crate::peer::FAMILIES;
 
 /// Larger than any body that the server takes.
 const HUGE_MIB: usize = 40;
 
 pub fn lane() -> Lane {
     vec![
-        Claim::new("malformed JSON, unknown attributes, wrong types and huge bodies are refused and change nothing", |world| refused(world)),
-        Claim::new("overlapping subnets and deletes of things in use are refused and change nothing", |world| conflicting(world)),
-        Claim::new("an iface-id that no port has is reported", |world| unknown_interface(world)),
-        Claim::new("a second node that claims a port is reported, and the first one keeps it", |world| second_claim(world)),
-        Claim::new("metal1 takes a second interface by `ladon plug` and gives it back by `ladon unplug`", |world| plugged_twice(world)),
-        Claim::new("`ladon flows` names the object that each flow is there for", |world| explained(world)),
+        Claim::new("malformed JSON, unknown attributes, wrong types and huge bodies are refused and change nothing", refused),
+        Claim::new("overlapping subnets and deletes of things in use are refused and change nothing", conflicting),
+        Claim::new("an iface-id that no port has is reported", unknown_interface),
+        Claim::new("a second node that claims a port is reported, and the first one keeps it", second_claim),
+        Claim::new("metal1 takes a second interface by `ladon plug` and gives it back by `ladon unplug`", plugged_twice),
+        Claim::new("`ladon flows` names the object that each flow is there for", explained),
     ]
 }
 
@@ -106,13 +108,21 @@ fn unknown_interface(world: &World) -> Result<String> {
 
 fn second_claim(world: &World) -> Result<String> {
     let port = id(&world.vm_port).to_string();
-    let _tap = Tap::plug(world, "n3", "tap-twice", &port)?;
+    let pings = FAMILIES.map(|family| anyhow::Ok(Pinging::start(world.pod("c").netns()?, world.guest().ip(family), Duration::from_millis(10))?));
+    let tap = Tap::plug(world, "n3", "tap-twice", &port)?;
     let conflicts = reported(world, "the conflict in `ladon ports`", |document| {
         let row = document["ports"].as_array()?.iter().find(|row| row["id"] == port.as_str())?;
         (row["home"] == "n2" && row["conflicts"].to_string().contains("n3")).then(|| row["conflicts"].to_string())
     })?;
-    ensure!(world.pod("c").reaches(world.guest().ip(crate::peer::Family::V4))?, "vm1 is not reached any more");
-    Ok(format!("home n2, also claimed by {conflicts}; vm1 is reached as before"))
+    drop(tap);
+    world.wait_in_force()?;
+    let mut sent = 0;
+    for pinging in pings {
+        let report = pinging?.stop()?;
+        ensure!(report.lost == 0, "{} of {} echo requests from the second node to vm1 were lost", report.lost, report.sent);
+        sent += report.sent;
+    }
+    Ok(format!("home n2, also claimed by {conflicts}; 0 of {sent} echo requests from n3 to vm1 lost meanwhile"))
 }
 
 fn plugged_twice(world: &World) -> Result<String> {

@@ -74,8 +74,8 @@ impl Claim {
 /// All of them, by phase and lane.
 pub fn all() -> Vec<Vec<Lane>> {
     vec![
-        [connectivity::lanes(), vec![cluster::lane(), services::lane(), services::scaling(), security::lane(), tenants::lane(), input::lane()]]
-            .concat(),
+        [connectivity::lanes(), vec![cluster::lane(), services::lane(), input::lane()]].concat(),
+        vec![services::scaling(), security::lane(), tenants::lane(), cluster::guarded()],
         vec![services::rolling()],
         vec![restarts::lane()],
     ]
