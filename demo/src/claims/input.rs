@@ -1,10 +1,12 @@
 //! Bad input: refused with Neutron's status code and error type, nothing changed, nobody crashed. And the operator's own commands.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use lab::traffic::Pinging;
 use lab::wait;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 use super::{Claim, Lane};
 use crate::world::{METAL, World};
@@ -25,6 +27,10 @@ pub fn lane() -> Lane {
     ]
 }
 
+/// How long the first owner of a port is watched while another node claims it.
+const WATCHED: Duration = Duration::from_secs(1);
+/// A tap comes and goes: Open vSwitch itself may lose a packet each time. A port with two owners would lose all.
+const PORT_EVENTS: u32 = 2;
 /// What a refused request must not have made.
 const NAME: &str = "refused";
 
@@ -114,15 +120,16 @@ fn second_claim(world: &World) -> Result<String> {
         let row = document["ports"].as_array()?.iter().find(|row| row["id"] == port.as_str())?;
         (row["home"] == "n2" && row["conflicts"].to_string().contains("n3")).then(|| row["conflicts"].to_string())
     })?;
+    thread::sleep(WATCHED);
     drop(tap);
     world.wait_in_force()?;
-    let mut sent = 0;
+    let (mut sent, mut lost) = (0, 0);
     for pinging in pings {
         let report = pinging?.stop()?;
-        ensure!(report.lost == 0, "{} of {} echo requests from the second node to vm1 were lost", report.lost, report.sent);
-        sent += report.sent;
+        ensure!(report.lost <= PORT_EVENTS, "{} of {} echo requests from the second node to vm1 were lost", report.lost, report.sent);
+        (sent, lost) = (sent + report.sent, lost + report.lost);
     }
-    Ok(format!("home n2, also claimed by {conflicts}; 0 of {sent} echo requests from n3 to vm1 lost meanwhile"))
+    Ok(format!("home n2, also claimed by {conflicts}; {lost} of {sent} echo requests from n3 to vm1 lost meanwhile"))
 }
 
 fn plugged_twice(world: &World) -> Result<String> {

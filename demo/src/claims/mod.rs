@@ -2,7 +2,9 @@
 //!
 //! A claim is a sentence and a function that measures whether it is true. It runs under a deadline; one that fails says why, and
 //! the others go on. Claims of one lane follow each other; lanes of one phase run side by side; phases follow each other, because
-//! what one does (killing things, load) must not be measured by another.
+//! what one does (killing things, load) must not be measured by another. Ports that come and go are such a thing: the userspace
+//! datapath of Open vSwitch 3.1 now and then loses a packet of others then, with and without Ladon (2 of 800 at 10 ms, while 14
+//! ports without any flow came and went).
 
 mod cluster;
 mod connectivity;
@@ -74,7 +76,8 @@ impl Claim {
 /// All of them, by phase and lane.
 pub fn all() -> Vec<Vec<Lane>> {
     vec![
-        [connectivity::lanes(), vec![cluster::lane(), services::lane(), input::lane()]].concat(),
+        [connectivity::lanes(), vec![cluster::lane(), services::lane()]].concat(),
+        vec![input::lane()],
         vec![services::scaling(), security::lane(), tenants::lane(), cluster::guarded()],
         vec![services::rolling()],
         vec![restarts::lane()],
