@@ -129,6 +129,12 @@ async fn the_vip_is_a_port_that_comes_and_goes_with_the_load_balancer() {
     assert_eq!((port.device_id.clone(), port.status, port.fixed_ips.len()), (format!("lb-{}", id(&balancer)), PortStatus::Active, 1));
     assert_eq!(balancer["vip_port_id"], port.id.to_string());
     assert_eq!(state.load_balancer_of(port.id).unwrap().vip.to_string(), "10.0.0.77");
+    let moved = json!({"port": {"fixed_ips": []}}).to_string();
+    let neutron = server::neutron::routes(api.world.core.clone(), server::neutron::Settings::default());
+    let caller = server::auth::Caller { is_admin: true, ..Default::default() };
+    let request = axum::http::Request::put(format!("/v2.0/ports/{}", port.id)).body(axum::body::Body::from(moved)).unwrap();
+    let answer = tower::ServiceExt::oneshot(neutron.layer(axum::Extension(caller)), request).await.unwrap();
+    assert_eq!(answer.status(), 409, "the VIP stays where the load balancer says");
     let again = json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "vip_address": "10.0.0.77"}});
     api.refused("POST", "loadbalancers", again, 409, "in use").await;
     let (status, _) = api.ask("DELETE", &format!("loadbalancers/{}", id(&balancer)), Value::Null).await;

@@ -80,6 +80,10 @@ pub enum OpenError {
     InUse { path: PathBuf },
     #[error("{path}: the store's tables have version {found}, this release knows {FORMAT_VERSION}: use the release that wrote them")]
     Format { path: PathBuf, found: u64 },
+    /// A new store is made only where there is no file: an empty one was a store once, and starting with nothing would take every
+    /// port's flows away.
+    #[error("{path}: the file is empty; nodes keep forwarding as they do; put the store's copy back, or remove the file to begin with nothing")]
+    Empty { path: PathBuf },
     #[error("opening the store in {path}")]
     Failed { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -198,6 +202,9 @@ fn op_bytes(op: &Op) -> usize {
 
 fn open(path: &Path) -> Result<Database, OpenError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path: path.into(), source };
+    if std::fs::metadata(path).is_ok_and(|there| there.len() == 0) {
+        return Err(OpenError::Empty { path: path.into() });
+    }
     let file = file(path).map_err(|error| failed(error.into()))?;
     let backend = redb::backends::FileBackend::new(file).map_err(|error| failed(error.into()))?;
     let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| match error {

@@ -200,3 +200,13 @@ fn a_disk_that_is_nearly_full_is_not_written_to() {
 fn a_disk_that_fills_up_in_the_middle_of_a_write_loses_nothing() {
     a_full_disk_is_a_clear_error(0);
 }
+
+#[test]
+fn a_file_that_became_empty_is_not_taken_for_a_new_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(Redb::open(&path, Options::default()).unwrap());
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    assert!(matches!(Redb::open(&path, Options::default()), Err(OpenError::Empty { .. })));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "nothing was written");
+}

@@ -194,6 +194,7 @@ impl Resource for Ports {
         allow_on(ask, &network, fields, "update")?;
         allow_device(ask.caller, fields, Some(port))?;
         check_device(fields, Some(port))?;
+        check_vip(ask, port, fields)?;
         check_binding(fields)?;
         set_plain(port, fields);
         move_to(port, fields);
@@ -296,6 +297,17 @@ fn allow_device(caller: &Caller, fields: &Fields, port: Option<&Port>) -> Result
         _ => return Ok(()),
     };
     if caller.is_admin { Ok(()) } else { Err(ApiError::forbidden(format!("(rule:{verb}_port and rule:{verb}_port:{odd})"))) }
+}
+
+/// A VIP's addresses are its load balancer's: they change with it or not at all.
+fn check_vip(ask: &Ask, port: &Port, fields: &Fields) -> Result<(), ApiError> {
+    match ask.state().load_balancer_of(port.id) {
+        Some(balancer) if fields.has("fixed_ips") || fields.has("mac_address") => {
+            let message = format!("Addresses of port {} cannot be changed: it is the VIP of load balancer {}.", port.id, balancer.id);
+            Err(ApiError::conflict("ServicePortInUse", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Router interfaces are made and unmade by the router's own calls, VIPs by the load balancer's.
