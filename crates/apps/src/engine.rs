@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Kind, ObjectKey};
 use pipeline::{Action, Conflict, Flow, FlowKey, Group, GroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::app::{App, Output, Root, RootKind};
+use crate::app::{App, Output, Root};
 use crate::numbers::Numbers;
 use crate::sight::Sight;
 use crate::view::{Change, Dep, View};
@@ -251,11 +250,6 @@ impl Engine {
         delta
     }
 
-    /// The object that `number` of a cookie stands for, among those in view.
-    pub fn object_of(&self, number: u64) -> Option<ObjectKey> {
-        self.view.objects().map(|object| object.key()).find(|key| pipeline::Reason::Object(*key).number() == number)
-    }
-
     /// The same view computed from nothing: the oracle for the incremental path.
     pub fn recomputed(&self) -> Engine {
         let mut full = Engine::new(self.apps, self.numbers());
@@ -265,12 +259,6 @@ impl Engine {
         let changes = objects.into_iter().map(Change::Put).chain(attachments.into_values().map(Change::Attach));
         full.update(std::iter::once(Change::Here(self.view.here().clone())).chain(changes));
         full
-    }
-
-    /// Kinds that some app has as a root, for a node that wants to know what it needs.
-    pub fn root_kinds(&self) -> BTreeSet<Kind> {
-        let kinds = self.apps.iter().flat_map(|app| app.roots);
-        kinds.filter_map(|root| if let RootKind::Object(kind) = root { Some(*kind) } else { None }).collect()
     }
 }
 
