@@ -50,7 +50,8 @@ impl Pair {
     pub fn network(&self, name: &str, n: u8) -> Result<Value> {
         let network = self.api().create("network", json!({"name": name}))?;
         self.api().create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": format!("10.{n}.0.0/24")}))?;
-        let v6 = json!({"network_id": id(&network), "ip_version": 6, "cidr": format!("fd00:{n}::/64"), "gateway_ip": format!("fd00:{n}::1")});
+        let v6 =
+            json!({"network_id": id(&network), "ip_version": 6, "cidr": format!("fd00:{n}::/64"), "gateway_ip": format!("fd00:{n}::1")});
         self.api().create("subnet", v6)?;
         Ok(network)
     }

@@ -32,7 +32,9 @@ impl Workload {
         host.tool("ethtool", &["-K", &workload.device, "tx", "off"])?;
         workload.netns.tool("ethtool", &["-K", "eth0", "tx", "off"])?;
         let mut lines = vec!["link set lo up".to_string(), format!("link set eth0 address {mac} mtu 1400 up")];
-        lines.extend(prefixes.iter().map(|(ip, length)| format!("address add {ip}/{length} dev eth0{}", if ip.is_ipv6() { " nodad" } else { "" })));
+        lines.extend(
+            prefixes.iter().map(|(ip, length)| format!("address add {ip}/{length} dev eth0{}", if ip.is_ipv6() { " nodad" } else { "" })),
+        );
         workload.netns.ip(&lines)?;
         ip(&["link", "set", &workload.device, "up"])?;
         ovs.plug_like_nova("br-int", &workload.device, id, mac, "00000000-0000-0000-0000-000000000000")?;

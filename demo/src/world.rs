@@ -151,7 +151,8 @@ impl World {
         }
         for name in ["web", "scaled", "rolled"] {
             let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
-            self.cluster.wait_for(&format!("deployment {name} to be ready"), &path, left(), |found| found["status"]["readyReplicas"] == 2)?;
+            self.cluster
+                .wait_for(&format!("deployment {name} to be ready"), &path, left(), |found| found["status"]["readyReplicas"] == 2)?;
         }
         self.cluster.wait_dns_ready(left())?;
         self.guest.vm().wait_booted()?;
@@ -259,7 +260,8 @@ fn halves(parts: &Parts, lab: &Lab, hosts: &BTreeMap<String, Host>, ovs: &BTreeM
                 ladon.add_node(&hosts[METAL], &ovs[METAL], None)?;
                 anyhow::Ok(ladon)
             })?;
-            let (guest, vm_port) = progress.during("vm1: a port by the openstack client, a tap, QEMU", || machine(&ladon, parts, hosts, ovs))?;
+            let (guest, vm_port) =
+                progress.during("vm1: a port by the openstack client, a tap, QEMU", || machine(&ladon, parts, hosts, ovs))?;
             anyhow::Ok((ladon, guest, vm_port))
         });
         let (ladon, cluster) = (joined(ladon), joined(cluster));
@@ -287,8 +289,18 @@ fn machine(ladon: &Deployment, parts: &Parts, hosts: &BTreeMap<String, Host>, ov
     let port = api.show("port", id(&made))?;
     let mac = port["mac_address"].as_str().context("a port has a MAC")?;
     let vm = Vm::start(&hosts[VM_NODE], &parts.vm, VM, VM_TAP, mac)?;
-    ovs[VM_NODE].vsctl(&["--may-exist", "add-br", "br-int", "--", "set", "Bridge", "br-int", "datapath_type=netdev", "fail_mode=secure",
-        "other_config:disable-in-band=true"])?;
+    ovs[VM_NODE].vsctl(&[
+        "--may-exist",
+        "add-br",
+        "br-int",
+        "--",
+        "set",
+        "Bridge",
+        "br-int",
+        "datapath_type=netdev",
+        "fail_mode=secure",
+        "other_config:disable-in-band=true",
+    ])?;
     ovs[VM_NODE].plug_like_nova("br-int", VM_TAP, id(&port), mac, "8d1b1b2c-0000-4000-8000-00000000000a")?;
     Ok((Guest::new(vm), port))
 }

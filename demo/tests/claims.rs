@@ -26,7 +26,9 @@ fn namespaces(prefix: &str) -> Vec<String> {
 /// Processes that mention `text` on their command line.
 fn processes(text: &str) -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = entries.filter(|entry| entry.file_name() != *std::process::id().to_string()).filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = entries
+        .filter(|entry| entry.file_name() != *std::process::id().to_string())
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(text)).collect()
 }
 

@@ -29,7 +29,15 @@ fn talk(client: &Plugged, server: &Plugged, at: SocketAddr, port: u16) -> Result
     let listener = server.workload.netns().within(|| TcpListener::bind(any))??;
     listener.set_nonblocking(true)?;
     // The first packets between two nodes may be lost.
-    let client = wait::until("a connection", DEADLINE, || client.workload.netns().within(|| TcpStream::connect_timeout(&at, SILENCE)).map_err(|error| error.to_string())?.map(Some).map_err(|error| error.to_string()))?;
+    let client = wait::until("a connection", DEADLINE, || {
+        client
+            .workload
+            .netns()
+            .within(|| TcpStream::connect_timeout(&at, SILENCE))
+            .map_err(|error| error.to_string())?
+            .map(Some)
+            .map_err(|error| error.to_string())
+    })?;
     let (server, _) = wait::until("a client", DEADLINE, || listener.accept().map(Some))?;
     server.set_nonblocking(false)?;
     for end in [&client, &server] {
@@ -190,7 +198,8 @@ fn who_leaves_a_remote_group_is_shut_out() -> Result<()> {
     let (web, clients) = (group(&pair, "web")?, group(&pair, "clients")?);
     allow(&pair, &web, 8080, json!({"remote_group_id": id(&clients)}))?;
     let server = pair.plug(&blue, 1, "server", json!({"security_groups": [id(&web)]}))?;
-    let [leaving, staying] = [("leaving", 0), ("staying", 1)].map(|(name, node)| pair.plug(&blue, node, name, json!({"security_groups": [id(&clients)]})));
+    let [leaving, staying] =
+        [("leaving", 0), ("staying", 1)].map(|(name, node)| pair.plug(&blue, node, name, json!({"security_groups": [id(&clients)]})));
     let (leaving, staying) = (leaving?, staying?);
     let mut ended = talk(&leaving, &server, (server.v4, 8080).into(), 8080)?;
     let mut other = talk(&staying, &server, (server.v4, 8080).into(), 8080)?;

@@ -48,11 +48,14 @@ fn a_security_group_lets_in_what_its_rules_say_and_nothing_else() -> Result<()> 
     let server = pair.plug(&blue, 0, "server", json!({"security_groups": [id(&web)]}))?;
     let client = pair.plug(&blue, 1, "client", json!({"security_groups": [id(&clients)]}))?;
     let stranger = pair.plug(&blue, 1, "stranger", json!({}))?;
-    let _ports: Vec<EchoServer> = [8080, 8081, 8082].into_iter().map(|port| EchoServer::start(server.workload.netns(), port)).collect::<Result<_, _>>()?;
+    let _ports: Vec<EchoServer> =
+        [8080, 8081, 8082].into_iter().map(|port| EchoServer::start(server.workload.netns(), port)).collect::<Result<_, _>>()?;
     let patience = Duration::from_millis(600);
     for ip in [server.v4, server.v6] {
         for port in [8080, 8081] {
-            let probe = (0..3).map(|_| tcp(client.workload.netns(), (ip, port).into(), b"hello", patience)).find(|probe| probe.as_ref().is_ok_and(|probe| probe.is_answered()));
+            let probe = (0..3)
+                .map(|_| tcp(client.workload.netns(), (ip, port).into(), b"hello", patience))
+                .find(|probe| probe.as_ref().is_ok_and(|probe| probe.is_answered()));
             assert!(probe.is_some(), "{ip}:{port} is allowed");
         }
         for (from, port) in [(&client, 8082), (&stranger, 8080)] {

@@ -18,12 +18,8 @@ fn a_host_joins_a_network_keeps_it_over_a_kill_and_leaves_it() -> Result<()> {
     let node = &pair.ladon.nodes[0];
     let plugged = pair.ladon.ladon(node, &["plug", "--network", "blue", "--name", "metal"]).context(pair.ladon.logs())?;
     let interface = plugged["interface"].as_str().context(plugged.to_string())?.to_string();
-    let addresses: Vec<IpAddr> = plugged["addresses"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|net| net.as_str()?.split('/').next()?.parse().ok())
-        .collect();
+    let addresses: Vec<IpAddr> =
+        plugged["addresses"].as_array().into_iter().flatten().filter_map(|net| net.as_str()?.split('/').next()?.parse().ok()).collect();
     assert_eq!(addresses.len(), 2, "{plugged}");
     // The default security group lets the host's own connections out and their answers in.
     let reach = |target| -> Result<()> {
@@ -82,14 +78,16 @@ fn a_node_clears_away_what_it_missed_and_mends_its_bridge() -> Result<()> {
         ovs.vsctl(&["--no-wait", "add-port", "br-int", name, "--", "set", "Interface", name, &kind, &format!("external_ids:{ids}")])?;
     }
     node.process.restart()?;
-    until("what is left over to be cleared away", &|| Ok(!ports()?.iter().any(|port| left_over.contains(&port.as_str())))).context(pair.ladon.logs())?;
+    until("what is left over to be cleared away", &|| Ok(!ports()?.iter().any(|port| left_over.contains(&port.as_str()))))
+        .context(pair.ladon.logs())?;
     until("the entry to be forgotten", &|| Ok(std::fs::read(&pods)? == b"{}"))?;
     assert!(ports()?.contains(&"ladon-geneve".to_string()));
 
     ovs.vsctl(&["del-port", "ladon-geneve"])?;
     until("the tunnel to be made again", &reach).context(pair.ladon.logs())?;
     ovs.vsctl(&["del-br", "br-int"])?;
-    until("the bridge to be made again", &|| Ok(ports().is_ok_and(|ports| ports.contains(&"ladon-geneve".to_string())))).context(pair.ladon.logs())
+    until("the bridge to be made again", &|| Ok(ports().is_ok_and(|ports| ports.contains(&"ladon-geneve".to_string()))))
+        .context(pair.ladon.logs())
 }
 
 #[test]

@@ -4,16 +4,8 @@ use crate::app::App;
 use crate::{balancing, classify, host_config, l2, neighbours, routing, security, spoof};
 
 /// Every app, in the order of the packet.
-pub const ALL: &[&App] = &[
-    &classify::APP,
-    &spoof::APP,
-    &host_config::APP,
-    &neighbours::APP,
-    &balancing::APP,
-    &security::APP,
-    &routing::APP,
-    &l2::APP,
-];
+pub const ALL: &[&App] =
+    &[&classify::APP, &spoof::APP, &host_config::APP, &neighbours::APP, &balancing::APP, &security::APP, &routing::APP, &l2::APP];
 
 #[cfg(test)]
 mod tests {

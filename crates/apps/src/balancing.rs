@@ -47,7 +47,9 @@ fn run(sight: &Sight, root: Root) -> Output {
         Root::Object(ObjectKey { kind: Kind::LoadBalancer, id }) => {
             sight.load_balancer(id).map(|balancer| vip::for_balancer(sight, balancer).into())
         }
-        Root::Object(ObjectKey { kind: Kind::Listener, id }) => sight.listener(id).and_then(|listener| choose::for_listener(sight, listener)),
+        Root::Object(ObjectKey { kind: Kind::Listener, id }) => {
+            sight.listener(id).and_then(|listener| choose::for_listener(sight, listener))
+        }
         Root::Object(key) => sight.network(key.id).map(|network| vip::give_back(sight, network).into()),
         Root::Attached(id) => sight.live(id).map(|(port, ..)| itself::for_port(sight, port).into()),
         Root::Here => Some([vip::for_everybody(), itself::for_everybody()].concat().into()),

@@ -17,7 +17,13 @@ use crate::view::Index;
 
 pub const APP: App = App {
     name: "l2",
-    roots: &[RootKind::Attached, RootKind::Object(Kind::Port), RootKind::Object(Kind::Block), RootKind::Object(Kind::Network), RootKind::Here],
+    roots: &[
+        RootKind::Attached,
+        RootKind::Object(Kind::Port),
+        RootKind::Object(Kind::Block),
+        RootKind::Object(Kind::Network),
+        RootKind::Here,
+    ],
     run,
 };
 

@@ -10,14 +10,19 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Block, Kind, Mac, Network, ObjectKey, Port, V6Range, V6Shape, link_local};
-use pipeline::{Action, Draft, Flow, Header, Priority, Reason, Table, Test, arp_op, arp_tpa, eth_src, fields::*, icmp_type, ip_src, nd_target};
+use pipeline::{
+    Action, Draft, Flow, Header, Priority, Reason, Table, Test, arp_op, arp_tpa, eth_src, fields::*, icmp_type, ip_src, nd_target,
+};
 
 use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
 use crate::sight::Sight;
 
-pub const APP: App =
-    App { name: "neighbours", roots: &[RootKind::Object(Kind::Block), RootKind::Object(Kind::Port), RootKind::Attached, RootKind::Here], run };
+pub const APP: App = App {
+    name: "neighbours",
+    roots: &[RootKind::Object(Kind::Block), RootKind::Object(Kind::Port), RootKind::Attached, RootKind::Here],
+    run,
+};
 
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
@@ -48,7 +53,9 @@ fn for_block(sight: &Sight, block: &Block) -> Vec<Flow> {
     let local = V6Range { subnet: block.subnet, prefix: link_local_prefix(), shape: V6Shape::Eui64 };
     let v6 = block.v6.iter().chain([&local]).map(|range| {
         let (target, mask) = range.range(block.v4);
-        answer_nd(network, nd_target(target, mask), block_mac(block, Header::NdTarget, range.shape)).priority(Priority::Low).because(because)
+        answer_nd(network, nd_target(target, mask), block_mac(block, Header::NdTarget, range.shape))
+            .priority(Priority::Low)
+            .because(because)
     });
     let v4 = answer_arp(network, block.v4, block_mac(block, Header::ArpTpa, V6Shape::Embedded)).priority(Priority::Low).because(because);
     std::iter::once(v4).chain(v6).collect()

@@ -63,11 +63,7 @@ fn on(network: &Network) -> Test {
 
 /// A packet for a router's MAC is the router's.
 fn enter(router: &Router, interface: &Port, network: &Network) -> Flow {
-    Table::RouterMac
-        .when([on(network), eth_dst(interface.mac)])
-        .set(ROUTER, router.key.0)
-        .goto(Table::RouterSelf)
-        .because(key(interface))
+    Table::RouterMac.when([on(network), eth_dst(interface.mac)]).set(ROUTER, router.key.0).goto(Table::RouterSelf).because(key(interface))
 }
 
 /// A packet for a VIP on its own network has its member's address by now: a router of the network takes it there, or, without
@@ -129,7 +125,8 @@ fn time_is_up() -> Vec<Flow> {
 
 /// A packet to a link-local address is not routed.
 fn never_routed() -> Vec<Flow> {
-    let nets = [IpNet::new(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10), IpNet::new(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16)];
+    let nets =
+        [IpNet::new(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10), IpNet::new(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16)];
     let drop = |net| Table::Route.when([ip_dst(net)]).priority(Priority::Prefix(128)).drop().because(Reason::Pipeline);
     nets.into_iter().map(|net| drop(net.expect("the lengths are prefix lengths"))).collect()
 }
@@ -164,8 +161,10 @@ fn connected(router: &Router, interface: &Port, network: &Network, subnet: &Subn
 /// a connected subnet comes before a route to the same prefix.
 fn extra_routes(sight: &Sight, router: &Router) -> Vec<Flow> {
     let interfaces = sight.interfaces_of(router.id);
-    let subnets_of = |port: &Port| port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet)).map(|subnet| subnet.cidr).collect::<Vec<_>>();
-    let connected: Vec<(&Port, IpNet)> = interfaces.iter().flat_map(|port| subnets_of(port).into_iter().map(|cidr| (*port, cidr))).collect();
+    let subnets_of =
+        |port: &Port| port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet)).map(|subnet| subnet.cidr).collect::<Vec<_>>();
+    let connected: Vec<(&Port, IpNet)> =
+        interfaces.iter().flat_map(|port| subnets_of(port).into_iter().map(|cidr| (*port, cidr))).collect();
     let mut taken: Vec<IpNet> = connected.iter().map(|(_, cidr)| *cidr).collect();
     let mut flows = Vec::new();
     for route in &router.routes {

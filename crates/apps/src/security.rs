@@ -14,7 +14,8 @@ mod ports;
 use ipnet::IpNet;
 use model::{Direction, EtherType, Kind, NetworkId, ObjectKey, Port, Rule, owner};
 use pipeline::{
-    Action, Flow, Priority, Reason, Table, Test, conj_id, ct, ct_state, fields::*, icmp_type, ip_dst, ip_proto, ip_src, ipv4, ipv6, tcp, tcp_flags_clear,
+    Action, Flow, Priority, Reason, Table, Test, conj_id, ct, ct_state, fields::*, icmp_type, ip_dst, ip_proto, ip_src, ipv4, ipv6, tcp,
+    tcp_flags_clear,
 };
 
 use crate::app::{App, Output, Root, RootKind};
@@ -27,11 +28,8 @@ pub use judge::{Judge, Opening, ports_in, ports_with_rules_naming};
 
 const TCP: u8 = 6;
 
-pub const APP: App = App {
-    name: "security",
-    roots: &[RootKind::Attached, RootKind::Address, RootKind::Object(Kind::Rule), RootKind::Here],
-    run,
-};
+pub const APP: App =
+    App { name: "security", roots: &[RootKind::Attached, RootKind::Address, RootKind::Object(Kind::Rule), RootKind::Here], run };
 
 /// The tables of one direction, and what differs between directions.
 struct Way {
@@ -200,7 +198,8 @@ fn conjunction(sight: &Sight, way: &Way, rule: &Rule, family: Test, dimensions: 
         return Vec::new();
     }
     if let [own] = &dimensions[..] {
-        let everything = |tests: &Vec<Test>| way.rules.when(tests.iter().copied()).priority(Priority::High).goto(way.commit).because(because);
+        let everything =
+            |tests: &Vec<Test>| way.rules.when(tests.iter().copied()).priority(Priority::High).goto(way.commit).because(because);
         return own.iter().map(everything).collect();
     }
     let id = sight.number(NumberKey::Conjunction(rule.id));

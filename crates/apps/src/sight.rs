@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    Block, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId, Router, RouterId,
-    Rule, SecurityGroup, SecurityGroupId, Subnet,
+    Block, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId, Router,
+    RouterId, Rule, SecurityGroup, SecurityGroupId, Subnet,
 };
 use uuid::Uuid;
 

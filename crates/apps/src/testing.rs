@@ -204,7 +204,13 @@ pub fn member(name: &str, pool: &str, address: &str, port: u16, weight: u16) -> 
 /// The port is plugged in here, as interface `ofport`; its zones follow from that.
 pub fn attach(port: &str, ofport: u32) -> Change {
     let zone = u16::try_from(ofport * 3).expect("tests use small numbers");
-    Change::Attach(Attachment { port: PortId(id(port)), ofport: OfPort(ofport), rules_zone: zone, nat_zone: zone + 1, hairpin_zone: zone + 2 })
+    Change::Attach(Attachment {
+        port: PortId(id(port)),
+        ofport: OfPort(ofport),
+        rules_zone: zone,
+        nat_zone: zone + 1,
+        hairpin_zone: zone + 2,
+    })
 }
 
 pub fn put(object: impl Into<Object>) -> Change {

@@ -286,7 +286,9 @@ impl View {
             Index::PortsAt(network, node) => vec![(Index::NodesOn(network), node)],
             Index::AttachedAs(number) => in_groups(number, Index::IdentitiesWith),
             Index::AddressesAs(number) => in_groups(number, Index::AddressIdentitiesWith),
-            Index::BalancersOn(network) => self.domains.of(network).map(|domain| (Index::BalancedIn(domain), network.0)).into_iter().collect(),
+            Index::BalancersOn(network) => {
+                self.domains.of(network).map(|domain| (Index::BalancedIn(domain), network.0)).into_iter().collect()
+            }
             _ => Vec::new(),
         }
     }

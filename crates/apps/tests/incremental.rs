@@ -59,10 +59,13 @@ fn a_port(p: u32, n: u32, home: u32, is_port_security: bool) -> Port {
 
 fn an_interface(r: u32, n: u32) -> Port {
     let name = format!("interface{r}{n}");
-    interface(&name, 200 + 10 * r + n, &format!("net{n}"), &format!("router{r}"), &[
-        (&format!("sub{n}"), &format!("10.0.{n}.{}", 1 + r)),
-        (&format!("six{n}"), &format!("fd00:{n}::{}", 1 + r)),
-    ])
+    interface(
+        &name,
+        200 + 10 * r + n,
+        &format!("net{n}"),
+        &format!("router{r}"),
+        &[(&format!("sub{n}"), &format!("10.0.{n}.{}", 1 + r)), (&format!("six{n}"), &format!("fd00:{n}::{}", 1 + r))],
+    )
 }
 
 fn a_block(b: u32, home: u32) -> Block {
@@ -157,7 +160,8 @@ fn work_of_one_more(others: u32) -> apps::Work {
         let ip = format!("10.{}.{}.{}", 1 + n / 62_500, n / 250 % 250, 1 + n % 250);
         put(Port { host: Some(NodeName("node1".into())), ..port(&format!("p{n}"), 1000 + n, "net", &[("sub", &ip)]) })
     };
-    let base = [here("node0", "192.0.2.1"), put(node("node1", "192.0.2.2")), put(network("net", 7)), put(subnet("sub", "net", "10.0.0.0/8"))];
+    let base =
+        [here("node0", "192.0.2.1"), put(node("node1", "192.0.2.2")), put(network("net", 7)), put(subnet("sub", "net", "10.0.0.0/8"))];
     engine.update(base.into_iter().chain((0..others).map(remote)));
     let before = engine.work();
     let delta = engine.update([remote(others)]);

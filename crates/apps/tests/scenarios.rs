@@ -16,7 +16,8 @@ fn every_scenario_holds_in_process() {
     assert!(files.len() >= 6);
     let mut failures = Vec::new();
     for file in files {
-        let scenario = Scenario::parse(&std::fs::read_to_string(&file).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let scenario =
+            Scenario::parse(&std::fs::read_to_string(&file).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         assert!(!scenario.steps.is_empty());
         assert_eq!(scenario.engine().conflicts().count(), 0, "{}", file.display());
         failures.extend(scenario.failures().into_iter().map(|failure| format!("{}: {failure}", file.display())));
@@ -46,7 +47,13 @@ fn world(joins: &[(u32, u32)], places: &[(u32, bool)]) -> Engine {
     for (r, n) in joins {
         changes.push(put(router(&format!("router{r}"), 1 + r)));
         let address = format!("10.{}.0.{}", n / 2, 1 + r);
-        changes.push(put(interface(&format!("i{r}{n}"), 500 + 10 * r + n, &format!("net{n}"), &format!("router{r}"), &[(&format!("sub{n}"), &address)])));
+        changes.push(put(interface(
+            &format!("i{r}{n}"),
+            500 + 10 * r + n,
+            &format!("net{n}"),
+            &format!("router{r}"),
+            &[(&format!("sub{n}"), &address)],
+        )));
     }
     for (p, (n, is_here)) in (0..).zip(places) {
         let (name, address) = (format!("port{p}"), format!("10.{}.0.{}", n / 2, 100 + p));

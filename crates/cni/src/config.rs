@@ -54,7 +54,10 @@ impl Config {
             name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
         };
         if !is_name(&self.name) {
-            return Err(Error::InvalidConfig(format!("has the name '{}'; a name begins with a letter or digit and goes on with those, _, . or -", self.name)));
+            return Err(Error::InvalidConfig(format!(
+                "has the name '{}'; a name begins with a letter or digit and goes on with those, _, . or -",
+                self.name
+            )));
         }
         if !self.socket.is_absolute() {
             return Err(Error::InvalidConfig(format!("has the socket '{}', which is no absolute path", self.socket.display())));

@@ -108,10 +108,16 @@ pub enum Reply {
     Detached,
     Checked,
     /// The host interfaces of the attachments that were forgotten; the plugin removes the links.
-    Collected { removed: Vec<String> },
+    Collected {
+        removed: Vec<String>,
+    },
     Ready,
     /// `code` is CNI's ([`crate::error::code`]); `msg` says what happened, `details` what it means and what to do.
-    Error { code: u32, msg: String, details: String },
+    Error {
+        code: u32,
+        msg: String,
+        details: String,
+    },
 }
 
 /// What a pod's interface has to look like.

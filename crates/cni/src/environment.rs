@@ -69,10 +69,17 @@ impl Environment {
         let is_id = container.starts_with(|c: char| c.is_ascii_alphanumeric())
             && container.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
         if !is_id {
-            return Err(Error::environment("CNI_CONTAINERID", format!("is '{container}'; an id begins with a letter or digit and goes on with those, _, . or -")));
+            return Err(Error::environment(
+                "CNI_CONTAINERID",
+                format!("is '{container}'; an id begins with a letter or digit and goes on with those, _, . or -"),
+            ));
         }
         let ifname = self.require("CNI_IFNAME")?;
-        if ifname.len() > IFNAME_MAX || ifname == "." || ifname == ".." || ifname.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
+        if ifname.len() > IFNAME_MAX
+            || ifname == "."
+            || ifname == ".."
+            || ifname.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
+        {
             return Err(Error::environment("CNI_IFNAME", format!("is '{ifname}', which the kernel does not take as an interface's name")));
         }
         Ok(Attachment { container, ifname })
@@ -89,7 +96,9 @@ impl Environment {
             let values = args.split(';').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name == key);
             values.last().map(|(_, value)| value.to_string()).filter(|value| !value.is_empty())
         };
-        let require = |key: &str| find(key).ok_or_else(|| Error::environment("CNI_ARGS", format!("does not say {key}, so there is no pod to look for")));
+        let require = |key: &str| {
+            find(key).ok_or_else(|| Error::environment("CNI_ARGS", format!("does not say {key}, so there is no pod to look for")))
+        };
         Ok(PodName { pod_uid: find("K8S_POD_UID"), pod_namespace: require("K8S_POD_NAMESPACE")?, pod_name: require("K8S_POD_NAME")? })
     }
 }

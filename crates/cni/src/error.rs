@@ -104,7 +104,9 @@ impl Error {
             Error::NodeSilent { .. } => {
                 "pods that run keep their connections, new ones wait; start ladon node on this host, or look at its log"
             }
-            Error::NodeConfused(_) => "no interface was made; ladon-cni and ladon node are of different releases: install one release of both",
+            Error::NodeConfused(_) => {
+                "no interface was made; ladon-cni and ladon node are of different releases: install one release of both"
+            }
             Error::Node { details, .. } => details,
             Error::UnknownVersion(_) | Error::CommandTooNew { .. } => {
                 return format!("nothing was changed; use a cniVersion that has it, of {}", Version::list());
@@ -112,9 +114,13 @@ impl Error {
             Error::InvalidConfig(_) | Error::Decode(_) => {
                 "nothing was changed; ladon node writes this file (…ladon.conflist in /etc/cni/net.d): remove it and let the node write it again"
             }
-            Error::InvalidEnvironment { .. } | Error::Stdin(_) => "nothing was changed; the container runtime has to set what a CNI plugin needs",
+            Error::InvalidEnvironment { .. } | Error::Stdin(_) => {
+                "nothing was changed; the container runtime has to set what a CNI plugin needs"
+            }
             Error::Namespace { .. } => "no interface was made; the sandbox is gone, or CNI_NETNS is not a network namespace",
-            Error::Kernel { .. } | Error::Sysctl { .. } => "what was made of the interface is removed again; the runtime tries again with a new sandbox",
+            Error::Kernel { .. } | Error::Sysctl { .. } => {
+                "what was made of the interface is removed again; the runtime tries again with a new sandbox"
+            }
             Error::CheckFailed(_) => "the pod may have no network; delete it, and its controller makes a new one",
         };
         match self.causes() {

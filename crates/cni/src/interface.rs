@@ -98,7 +98,9 @@ impl<'a> Pair<'a> {
         pair.pod_index = existing(&pair.pod, ifname)?.index;
         pair.host_mac = host_end.mac;
         if !prepared.tx_offload {
-            let off = |ethtool: &Ethtool, name: &str| ethtool.tx_offload_off(name).map_err(Error::kernel(format!("turning TX offload off on {name}")));
+            let off = |ethtool: &Ethtool, name: &str| {
+                ethtool.tx_offload_off(name).map_err(Error::kernel(format!("turning TX offload off on {name}")))
+            };
             off(&open_ethtool()?, name)?;
             off(&pod_ethtool, ifname)?;
         }

@@ -180,7 +180,9 @@ fn status(config: &Config) -> Result<()> {
         Ok(Reply::Ready) => Ok(()),
         Ok(other) => Err(confused(&other)),
         // Flows outlive the node's process, so pods that run are not limited: 50 and not 51.
-        Err(error @ Error::NodeSilent { .. }) => Err(Error::Node { code: code::NOT_AVAILABLE, msg: error.to_string(), details: error.details() }),
+        Err(error @ Error::NodeSilent { .. }) => {
+            Err(Error::Node { code: code::NOT_AVAILABLE, msg: error.to_string(), details: error.details() })
+        }
         Err(error) => Err(error),
     }
 }

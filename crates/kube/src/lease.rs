@@ -54,7 +54,9 @@ impl Fence {
 enum Decision {
     Create,
     /// Take or renew it; the number of its transitions afterwards.
-    Take { transitions: i32 },
+    Take {
+        transitions: i32,
+    },
     /// It is another one's.
     Wait,
 }

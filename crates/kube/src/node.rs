@@ -103,7 +103,13 @@ pub struct Machines {
 }
 
 impl Machines {
-    pub fn new(client: Client, neutron: Neutron, config: &Config, topology: watch::Receiver<Arc<Topology>>, reporter: Reporter) -> Machines {
+    pub fn new(
+        client: Client,
+        neutron: Neutron,
+        config: &Config,
+        topology: watch::Receiver<Arc<Topology>>,
+        reporter: Reporter,
+    ) -> Machines {
         let mut resync = tokio::time::interval_at(Instant::now() + config.resync(), config.resync());
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Machines {
@@ -180,7 +186,10 @@ impl Machines {
                 warn!(?key, %error, advice = error.advice(), "a node's port is not as it should be; trying again");
                 self.queue.failed(&key, Instant::now());
                 if let Key::Machine(name) = &key {
-                    let note = format!("the node has no usable port on the pod network: pods and the node do not reach each other; {}; {error}", error.advice());
+                    let note = format!(
+                        "the node has no usable port on the pod network: pods and the node do not reach each other; {}; {error}",
+                        error.advice()
+                    );
                     self.report(name, note);
                 }
             }
@@ -271,7 +280,8 @@ mod tests {
     use uuid::Uuid;
 
     fn topology() -> Topology {
-        let plan = Plan::new(&["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()], &["10.96.0.0/16".parse().unwrap()]).unwrap();
+        let plan =
+            Plan::new(&["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()], &["10.96.0.0/16".parse().unwrap()]).unwrap();
         Topology { plan, pod_network: Uuid::nil(), group: Uuid::nil(), router: Uuid::nil(), service_subnets: vec![] }
     }
 

@@ -340,7 +340,13 @@ async fn create(neutron: Neutron, batch: Vec<(Uid, Uuid, NewPort)>) -> Vec<(Uid,
 fn matched(batch: Vec<(Uid, Uuid, NewPort)>, made: Vec<Port>) -> Vec<(Uid, Result<Port, ApiError>)> {
     let mut made: HashMap<Uid, Port> = made.into_iter().map(|port| (port.device_id.clone(), port)).collect();
     let missing = || ApiError::Unreadable { doing: "POST /v2.0/ports".into(), why: "a port is missing in the answer".into() };
-    batch.into_iter().map(|(uid, _, _)| { let port = made.remove(&uid).ok_or_else(missing); (uid, port) }).collect()
+    batch
+        .into_iter()
+        .map(|(uid, _, _)| {
+            let port = made.remove(&uid).ok_or_else(missing);
+            (uid, port)
+        })
+        .collect()
 }
 
 fn failure(pod: &DesiredPort, error: &ApiError) -> Report {

@@ -107,7 +107,8 @@ async fn orphans_of_a_crash_go_and_everything_else_stays() -> Claim {
     world.delete_pod("gone").await;
     world.api::<Service>().delete("gone", &DeleteParams::default()).await?;
     let _kube = world.start("a").await;
-    eventually("the orphans are gone", || async { world.devices().await == [kept.clone()] && world.balancers("gone").await.is_empty() }).await;
+    eventually("the orphans are gone", || async { world.devices().await == [kept.clone()] && world.balancers("gone").await.is_empty() })
+        .await;
     assert_eq!(world.ports().await, [port]);
     assert_eq!(ids(world.balancers("kept").await), balancers);
     Ok(())
@@ -117,7 +118,10 @@ async fn orphans_of_a_crash_go_and_everything_else_stays() -> Claim {
 async fn the_topology_is_made_once_and_adopted_by_the_next_instance() -> Claim {
     let world = World::new().await;
     let kube = world.start("a").await;
-    eventually("the topology is complete", || async { !world.front.seen("GET", "/v2.0/ports").is_empty() && world.list("/v2.0/security-group-rules").await.len() == 2 }).await;
+    eventually("the topology is complete", || async {
+        !world.front.seen("GET", "/v2.0/ports").is_empty() && world.list("/v2.0/security-group-rules").await.len() == 2
+    })
+    .await;
     let made = || async {
         let kinds = ["networks", "subnets", "routers", "security-groups", "ports?device_owner=network:router_interface"];
         let mut all = Vec::new();
@@ -222,7 +226,10 @@ async fn scaling_is_one_batch_and_leaving_endpoints_drain() -> Claim {
     world.endpoints("web", json!([endpoint("10.244.1.1", false, true, true), endpoint("10.244.1.2", true, true, false)])).await;
     eventually("the leaving one drains", || async { world.members("web").await == ["10.244.1.1:8080=0", "10.244.1.2:8080=1"] }).await;
     world.endpoints("web", json!([endpoint("10.244.1.1", false, true, true), endpoint("10.244.1.2", false, false, false)])).await;
-    eventually("none is ready: the leaving one answers", || async { world.members("web").await == ["10.244.1.1:8080=1", "10.244.1.2:8080=0"] }).await;
+    eventually("none is ready: the leaving one answers", || async {
+        world.members("web").await == ["10.244.1.1:8080=1", "10.244.1.2:8080=0"]
+    })
+    .await;
     world.endpoints("web", json!([])).await;
     eventually("no member is left and the listener stays", || async {
         world.members("web").await.is_empty() && !world.list("/v2.0/lbaas/listeners").await.is_empty()
@@ -294,7 +301,8 @@ async fn a_service_converges_through_lost_answers_and_outages() -> Claim {
     })
     .await?;
     world.front.set_down(false);
-    eventually("what waited is done", || async { world.devices().await == [pod.clone()] && world.balancers("later").await.len() == 1 }).await;
+    eventually("what waited is done", || async { world.devices().await == [pod.clone()] && world.balancers("later").await.len() == 1 })
+        .await;
     Ok(())
 }
 

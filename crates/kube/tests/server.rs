@@ -103,7 +103,8 @@ async fn services_become_load_balancers_of_the_real_server() -> Claim {
     }
     let kube = world.start("a").await;
     world.service("web", json!({"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]})).await;
-    let endpoints = |count: u8| (1..=count).map(|n| json!({"addresses": [format!("10.244.1.{n}")], "conditions": {"ready": true}})).collect();
+    let endpoints =
+        |count: u8| (1..=count).map(|n| json!({"addresses": [format!("10.244.1.{n}")], "conditions": {"ready": true}})).collect();
     world.endpoints("web", endpoints(3)).await;
     eventually("three members", || async { world.members("web").await.len() == 3 && world.balancers("web").await.len() == 2 }).await;
     eventually("the API server is a member of its own Service", || async {
@@ -111,15 +112,24 @@ async fn services_become_load_balancers_of_the_real_server() -> Claim {
     })
     .await;
     kube.kill();
-    world.endpoints("web", json!([{"addresses": ["10.244.1.1"], "conditions": {"ready": false, "serving": true, "terminating": true}},
-        {"addresses": ["10.244.1.9"], "conditions": {"ready": true}}]))
-    .await;
+    world
+        .endpoints(
+            "web",
+            json!([{"addresses": ["10.244.1.1"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+        {"addresses": ["10.244.1.9"], "conditions": {"ready": true}}]),
+        )
+        .await;
     let _kube = world.start("a").await;
     eventually("it goes on", || async { world.members("web").await == ["10.244.1.1:8080=0", "10.244.1.9:8080=1"] }).await;
     assert_eq!(world.balancers("web").await.len(), 2);
     world.api::<Service>().delete("web", &DeleteParams::default()).await?;
     eventually("nothing is left", || async { world.balancers("web").await.is_empty() }).await;
-    let strays = world.list("/v2.0/ports?device_owner=Octavia").await.iter().filter(|port| port["name"].as_str().unwrap_or("").contains("web")).count();
+    let strays = world
+        .list("/v2.0/ports?device_owner=Octavia")
+        .await
+        .iter()
+        .filter(|port| port["name"].as_str().unwrap_or("").contains("web"))
+        .count();
     assert_eq!(strays, 0);
     Ok(())
 }

@@ -22,8 +22,7 @@ const LOG_LINKS: &str = "/var/log/containers";
 /// Where CNI's library remembers the results of ADD.
 const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// Folders that containerd, CNI and kubelet make; removed when empty, children first.
-const SHARED: &[&str] =
-    &["/run/containerd/s", "/run/containerd", LOG_LINKS, CNI_RESULTS, "/var/lib/cni/networks", "/var/lib/cni"];
+const SHARED: &[&str] = &["/run/containerd/s", "/run/containerd", LOG_LINKS, CNI_RESULTS, "/var/lib/cni/networks", "/var/lib/cni"];
 /// How long the kernel may take to let go of a control group whose processes were killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -52,8 +51,7 @@ impl Containers {
         self.sockets.extend(address.strip_prefix("unix://").map(PathBuf::from));
         let config = fs::read(bundle.join("config.json")).unwrap_or_default();
         let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-        self.cgroups
-            .extend(config["linux"]["cgroupsPath"].as_str().map(|path| path.trim_start_matches('/').to_owned()));
+        self.cgroups.extend(config["linux"]["cgroupsPath"].as_str().map(|path| path.trim_start_matches('/').to_owned()));
     }
 
     /// Remove what they left; their processes are gone already. `dir` is the lab's folder.
@@ -85,9 +83,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).doing(|| format!("removing {}", path.display()))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing(|| format!("removing {}", path.display())),
         _ => Ok(()),
     }
 }

@@ -50,10 +50,7 @@ pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
         return Ok(());
     }
     if !nix::unistd::Uid::effective().is_root() {
-        return Err(LabError::Unfit(format!(
-            "the packages {} are missing, and only root may install them",
-            missing.join(" ")
-        )));
+        return Err(LabError::Unfit(format!("the packages {} are missing, and only root may install them", missing.join(" "))));
     }
     let _policy = forbid_services()?;
     progress.during("reading Debian's package lists", || apt(&["update"], &missing))?;

@@ -54,10 +54,8 @@ impl Underlay {
         let name = format!("{}-underlay", lab.name());
         lab.shared().record(|state| state.namespaces.push(name.clone()))?;
         let netns = netns::add(&name)?;
-        netns.ip(&[
-            format!("link add {BRIDGE} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0"),
-            format!("link set {BRIDGE} up"),
-        ])?;
+        netns
+            .ip(&[format!("link add {BRIDGE} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0"), format!("link set {BRIDGE} up")])?;
         netns.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")])?;
         Ok(Underlay { lab: lab.shared().clone(), netns, name, mtu })
     }
@@ -93,8 +91,7 @@ impl Underlay {
     fn cable(&self, host: &Host) -> Result<()> {
         let (name, mtu) = (host.name(), self.mtu);
         let (near, far) = (&host.inner.namespace, &self.name);
-        host.netns()
-            .ip(&[format!("link add eth0 mtu {mtu} netns {near} type veth peer name {name} mtu {mtu} netns {far}")])?;
+        host.netns().ip(&[format!("link add eth0 mtu {mtu} netns {near} type veth peer name {name} mtu {mtu} netns {far}")])?;
         self.netns.ip(&[format!("link set dev {name} master {BRIDGE} up")])?;
         offloads_off(&self.netns, name)
     }

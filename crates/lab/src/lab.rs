@@ -52,10 +52,7 @@ impl Lab {
                 return Err(LabError::Unfit(text));
             }
             if state.kept {
-                return Err(LabError::Unfit(format!(
-                    "a lab is still running in {}; take it down first",
-                    dir.display()
-                )));
+                return Err(LabError::Unfit(format!("a lab is still running in {}; take it down first", dir.display())));
             }
             teardown::take_down(dir, teardown::Logs::Remove)?;
         }
@@ -91,10 +88,7 @@ impl Lab {
     fn around(dir: &Path, state: State, kept: bool) -> Result<Lab> {
         let dir = dir.canonicalize().doing(|| format!("looking at {}", dir.display()))?;
         if dir.as_os_str().len() > DIR_MAX {
-            return Err(LabError::Unfit(format!(
-                "{} is too long: sockets below it would pass 107 bytes",
-                dir.display()
-            )));
+            return Err(LabError::Unfit(format!("{} is too long: sockets below it would pass 107 bytes", dir.display())));
         }
         let shared = Arc::new(Shared {
             name: state.name.clone(),

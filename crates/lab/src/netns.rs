@@ -97,9 +97,7 @@ pub fn remove(name: &str) -> Result<()> {
         other => other.doing(|| format!("unmounting {}", path.display()))?,
     }
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).doing(|| format!("removing {}", path.display()))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing(|| format!("removing {}", path.display())),
         _ => Ok(()),
     }
 }

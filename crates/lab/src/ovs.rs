@@ -114,9 +114,8 @@ impl Ovs {
     }
 
     fn wait_for_switch(&self) -> Result<()> {
-        self.switch.wait_until("ovs-vswitchd to answer", READY, || {
-            self.appctl(&["version"]).map(Some).map_err(|error| error.to_string())
-        })?;
+        self.switch
+            .wait_until("ovs-vswitchd to answer", READY, || self.appctl(&["version"]).map(Some).map_err(|error| error.to_string()))?;
         self.vsctl(&["show"]).map(drop)
     }
 

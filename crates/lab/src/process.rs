@@ -177,18 +177,11 @@ impl Process {
 
     /// Wait until it ends by itself.
     pub fn wait(&self, deadline: Duration) -> Result<()> {
-        wait::until(&format!("{} to end", self.name), deadline, || {
-            if self.is_alive() { Err("it runs") } else { Ok(Some(())) }
-        })
+        wait::until(&format!("{} to end", self.name), deadline, || if self.is_alive() { Err("it runs") } else { Ok(Some(())) })
     }
 
     /// Wait for a condition that needs this process: when it dies, the error quotes its log.
-    pub fn wait_until<T>(
-        &self,
-        what: &str,
-        deadline: Duration,
-        mut look: impl FnMut() -> Result<Option<T>, String>,
-    ) -> Result<T> {
+    pub fn wait_until<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>, String>) -> Result<T> {
         wait::watch(what, deadline, || match look() {
             Ok(Some(value)) => wait::Seen::Done(value),
             _ if !self.is_alive() => wait::Seen::Never(self.epitaph()),

@@ -60,11 +60,7 @@ fn stat(pid: i32) -> Option<Stat> {
 /// The name in parentheses may hold anything, so fields are counted from the last one.
 fn parse_stat(line: &str) -> Option<Stat> {
     let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(Stat {
-        state: fields.first()?.chars().next()?,
-        parent: fields.get(1)?.parse().ok()?,
-        started: fields.get(19)?.parse().ok()?,
-    })
+    Some(Stat { state: fields.first()?.chars().next()?, parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
 }
 
 /// Every process of the machine with its parent's number.
@@ -80,16 +76,11 @@ fn all() -> Vec<(ProcessId, i32)> {
 pub fn family(is_member: impl Fn(ProcessId) -> bool) -> Vec<ProcessId> {
     let everyone = all();
     let spared = ancestors(&everyone, std::process::id() as i32);
-    let mut members: HashSet<i32> = everyone
-        .iter()
-        .filter(|(id, _)| is_member(*id))
-        .map(|(id, _)| id.pid)
-        .filter(|pid| !spared.contains(pid))
-        .collect();
+    let mut members: HashSet<i32> =
+        everyone.iter().filter(|(id, _)| is_member(*id)).map(|(id, _)| id.pid).filter(|pid| !spared.contains(pid)).collect();
     loop {
         let before = members.len();
-        let children: Vec<i32> =
-            everyone.iter().filter(|(_, parent)| members.contains(parent)).map(|(id, _)| id.pid).collect();
+        let children: Vec<i32> = everyone.iter().filter(|(_, parent)| members.contains(parent)).map(|(id, _)| id.pid).collect();
         members.extend(children.into_iter().filter(|pid| !spared.contains(pid)));
         if members.len() == before {
             break;

@@ -88,9 +88,9 @@ impl State {
         }
         let text = fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
         let state = serde_json::from_str(&text);
-        state.map(Some).map_err(|error| {
-            LabError::Unfit(format!("{} is damaged ({error}); end its processes by hand and remove it", path.display()))
-        })
+        state
+            .map(Some)
+            .map_err(|error| LabError::Unfit(format!("{} is damaged ({error}); end its processes by hand and remove it", path.display())))
     }
 
     /// Write it whole or not at all.

@@ -113,9 +113,7 @@ fn remove_files(dir: &Path, logs: Logs) -> Result<()> {
 fn remove_all(path: &Path) -> Result<()> {
     let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).doing(|| format!("removing {}", path.display()))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing(|| format!("removing {}", path.display())),
         _ => Ok(()),
     }
 }

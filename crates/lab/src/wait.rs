@@ -22,11 +22,7 @@ pub enum Seen<T> {
 }
 
 /// Look until `look` gives a value. An error counts as "not yet", and is reported when the deadline passes.
-pub fn until<T, E: Display>(
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut() -> Result<Option<T>, E>,
-) -> Result<T> {
+pub fn until<T, E: Display>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>, E>) -> Result<T> {
     watch(what, deadline, || match look() {
         Ok(Some(value)) => Seen::Done(value),
         Ok(None) => Seen::NotYet("nothing".into()),

@@ -45,32 +45,21 @@ fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
     fs::write(worker.cni_conf().join("10-plain.conflist"), CONFLIST.replace("DIR", &dir.to_string_lossy())).unwrap();
     cluster.wait_nodes_ready().unwrap();
     let second = Duration::from_secs(1);
-    cluster
-        .wait_for("the default account", "/api/v1/namespaces/default/serviceaccounts/default", 20 * second, |_| true)
-        .unwrap();
+    cluster.wait_for("the default account", "/api/v1/namespaces/default/serviceaccounts/default", 20 * second, |_| true).unwrap();
     cluster.kubectl(&["run", "web", "--image", AGNHOST, "--image-pull-policy=Never", "--", "netexec"]).unwrap();
     let is_running = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["ready"] == true;
-    let pod =
-        cluster.wait_for("the pod to run", "/api/v1/namespaces/default/pods/web", 30 * second, is_running).unwrap();
+    let pod = cluster.wait_for("the pod to run", "/api/v1/namespaces/default/pods/web", 30 * second, is_running).unwrap();
     let address = format!("{}:8080", pod["status"]["podIP"].as_str().unwrap()).parse().unwrap();
     let page = || traffic::http_get(worker.host().netns(), address, "/hostname", 5 * second);
-    lab::wait::until("the pod to serve", 20 * second, || {
-        Ok::<_, lab::LabError>((page()?.text() == "web").then_some(()))
-    })
-    .unwrap();
+    lab::wait::until("the pod to serve", 20 * second, || Ok::<_, lab::LabError>((page()?.text() == "web").then_some(()))).unwrap();
     let inside = worker.pod_netns("default", "web").unwrap();
     assert!(traffic::is_reachable(&inside, "10.99.0.1".parse().unwrap()).unwrap());
     assert!(cluster.kubectl(&["exec", "web", "--", "nc", "-h"]).is_ok());
     cluster.deploy_dns().unwrap();
     let is_running = |deployment: &serde_json::Value| deployment["status"]["replicas"] == 1;
-    cluster
-        .wait_for("DNS", "/apis/apps/v1/namespaces/kube-system/deployments/coredns", 20 * second, is_running)
-        .unwrap();
+    cluster.wait_for("DNS", "/apis/apps/v1/namespaces/kube-system/deployments/coredns", 20 * second, is_running).unwrap();
     let user = cluster.kubeconfig("somebody", None).unwrap();
-    assert!(
-        cluster.kubectl(&["--kubeconfig", &user.to_string_lossy(), "get", "pods"]).is_err(),
-        "RBAC binds nobody yet"
-    );
+    assert!(cluster.kubectl(&["--kubeconfig", &user.to_string_lossy(), "get", "pods"]).is_err(), "RBAC binds nobody yet");
 
     let bundles = fs::read_dir(dir.join("n1/run/io.containerd.runtime.v2.task/k8s.io")).unwrap().flatten();
     let ids: Vec<String> = bundles.map(|bundle| bundle.file_name().into_string().unwrap()).collect();

@@ -27,8 +27,7 @@ fn a_machine_takes_what_dhcp_offers() {
     fs::write(folder.join("leases"), "").unwrap();
     let server = host.spawn("udhcpd", Command::new("busybox").args(["udhcpd", "-f"]).arg(&config)).unwrap();
     vm.wait_booted().unwrap();
-    let expected =
-        ["10.5.0.9/24", "mtu 1400", "default via 10.5.0.1", "10.7.0.0/16 via 10.5.0.7", "nameserver 10.5.0.53"];
+    let expected = ["10.5.0.9/24", "mtu 1400", "default via 10.5.0.1", "10.7.0.0/16 via 10.5.0.7", "nameserver 10.5.0.53"];
     server
         .wait_until("the lease", Duration::from_secs(30), || {
             let show = "ip address show eth0; ip route; cat /etc/resolv.conf";

@@ -98,8 +98,7 @@ fn a_lab_that_ends_leaves_nothing() {
     let host = underlay.host("a", 11).unwrap();
     let ovs = Ovs::start(&host).unwrap();
     // A process that got away from its parent, and a mount.
-    let away =
-        host.spawn("away", Command::new("sh").args(["-c", "setsid sleep 1000 & setsid sleep 1000 & wait"])).unwrap();
+    let away = host.spawn("away", Command::new("sh").args(["-c", "setsid sleep 1000 & setsid sleep 1000 & wait"])).unwrap();
     fs::create_dir(dir.join("mounted")).unwrap();
     assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(dir.join("mounted")).status().unwrap().success());
     assert!(away.is_alive());
@@ -182,8 +181,7 @@ fn a_killed_owner_leaves_nothing_to_the_next() {
     // As kill -9 would: nobody runs the destructors, and the owner is another process that is gone.
     let text = fs::read_to_string(dir.join("lab.json")).unwrap();
     std::mem::forget((ours, lab));
-    fs::write(dir.join("lab.json"), text.replace(&format!("\"pid\": {}", std::process::id()), "\"pid\": 4194300"))
-        .unwrap();
+    fs::write(dir.join("lab.json"), text.replace(&format!("\"pid\": {}", std::process::id()), "\"pid\": 4194300")).unwrap();
     let next = Lab::new("next", &dir).unwrap();
     assert!(next.process("ours").is_none());
     let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();

@@ -129,7 +129,12 @@ impl Api {
 
     /// What a server's refusal says, in Neutron's, Octavia's or no particular shape.
     pub fn refused(&self, path: &str, answer: &Answer) -> Failure {
-        let message = [&answer.body["NeutronError"]["message"], &answer.body["faultstring"], &answer.body["error"]["message"], &answer.body["message"]];
+        let message = [
+            &answer.body["NeutronError"]["message"],
+            &answer.body["faultstring"],
+            &answer.body["error"]["message"],
+            &answer.body["message"],
+        ];
         let message = message.into_iter().find_map(Value::as_str).map(str::to_string);
         let what = message.unwrap_or_else(|| format!("the server answered {} to {path}", answer.status));
         let what_to_do = match answer.status {
@@ -159,7 +164,9 @@ impl Place {
 
 /// Runs `work`, for so long at most.
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", limit.as_secs()))))
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", limit.as_secs()))))
 }
 
 /// The innermost reason.

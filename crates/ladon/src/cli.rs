@@ -74,10 +74,14 @@ pub enum Command {
     #[command(after_help = "Examples:\n  ladon pki --dir /etc/ladon/pki server\n  ladon pki --dir /etc/ladon/pki node n1 n2 n3")]
     Pki(Pki),
     /// List the machines that run `ladon node`, and how far each is
-    #[command(after_help = "Examples:\n  ladon nodes\n  ladon nodes n2 --output json\n  ladon nodes --forget n3      a machine that was taken out")]
+    #[command(
+        after_help = "Examples:\n  ladon nodes\n  ladon nodes n2 --output json\n  ladon nodes --forget n3      a machine that was taken out"
+    )]
     Nodes(Nodes),
     /// List ports, where each lives and, if one does not work, why
-    #[command(after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports --missing       which do not work, and why?\n  ladon ports --node n2       which live on n2?")]
+    #[command(
+        after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports --missing       which do not work, and why?\n  ladon ports --node n2       which live on n2?"
+    )]
     Ports(Ports),
     /// Wait until a revision is in force on every node that it concerns
     ///
@@ -85,13 +89,17 @@ pub enum Command {
     #[command(after_help = "Examples:\n  openstack security group rule create … && ladon wait\n  ladon wait --revision 4711 --timeout 10")]
     Wait(Wait),
     /// Print this machine's flows in names, each with the object that it is there for
-    #[command(after_help = "Examples:\n  ladon flows                          all of them\n  ladon flows --table Deliver          one table's\n  ladon flows --object web --packets   one object's, with packet counts")]
+    #[command(
+        after_help = "Examples:\n  ladon flows                          all of them\n  ladon flows --table Deliver          one table's\n  ladon flows --object web --packets   one object's, with packet counts"
+    )]
     Flows(Flows),
     /// Make an interface on this machine that is a port of a network
     ///
     /// The port is made through the API (device_owner `ladon:metal`), the interface by this machine's `ladon node`, which makes it
     /// again after a reboot. The same command again changes nothing.
-    #[command(after_help = "Examples:\n  ladon plug --network blue\n  ladon plug --network blue --name metal0 --address 10.1.0.50 --address fd00:1::50\n  ladon plug --network blue --port 6f0c…     a port that exists already")]
+    #[command(
+        after_help = "Examples:\n  ladon plug --network blue\n  ladon plug --network blue --name metal0 --address 10.1.0.50 --address fd00:1::50\n  ladon plug --network blue --port 6f0c…     a port that exists already"
+    )]
     Plug(Plug),
     /// Take back an interface that `ladon plug` made, and its port
     #[command(after_help = "Examples:\n  ladon unplug metal0\n  ladon unplug plug0 --keep-port")]
@@ -109,7 +117,9 @@ pub enum Command {
 #[derive(Subcommand)]
 pub enum Daemon {
     /// Keep what should be, serve the APIs and every node's view
-    #[command(after_help = "Examples:\n  ladon server                                   with every default: the API on 127.0.0.1:9696, the store in /var/lib/ladon\n  ladon server --config /etc/ladon/server.toml")]
+    #[command(
+        after_help = "Examples:\n  ladon server                                   with every default: the API on 127.0.0.1:9696, the store in /var/lib/ladon\n  ladon server --config /etc/ladon/server.toml"
+    )]
     Server(Run),
     /// Make this machine's Open vSwitch do what the servers say
     #[command(after_help = "Example:\n  ladon node --config /etc/ladon/node.toml --host n1")]

@@ -48,7 +48,9 @@ impl Control {
             Err(error) => Err(silent(&self.path, &error)),
             Ok(_) if line.last() != Some(&b'\n') => Err(silent(&self.path, &io::Error::other("it closed the connection"))),
             Ok(_) => match serde_json::from_slice(&line) {
-                Ok(Reply::Error { what_happened, what_it_means, what_to_do }) => Err(Failure::new(what_happened, what_it_means, what_to_do)),
+                Ok(Reply::Error { what_happened, what_it_means, what_to_do }) => {
+                    Err(Failure::new(what_happened, what_it_means, what_to_do))
+                }
                 Ok(reply) => Ok(reply),
                 Err(_) => Err(confused()),
             },
@@ -58,7 +60,11 @@ impl Control {
 
 /// An answer to something else than what was asked.
 pub fn confused() -> Failure {
-    Failure::new("ladon node answered what this command does not understand", UNTOUCHED, "use one release of both: compare `ladon --version` with the node's log")
+    Failure::new(
+        "ladon node answered what this command does not understand",
+        UNTOUCHED,
+        "use one release of both: compare `ladon --version` with the node's log",
+    )
 }
 
 fn silent(path: &Path, error: &io::Error) -> Failure {

@@ -34,7 +34,8 @@ fn main() -> ExitCode {
 /// One of the operator's commands, from its question to its answer.
 fn operate(reach: &Reach, command: &Command) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(format!("this command cannot start: {error}"), "not affected", "see what the machine lacks"))?;
+    let runtime = runtime
+        .map_err(|error| Failure::new(format!("this command cannot start: {error}"), "not affected", "see what the machine lacks"))?;
     let text = runtime.block_on(async {
         match command {
             Command::Nodes(filter) => verbs::nodes(reach, filter).await,
@@ -53,5 +54,6 @@ fn operate(reach: &Reach, command: &Command) -> Result<()> {
             Command::Daemon(_) => unreachable!("parts do not come here"),
         }
     })?;
-    output::print(&text).map_err(|error| Failure::new(format!("the answer cannot be printed: {error}"), "not affected", "see where standard output leads"))
+    output::print(&text)
+        .map_err(|error| Failure::new(format!("the answer cannot be printed: {error}"), "not affected", "see where standard output leads"))
 }

@@ -5,8 +5,7 @@
 //! failing test and not a gap in the docs.
 
 /// A part's name, and the source of its configuration.
-const PARTS: &[(&str, &str)] =
-    &[("node", include_str!("../../node/src/config.rs")), ("kube", include_str!("../../kube/src/config.rs"))];
+const PARTS: &[(&str, &str)] = &[("node", include_str!("../../node/src/config.rs")), ("kube", include_str!("../../kube/src/config.rs"))];
 
 /// A `pub struct` of a configuration, top-level first.
 #[derive(Debug, Default, PartialEq)]
@@ -26,7 +25,9 @@ struct Key {
 
 /// All parts' references, as Markdown.
 pub fn markdown() -> String {
-    let mut text = String::from("# Configuration reference\n\nGenerated from the code by `make docs`, and printed by `ladon config-reference`; a test fails when it is stale.\n");
+    let mut text = String::from(
+        "# Configuration reference\n\nGenerated from the code by `make docs`, and printed by `ladon config-reference`; a test fails when it is stale.\n",
+    );
     text.push_str(&format!("{}\n{}", heading("server"), server::config::reference()));
     for (part, source) in PARTS {
         text.push_str(&heading(part));
@@ -166,7 +167,10 @@ pub struct Host {
     fn fields_become_keys_under_their_tables() {
         let sections = sections(SOURCE);
         let placed = placed(&sections);
-        assert_eq!(placed.iter().map(|(section, path)| (section.name.as_str(), path.as_str())).collect::<Vec<_>>(), [("Config", ""), ("Host", "`[[host]]`")]);
+        assert_eq!(
+            placed.iter().map(|(section, path)| (section.name.as_str(), path.as_str())).collect::<Vec<_>>(),
+            [("Config", ""), ("Host", "`[[host]]`")]
+        );
         assert_eq!(sections[0].keys[0], Key { name: "name".into(), kind: "String".into(), doc: "Its name. Default: `x`.".into() });
         assert!(!section_text(&sections[0], "", &sections).contains("host"), "a table is no key");
         assert!(section_text(&sections[1], "`[[host]]`", &sections).contains("| `address` | address | Where \\| it is. |"));

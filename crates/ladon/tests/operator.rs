@@ -141,9 +141,14 @@ fn flows_come_in_names_with_their_reasons() {
         packets: None,
         because: Because { kind: "port".into(), id: String::new(), name: because.into() },
     };
-    world.node(move |_| vec![Reply::Flows { flows: vec![flow("db")], is_last: false }, Reply::Flows { flows: vec![flow("web")], is_last: true }]);
+    world.node(move |_| {
+        vec![Reply::Flows { flows: vec![flow("db")], is_last: false }, Reply::Flows { flows: vec![flow("web")], is_last: true }]
+    });
     let text = world.ladon(&["flows", "--table", "deliver", "--object", "db", "--packets"]).succeeded();
-    assert_eq!(text, "Deliver      normal   dst_port=4 -> output db  # port db\nDeliver      normal   dst_port=4 -> output db  # port web\n");
+    assert_eq!(
+        text,
+        "Deliver      normal   dst_port=4 -> output db  # port db\nDeliver      normal   dst_port=4 -> output db  # port web\n"
+    );
     assert_eq!(world.asked(), [Request::Flows { table: Some("deliver".into()), object: Some("db".into()), with_packets: true }]);
     for line in world.ladon(&["flows", "-o", "json"]).succeeded().lines() {
         assert_eq!(serde_json::from_str::<Value>(line).unwrap()["match"], "dst_port=4");
@@ -213,7 +218,9 @@ fn plug_that_the_node_refuses_leaves_no_port() {
     let world = World::new();
     world.server(with_blue);
     world.node(|request| match request {
-        Request::Plug(_) => vec![Reply::Error { what_happened: "the name is taken".into(), what_it_means: "nothing".into(), what_to_do: "another".into() }],
+        Request::Plug(_) => {
+            vec![Reply::Error { what_happened: "the name is taken".into(), what_it_means: "nothing".into(), what_to_do: "another".into() }]
+        }
         other => willing(other),
     });
     assert!(world.ladon(&["plug", "--network", "blue"]).failed(1).contains("the name is taken"));
@@ -227,7 +234,9 @@ fn plug_refuses_what_it_cannot_mean() {
     world.server(|heard| match heard.line.as_str() {
         "GET /v2.0/networks?name=twice&fields=id" => (200, json!({"networks": [{"id": "1"}, {"id": "2"}]})),
         line if line.contains("device_id=metal0") => (200, json!({"ports": [{"id": PORT, "network_id": "another"}]})),
-        "POST /v2.0/ports" => (409, json!({"NeutronError": {"type": "IpAddressInUse", "message": "Unable to complete operation: in use.", "detail": ""}})),
+        "POST /v2.0/ports" => {
+            (409, json!({"NeutronError": {"type": "IpAddressInUse", "message": "Unable to complete operation: in use.", "detail": ""}}))
+        }
         _ => with_blue(heard),
     });
     world.node(willing);
@@ -281,7 +290,10 @@ fn help_teaches_and_completions_complete() {
         assert!(world.ladon(&["completions", shell]).succeeded().contains("unplug"), "{shell}");
     }
     let reference = world.ladon(&["config-reference"]).succeeded();
-    assert!(reference.contains("## `ladon kube`") && reference.contains("| `api.listen` |") && reference.contains("### `[ovs]`"), "{reference}");
+    assert!(
+        reference.contains("## `ladon kube`") && reference.contains("| `api.listen` |") && reference.contains("### `[ovs]`"),
+        "{reference}"
+    );
 }
 
 #[test]

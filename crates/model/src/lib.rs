@@ -21,8 +21,8 @@ pub use address::{Mac, MacParseError, eui64, link_local};
 pub use balancer::{Listener, ListenerProtocol, LoadBalancer, Member, Pool, PoolAlgorithm};
 pub use block::{Block, V6Range, V6Shape};
 pub use ids::{
-    BlockId, GroupKey, ListenerId, ListenerKey, LoadBalancerId, MemberId, NetworkId, NetworkKey, NodeId, NodeName, PoolId, PortId,
-    PortKey, ProjectId, Revision, RouterId, RouterKey, RuleId, SecurityGroupId, SubnetId, VNI_MAX,
+    BlockId, GroupKey, ListenerId, ListenerKey, LoadBalancerId, MemberId, NetworkId, NetworkKey, NodeId, NodeName, PoolId, PortId, PortKey,
+    ProjectId, Revision, RouterId, RouterKey, RuleId, SecurityGroupId, SubnetId, VNI_MAX,
 };
 pub use object::{Kind, Object, ObjectKey, Standard};
 pub use port::{AddressPair, DhcpOption, FixedIp, Port, PortStatus, owner};

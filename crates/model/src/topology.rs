@@ -129,4 +129,3 @@ impl Node {
         own.iter().find_map(|mine| self.tunnel_addresses.iter().find(|theirs| theirs.is_ipv4() == mine.is_ipv4())).copied()
     }
 }
-

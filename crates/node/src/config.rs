@@ -145,7 +145,8 @@ impl Config {
 mod tests {
     #[test]
     fn a_short_file_is_enough() {
-        let text = "servers = ['https://192.0.2.1:9697']\ncertificate = 'c'\nkey = 'k'\nauthority = 'a'\n[tunnel]\naddresses = ['192.0.2.11']";
+        let text =
+            "servers = ['https://192.0.2.1:9697']\ncertificate = 'c'\nkey = 'k'\nauthority = 'a'\n[tunnel]\naddresses = ['192.0.2.11']";
         let config: super::Config = toml::from_str(text).unwrap();
         assert_eq!(config.ovs.management_socket().to_str(), Some("/var/run/openvswitch/br-int.mgmt"));
         assert!(!config.ovs.is_userspace());

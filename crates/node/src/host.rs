@@ -152,7 +152,9 @@ impl Host {
     fn plug(&mut self, request: PlugRequest) -> Result<bool, HostError> {
         let PlugRequest { interface, port, default_route, routes, deadline_ms: _ } = request;
         if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) || interface == self.node_interface {
-            return Err(HostError::Refused(format!("`{interface}` cannot be the name of an interface: 1 to 15 bytes, none of them / or a space")));
+            return Err(HostError::Refused(format!(
+                "`{interface}` cannot be the name of an interface: 1 to 15 bytes, none of them / or a space"
+            )));
         }
         let old = self.plugged.get(&interface);
         if old.is_some_and(|other| other.port != port) {
@@ -205,7 +207,11 @@ impl Host {
         let wanted = self.wanted();
         for interface in wanted.keys() {
             if let Err(error) = self.make(interface).await {
-                tracing::warn!(interface, error = describe(&error), "the machine's interface is not what it should be; tried again in 10 s");
+                tracing::warn!(
+                    interface,
+                    error = describe(&error),
+                    "the machine's interface is not what it should be; tried again in 10 s"
+                );
             }
         }
         // A view that is still arriving lacks ports that exist.

@@ -11,7 +11,12 @@ use crate::switch::Changes;
 
 /// The least that makes a switch that has `installed` do what is desired. Flows of the other half of the switch, and of tables
 /// that the pipeline does not know, go away.
-pub fn plan(desired: Vec<FlowMod>, groups: Vec<InstalledGroup>, installed: &[InstalledFlow], installed_groups: &[InstalledGroup]) -> Changes {
+pub fn plan(
+    desired: Vec<FlowMod>,
+    groups: Vec<InstalledGroup>,
+    installed: &[InstalledFlow],
+    installed_groups: &[InstalledGroup],
+) -> Changes {
     let mut have: HashMap<FlowKey, &InstalledFlow> = installed.iter().map(|flow| (flow.key(), flow)).collect();
     let mut flows: Vec<FlowMod> = desired.into_iter().filter(|flow| !have.remove(&flow.key()).is_some_and(|old| old.is(flow))).collect();
     flows.extend(have.into_keys().map(FlowMod::delete));

@@ -70,7 +70,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (asks, asked) = mpsc::channel(CHANNEL);
     let (wishes, wished) = mpsc::channel(CHANNEL);
     let userspace = config.ovs.is_userspace();
-    let plugin_server = Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
+    let plugin_server =
+        Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
     let host = Host::new(
         node.clone(),
         config.host_interface.clone(),
@@ -81,7 +82,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         in_force_seen.clone(),
         &config.state_dir,
     )?;
-    let control = Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };
+    let control =
+        Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };
 
     let mut tasks: JoinSet<NodeError> = JoinSet::new();
     let feeds = Feeds { view: updates, interfaces: bridge.interfaces(), switch: switch_news, asks: asked };

@@ -3,7 +3,9 @@
 //! Tables get the numbers of one half of the switch, registers their bits, priorities and cookies their values. What comes
 //! out is in the codec's canonical form, so that it can be compared with what the switch gives back.
 
-use openflow::{Action as Of, Bucket, Controller, Ct, CtZone, Field as OfField, FlowKey, FlowMod, GroupKind, InstalledGroup, Instructions, Match};
+use openflow::{
+    Action as Of, Bucket, Controller, Ct, CtZone, Field as OfField, FlowKey, FlowMod, GroupKind, InstalledGroup, Instructions, Match,
+};
 use openflow::{MatchError, MatchField, NatKind, SelectionMethod, Subfield};
 use pipeline::{Action, Field, Flow, Generation, Group, Header, Miss, Nat, Place, Spread, Table, Test, Zone};
 

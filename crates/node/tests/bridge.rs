@@ -3,10 +3,7 @@
 #[path = "common/ovs.rs"]
 mod ovs;
 
-use node::bridge::{
-    BridgeError, BridgeSpec, Connection, Interface, Interfaces, Link, OfPort, Owner, PortSpec,
-    Settings,
-};
+use node::bridge::{BridgeError, BridgeSpec, Connection, Interface, Interfaces, Link, OfPort, Owner, PortSpec, Settings};
 use ovs::{DEADLINE, DummyOvs};
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -16,10 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 fn link(ovs: &DummyOvs) -> Link {
-    Link::start(Settings {
-        deadline: DEADLINE,
-        ..Settings::new(ovs.socket())
-    })
+    Link::start(Settings { deadline: DEADLINE, ..Settings::new(ovs.socket()) })
 }
 
 fn integration_bridge() -> BridgeSpec {
@@ -59,53 +53,24 @@ async fn eventually<T>(link: &Link, found: impl Fn(&Interfaces) -> Option<T>) ->
 
 /// The interface of that name, once it has a number.
 async fn numbered(link: &Link, name: &str) -> Interface {
-    eventually(link, |all| {
-        all.get(name)
-            .filter(|interface| interface.ofport.is_some())
-            .cloned()
-    })
-    .await
+    eventually(link, |all| all.get(name).filter(|interface| interface.ofport.is_some()).cloned()).await
 }
 
-async fn connection(
-    states: &mut watch::Receiver<Connection>,
-    is_wanted: impl FnMut(&Connection) -> bool,
-) {
-    timeout(DEADLINE, states.wait_for(is_wanted))
-        .await
-        .unwrap()
-        .unwrap();
+async fn connection(states: &mut watch::Receiver<Connection>, is_wanted: impl FnMut(&Connection) -> bool) {
+    timeout(DEADLINE, states.wait_for(is_wanted)).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn a_bridge_is_made_secure_and_named_in_one_transaction() {
     let (ovs, link) = with_bridge().await;
     assert_eq!(link.transactions(), 1);
-    assert_eq!(
-        ovs.vsctl(&["get", "Bridge", "br-int", "fail_mode"]),
-        "secure"
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Bridge", "br-int", "protocols"]),
-        "[OpenFlow15]"
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Bridge", "br-int", "datapath_type"]),
-        "netdev"
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Bridge", "br-int", "other_config"]),
-        r#"{disable-in-band="true", hwaddr="0a:00:00:00:00:01"}"#
-    );
-    assert!(
-        ovs.path("br-int.mgmt").exists(),
-        "ovs-vswitchd has made the bridge"
-    );
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "fail_mode"]), "secure");
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "protocols"]), "[OpenFlow15]");
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "datapath_type"]), "netdev");
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "other_config"]), r#"{disable-in-band="true", hwaddr="0a:00:00:00:00:01"}"#);
+    assert!(ovs.path("br-int.mgmt").exists(), "ovs-vswitchd has made the bridge");
     let flows = ovs.ofctl(&["dump-flows", "br-int"]);
-    assert!(
-        !flows.contains("actions="),
-        "a secure bridge has no flow of its own: {flows}"
-    );
+    assert!(!flows.contains("actions="), "a secure bridge has no flow of its own: {flows}");
 
     ovs.ofctl(&["add-flow", "br-int", "table=1,actions=drop"]);
     let flows = ovs.ofctl(&["--names", "dump-flows", "br-int"]);
@@ -119,10 +84,7 @@ async fn a_database_that_nobody_initialised_gets_its_root() {
     let root = ovs.vsctl(&["get", "Open_vSwitch", ".", "_uuid"]);
     ovs.vsctl(&["--no-wait", "--", "destroy", "Open_vSwitch", &root]);
     ovs.start_vswitchd();
-    link(&ovs)
-        .ensure_bridge(integration_bridge())
-        .await
-        .unwrap();
+    link(&ovs).ensure_bridge(integration_bridge()).await.unwrap();
     assert_eq!(ovs.vsctl(&["list-br"]), "br-int");
 }
 
@@ -132,16 +94,12 @@ async fn asking_for_what_is_so_costs_no_transaction() {
     let port = PortSpec::new("br-int", "pod1", "internal").external_id("iface-id", "a");
     let number = link.ensure_port(port.clone()).await.unwrap();
     let ids: BTreeMap<String, String> = [("ladon".to_owned(), "1".to_owned())].into();
-    link.set_external_ids(Owner::Bridge("br-int".into()), ids.clone())
-        .await
-        .unwrap();
+    link.set_external_ids(Owner::Bridge("br-int".into()), ids.clone()).await.unwrap();
 
     let before = link.transactions();
     link.ensure_bridge(integration_bridge()).await.unwrap();
     assert_eq!(link.ensure_port(port).await.unwrap(), number);
-    link.set_external_ids(Owner::Bridge("br-int".into()), ids)
-        .await
-        .unwrap();
+    link.set_external_ids(Owner::Bridge("br-int".into()), ids).await.unwrap();
     link.remove_port("br-int", "never-there").await.unwrap();
     assert_eq!(link.transactions(), before);
 }
@@ -149,45 +107,20 @@ async fn asking_for_what_is_so_costs_no_transaction() {
 #[tokio::test]
 async fn a_bridge_that_differs_is_put_right_and_foreign_keys_stay() {
     let (ovs, link) = with_bridge().await;
-    ovs.vsctl(&[
-        "set",
-        "Bridge",
-        "br-int",
-        "fail_mode=standalone",
-        "protocols=OpenFlow10",
-        "other_config:mine=1",
-    ]);
-    ovs.vsctl(&[
-        "remove",
-        "Bridge",
-        "br-int",
-        "other_config",
-        "disable-in-band",
-    ]);
+    ovs.vsctl(&["set", "Bridge", "br-int", "fail_mode=standalone", "protocols=OpenFlow10", "other_config:mine=1"]);
+    ovs.vsctl(&["remove", "Bridge", "br-int", "other_config", "disable-in-band"]);
     ovs.vsctl(&["set", "Flow_Table", "Dispatch", "flow_limit=1000"]);
-    let spec = BridgeSpec {
-        flow_tables: [(0, "Renamed".to_owned()), (2, "New".to_owned())].into(),
-        ..integration_bridge()
-    };
+    let spec = BridgeSpec { flow_tables: [(0, "Renamed".to_owned()), (2, "New".to_owned())].into(), ..integration_bridge() };
     // The link may not have seen the changes yet: ask until it has nothing left to do.
     let deadline = Instant::now() + DEADLINE;
     while ovs.vsctl(&["get", "Bridge", "br-int", "fail_mode"]) != "secure" {
         assert!(Instant::now() < deadline);
         link.ensure_bridge(spec.clone()).await.unwrap();
     }
-    assert_eq!(
-        ovs.vsctl(&["get", "Bridge", "br-int", "protocols"]),
-        "[OpenFlow15]"
-    );
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "protocols"]), "[OpenFlow15]");
     let config = ovs.vsctl(&["get", "Bridge", "br-int", "other_config"]);
-    assert_eq!(
-        config,
-        r#"{disable-in-band="true", hwaddr="0a:00:00:00:00:01", mine="1"}"#
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Flow_Table", "Renamed", "flow_limit"]),
-        "1000"
-    );
+    assert_eq!(config, r#"{disable-in-band="true", hwaddr="0a:00:00:00:00:01", mine="1"}"#);
+    assert_eq!(ovs.vsctl(&["get", "Flow_Table", "Renamed", "flow_limit"]), "1000");
     let tables = ovs.vsctl(&["--bare", "--columns=name", "list", "Flow_Table"]);
     let mut tables: Vec<&str> = tables.split_whitespace().collect();
     tables.sort_unstable();
@@ -212,31 +145,13 @@ async fn a_port_that_others_plug_is_discovered_by_its_iface_id() {
         "external_ids:iface-status=active",
     ]);
     let tap = numbered(&link, "tap1").await;
-    assert_eq!(
-        tap.iface_id.as_deref(),
-        Some("6e5d54f5-d4bb-4a3d-8ee1-4b1d8e3c2a10")
-    );
+    assert_eq!(tap.iface_id.as_deref(), Some("6e5d54f5-d4bb-4a3d-8ee1-4b1d8e3c2a10"));
     assert_eq!(tap.attached_mac.as_deref(), Some("fa:16:3e:00:00:01"));
-    assert_eq!(
-        (tap.vm_uuid.as_deref(), tap.iface_status.as_deref()),
-        (Some("vm"), Some("active"))
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Interface", "tap1", "ofport"]),
-        tap.ofport.unwrap().0.to_string()
-    );
+    assert_eq!((tap.vm_uuid.as_deref(), tap.iface_status.as_deref()), (Some("vm"), Some("active")));
+    assert_eq!(ovs.vsctl(&["get", "Interface", "tap1", "ofport"]), tap.ofport.unwrap().0.to_string());
 
-    ovs.vsctl(&[
-        "--no-wait",
-        "set",
-        "Interface",
-        "tap1",
-        "external_ids:iface-id=other",
-    ]);
-    eventually(&link, |all| {
-        (all.get("tap1")?.iface_id.as_deref() == Some("other")).then_some(())
-    })
-    .await;
+    ovs.vsctl(&["--no-wait", "set", "Interface", "tap1", "external_ids:iface-id=other"]);
+    eventually(&link, |all| (all.get("tap1")?.iface_id.as_deref() == Some("other")).then_some(())).await;
 
     ovs.vsctl(&["--no-wait", "del-port", "br-int", "tap1"]);
     eventually(&link, |all| (!all.contains_key("tap1")).then_some(())).await;
@@ -245,21 +160,9 @@ async fn a_port_that_others_plug_is_discovered_by_its_iface_id() {
 #[tokio::test]
 async fn ports_of_other_bridges_are_not_published() {
     let (ovs, link) = with_bridge().await;
-    ovs.vsctl(&[
-        "--no-wait",
-        "add-br",
-        "br-ex",
-        "--",
-        "add-port",
-        "br-ex",
-        "eth9",
-    ]);
+    ovs.vsctl(&["--no-wait", "add-br", "br-ex", "--", "add-port", "br-ex", "eth9"]);
     ovs.vsctl(&["--no-wait", "add-port", "br-int", "last"]);
-    let names = eventually(&link, |all| {
-        all.contains_key("last")
-            .then(|| all.keys().cloned().collect::<Vec<_>>())
-    })
-    .await;
+    let names = eventually(&link, |all| all.contains_key("last").then(|| all.keys().cloned().collect::<Vec<_>>())).await;
     assert_eq!(names, ["br-int", "last"]);
 }
 
@@ -268,37 +171,19 @@ async fn every_kind_of_port_gets_a_number_and_goes_again() {
     let (ovs, link) = with_bridge().await;
     link.ensure_bridge(BridgeSpec::new("br-ex")).await.unwrap();
     let ports = [
-        PortSpec {
-            mac: Some("0a:00:00:00:00:09".into()),
-            mtu_request: Some(1400),
-            ..PortSpec::new("br-int", "host", "internal")
-        },
-        PortSpec::new("br-int", "tun", "geneve")
-            .option("remote_ip", "flow")
-            .option("key", "flow"),
-        PortSpec::new("br-int", "vx", "vxlan")
-            .option("remote_ip", "flow")
-            .option("key", "flow")
-            .option("dst_port", "4790"),
+        PortSpec { mac: Some("0a:00:00:00:00:09".into()), mtu_request: Some(1400), ..PortSpec::new("br-int", "host", "internal") },
+        PortSpec::new("br-int", "tun", "geneve").option("remote_ip", "flow").option("key", "flow"),
+        PortSpec::new("br-int", "vx", "vxlan").option("remote_ip", "flow").option("key", "flow").option("dst_port", "4790"),
         PortSpec::new("br-int", "to-ex", "patch").option("peer", "to-int"),
         PortSpec::new("br-ex", "to-int", "patch").option("peer", "to-ex"),
         PortSpec::new("br-int", "tap", "").external_id("iface-id", "a"),
     ];
     for port in &ports {
         let number = link.ensure_port(port.clone()).await.unwrap();
-        assert_eq!(
-            ovs.vsctl(&["get", "Interface", &port.name, "ofport"]),
-            number.0.to_string()
-        );
+        assert_eq!(ovs.vsctl(&["get", "Interface", &port.name, "ofport"]), number.0.to_string());
     }
-    assert_eq!(
-        ovs.vsctl(&["get", "Interface", "host", "mac"]),
-        r#""0a:00:00:00:00:09""#
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Interface", "host", "mtu_request"]),
-        "1400"
-    );
+    assert_eq!(ovs.vsctl(&["get", "Interface", "host", "mac"]), r#""0a:00:00:00:00:09""#);
+    assert_eq!(ovs.vsctl(&["get", "Interface", "host", "mtu_request"]), "1400");
 
     for port in &ports {
         link.remove_port(&port.bridge, &port.name).await.unwrap();
@@ -313,86 +198,40 @@ async fn a_port_that_open_vswitch_refuses_is_an_error_until_it_is_put_right() {
     let wrong = PortSpec::new("br-int", "to-ex", "patch");
     for _ in 0..2 {
         let error = link.ensure_port(wrong.clone()).await.unwrap_err();
-        assert!(
-            error.to_string().contains("port to-ex: ") && error.to_string().contains("'peer'"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("port to-ex: ") && error.to_string().contains("'peer'"), "{error}");
     }
     let published = eventually(&link, |all| all.get("to-ex").cloned()).await;
-    assert!(
-        published.ofport.is_none() && published.error.is_some(),
-        "{published:?}"
-    );
-    link.ensure_port(wrong.option("peer", "to-int"))
-        .await
-        .unwrap();
+    assert!(published.ofport.is_none() && published.error.is_some(), "{published:?}");
+    link.ensure_port(wrong.option("peer", "to-int")).await.unwrap();
     assert_eq!(numbered(&link, "to-ex").await.error, None);
 }
 
 #[tokio::test]
 async fn options_are_exact_and_external_ids_are_merged() {
     let (ovs, link) = with_bridge().await;
-    let port = PortSpec::new("br-int", "tun", "geneve")
-        .option("remote_ip", "flow")
-        .option("key", "flow");
-    link.ensure_port(
-        port.clone()
-            .option("tos", "inherit")
-            .external_id("a", "1")
-            .external_id("b", "1"),
-    )
-    .await
-    .unwrap();
+    let port = PortSpec::new("br-int", "tun", "geneve").option("remote_ip", "flow").option("key", "flow");
+    link.ensure_port(port.clone().option("tos", "inherit").external_id("a", "1").external_id("b", "1")).await.unwrap();
     link.ensure_port(port.external_id("a", "2")).await.unwrap();
-    assert_eq!(
-        ovs.vsctl(&["get", "Interface", "tun", "options"]),
-        "{key=flow, remote_ip=flow}"
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Interface", "tun", "external_ids"]),
-        r#"{a="2", b="1"}"#
-    );
+    assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "options"]), "{key=flow, remote_ip=flow}");
+    assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "external_ids"]), r#"{a="2", b="1"}"#);
 
     let interface = || Owner::Interface("tun".into());
-    let changes = [
-        ("a".to_owned(), None),
-        ("c".to_owned(), Some("3".to_owned())),
-    ]
-    .into();
-    link.change_external_ids(interface(), changes)
-        .await
-        .unwrap();
-    assert_eq!(
-        ovs.vsctl(&["get", "Interface", "tun", "external_ids"]),
-        r#"{b="1", c="3"}"#
-    );
+    let changes = [("a".to_owned(), None), ("c".to_owned(), Some("3".to_owned()))].into();
+    link.change_external_ids(interface(), changes).await.unwrap();
+    assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "external_ids"]), r#"{b="1", c="3"}"#);
 }
 
 #[tokio::test]
 async fn what_cannot_be_is_refused_at_once_and_by_name() {
     let (_ovs, link) = with_bridge().await;
     link.ensure_bridge(BridgeSpec::new("br-ex")).await.unwrap();
-    link.ensure_port(PortSpec::new("br-ex", "p", "internal"))
-        .await
-        .unwrap();
+    link.ensure_port(PortSpec::new("br-ex", "p", "internal")).await.unwrap();
     let before = link.transactions();
-    let elsewhere = link
-        .ensure_port(PortSpec::new("br-int", "p", "internal"))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        elsewhere.to_string(),
-        "port p is on bridge br-ex; remove it there first"
-    );
-    let nowhere = link
-        .ensure_port(PortSpec::new("br-none", "q", "internal"))
-        .await
-        .unwrap_err();
+    let elsewhere = link.ensure_port(PortSpec::new("br-int", "p", "internal")).await.unwrap_err();
+    assert_eq!(elsewhere.to_string(), "port p is on bridge br-ex; remove it there first");
+    let nowhere = link.ensure_port(PortSpec::new("br-none", "q", "internal")).await.unwrap_err();
     assert_eq!(nowhere.to_string(), "there is no bridge br-none");
-    let nothing = link
-        .set_external_ids(Owner::Interface("q".into()), BTreeMap::new())
-        .await
-        .unwrap_err();
+    let nothing = link.set_external_ids(Owner::Interface("q".into()), BTreeMap::new()).await.unwrap_err();
     assert_eq!(nothing.to_string(), "there is no interface q");
     link.remove_port("br-int", "p").await.unwrap();
     assert_eq!(link.transactions(), before);
@@ -401,10 +240,7 @@ async fn what_cannot_be_is_refused_at_once_and_by_name() {
 #[tokio::test]
 async fn a_value_that_the_schema_forbids_is_the_callers_error() {
     let (_ovs, link) = with_bridge().await;
-    let spec = BridgeSpec {
-        protocols: ["OpenFlow99".to_owned()].into(),
-        ..BridgeSpec::new("br-x")
-    };
+    let spec = BridgeSpec { protocols: ["OpenFlow99".to_owned()].into(), ..BridgeSpec::new("br-x") };
     let error = link.ensure_bridge(spec).await.unwrap_err();
     assert!(matches!(error, BridgeError::Transaction { .. }), "{error}");
     link.ensure_bridge(integration_bridge()).await.unwrap();
@@ -419,21 +255,11 @@ async fn a_killed_server_is_found_again_and_nothing_is_missed() {
     let mut states = link.connection();
 
     ovs.kill_server();
-    connection(&mut states, |state| {
-        matches!(state, Connection::Disconnected { .. })
-    })
-    .await;
-    assert_eq!(
-        *link.interfaces().borrow(),
-        published,
-        "what was known stays while the server is away"
-    );
+    connection(&mut states, |state| matches!(state, Connection::Disconnected { .. })).await;
+    assert_eq!(*link.interfaces().borrow(), published, "what was known stays while the server is away");
     let waiting = tokio::spawn({
         let link = link.clone();
-        async move {
-            link.ensure_port(PortSpec::new("br-int", "pod2", "internal"))
-                .await
-        }
+        async move { link.ensure_port(PortSpec::new("br-int", "pod2", "internal")).await }
     });
     ovs.start_server();
     connection(&mut states, |state| *state == Connection::Connected).await;
@@ -448,9 +274,7 @@ async fn a_killed_server_is_found_again_and_nothing_is_missed() {
 #[tokio::test]
 async fn ports_that_came_and_went_while_the_server_was_away_are_noticed() {
     let (mut ovs, link) = with_bridge().await;
-    link.ensure_port(PortSpec::new("br-int", "goes", "internal"))
-        .await
-        .unwrap();
+    link.ensure_port(PortSpec::new("br-int", "goes", "internal")).await.unwrap();
     let goes = ovs.vsctl(&["get", "Port", "goes", "_uuid"]);
     ovs.kill_server();
     ovs.transact_on_file(&format!(
@@ -482,10 +306,7 @@ async fn more_callers_than_the_queue_holds_are_all_served() {
     let callers: Vec<_> = (0..PORTS)
         .map(|n| {
             let link = link.clone();
-            tokio::spawn(async move {
-                link.ensure_port(PortSpec::new("br-int", &format!("pod{n}"), "internal"))
-                    .await
-            })
+            tokio::spawn(async move { link.ensure_port(PortSpec::new("br-int", &format!("pod{n}"), "internal")).await })
         })
         .collect();
     let mut numbers: Vec<OfPort> = Vec::new();
@@ -501,30 +322,19 @@ async fn more_callers_than_the_queue_holds_are_all_served() {
 #[tokio::test]
 async fn a_change_is_published_within_milliseconds() {
     let (ovs, link) = with_bridge().await;
-    link.ensure_port(PortSpec::new("br-int", "tap1", ""))
-        .await
-        .unwrap();
+    link.ensure_port(PortSpec::new("br-int", "tap1", "")).await.unwrap();
     let other = self::link(&ovs);
     let mut took: Vec<Duration> = Vec::new();
     for n in 0..20 {
         let id = n.to_string();
         let ids = [("iface-id".to_owned(), id.clone())].into();
         let start = Instant::now();
-        other
-            .set_external_ids(Owner::Interface("tap1".into()), ids)
-            .await
-            .unwrap();
-        eventually(&link, |all| {
-            (all.get("tap1")?.iface_id.as_ref() == Some(&id)).then_some(())
-        })
-        .await;
+        other.set_external_ids(Owner::Interface("tap1".into()), ids).await.unwrap();
+        eventually(&link, |all| (all.get("tap1")?.iface_id.as_ref() == Some(&id)).then_some(())).await;
         took.push(start.elapsed());
     }
     took.sort_unstable();
-    println!(
-        "written by one client, published to another: median {:?}, worst {:?}",
-        took[10], took[19]
-    );
+    println!("written by one client, published to another: median {:?}, worst {:?}", took[10], took[19]);
     // Loose, because tests share the machine; alone it is a fraction of a millisecond.
     assert!(took[10] < Duration::from_millis(100), "{took:?}");
 }
@@ -532,22 +342,10 @@ async fn a_change_is_published_within_milliseconds() {
 #[tokio::test]
 async fn without_vswitchd_a_port_is_given_up_with_that_reason() {
     let ovs = DummyOvs::without_vswitchd();
-    let link = Link::start(Settings {
-        deadline: Duration::from_secs(2),
-        ..Settings::new(ovs.socket())
-    });
+    let link = Link::start(Settings { deadline: Duration::from_secs(2), ..Settings::new(ovs.socket()) });
     let error = link.ensure_bridge(integration_bridge()).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("not yet in force in ovs-vswitchd"),
-        "{error}"
-    );
-    assert_eq!(
-        ovs.vsctl(&["get", "Bridge", "br-int", "fail_mode"]),
-        "secure",
-        "the rows wait for it"
-    );
+    assert!(error.to_string().contains("not yet in force in ovs-vswitchd"), "{error}");
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "fail_mode"]), "secure", "the rows wait for it");
 }
 
 #[tokio::test]
@@ -558,9 +356,7 @@ async fn a_restarted_vswitchd_is_no_loss() {
     ovs.kill_vswitchd();
     ovs.start_vswitchd();
     assert_eq!(link.ensure_port(port).await.unwrap(), number);
-    link.ensure_port(PortSpec::new("br-int", "pod2", "internal"))
-        .await
-        .unwrap();
+    link.ensure_port(PortSpec::new("br-int", "pod2", "internal")).await.unwrap();
 }
 
 /// A network namespace that goes with the value, so that devices of the same name elsewhere are no concern.
@@ -594,31 +390,22 @@ async fn a_port_without_its_device_is_refused_and_works_once_the_device_is_there
     let error = link.ensure_port(port.clone()).await.unwrap_err();
     assert!(error.to_string().contains("No such device"), "{error}");
 
-    namespace.ip(&[
-        "link", "add", "veth1", "type", "veth", "peer", "name", "veth2",
-    ]);
+    namespace.ip(&["link", "add", "veth1", "type", "veth", "peer", "name", "veth2"]);
     link.ensure_port(port.clone()).await.unwrap();
     assert_eq!(numbered(&link, "veth1").await.error, None);
 
     let tunnel = PortSpec::new("br-int", "tun", "geneve").option("key", "flow");
     let error = link.ensure_port(tunnel.clone()).await.unwrap_err();
     assert!(error.to_string().contains("remote_ip"), "{error}");
-    link.ensure_port(tunnel.option("remote_ip", "flow"))
-        .await
-        .unwrap();
-    link.ensure_port(PortSpec::new("br-int", "host0", "internal"))
-        .await
-        .unwrap();
+    link.ensure_port(tunnel.option("remote_ip", "flow")).await.unwrap();
+    link.ensure_port(PortSpec::new("br-int", "host0", "internal")).await.unwrap();
     namespace.ip(&["link", "show", "host0"]);
 }
 
 /// Packets that the bridge's only flow has seen.
 fn packets(ovs: &DummyOvs) -> u64 {
     let flows = ovs.ofctl(&["dump-flows", "br-int"]);
-    let count = flows
-        .split("n_packets=")
-        .nth(1)
-        .and_then(|rest| rest.split(',').next());
+    let count = flows.split("n_packets=").nth(1).and_then(|rest| rest.split(',').next());
     count.unwrap_or_else(|| panic!("{flows}")).parse().unwrap()
 }
 
@@ -628,21 +415,12 @@ async fn a_device_made_anew_under_its_old_name_is_heard() {
     let ovs = DummyOvs::with_devices_of(&namespace.0);
     let link = link(&ovs);
     link.ensure_bridge(integration_bridge()).await.unwrap();
-    let make = || {
-        namespace.ip(&[
-            "link", "add", "veth1", "up", "type", "veth", "peer", "name", "veth2",
-        ])
-    };
+    let make = || namespace.ip(&["link", "add", "veth1", "up", "type", "veth", "peer", "name", "veth2"]);
     let port = PortSpec::new("br-int", "veth1", "");
     make();
     link.renew_port(port.clone()).await.unwrap();
     namespace.ip(&["link", "del", "veth1"]);
-    eventually(&link, |all| {
-        all.get("veth1")
-            .filter(|interface| interface.mac_in_use.is_none())
-            .map(drop)
-    })
-    .await;
+    eventually(&link, |all| all.get("veth1").filter(|interface| interface.mac_in_use.is_none()).map(drop)).await;
 
     make();
     link.renew_port(port.clone()).await.unwrap();

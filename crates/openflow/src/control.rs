@@ -66,10 +66,9 @@ impl ErrorMessage {
                 .binary_search_by_key(&(self.kind, self.code), |(kind, code, _)| (*kind, *code))
                 .ok()
                 .map(|at| error_names::STANDARD[at].2),
-            Some(NICIRA) => error_names::NICIRA
-                .binary_search_by_key(&self.code, |(code, _)| *code)
-                .ok()
-                .map(|at| error_names::NICIRA[at].1),
+            Some(NICIRA) => {
+                error_names::NICIRA.binary_search_by_key(&self.code, |(code, _)| *code).ok().map(|at| error_names::NICIRA[at].1)
+            }
             Some(_) => None,
         }
     }
@@ -263,21 +262,10 @@ pub struct BundleControl {
 impl BundleControl {
     pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
         use BundleControlKind::*;
-        let all = [
-            OpenRequest,
-            OpenReply,
-            CloseRequest,
-            CloseReply,
-            CommitRequest,
-            CommitReply,
-            DiscardRequest,
-            DiscardReply,
-        ];
+        let all = [OpenRequest, OpenReply, CloseRequest, CloseReply, CommitRequest, CommitReply, DiscardRequest, DiscardReply];
         let bundle = reader.u32()?;
         let number = reader.u16()?;
-        let kind = *all
-            .get(usize::from(number))
-            .ok_or(DecodeError::BadValue { what: "bundle control", value: number.into() })?;
+        let kind = *all.get(usize::from(number)).ok_or(DecodeError::BadValue { what: "bundle control", value: number.into() })?;
         Ok(BundleControl { bundle, kind, flags: reader.u16()? })
     }
 

@@ -50,8 +50,7 @@ pub enum FlowCommand {
 }
 
 impl FlowCommand {
-    const ALL: [FlowCommand; 5] =
-        [Self::Add, Self::Modify, Self::ModifyStrict, Self::Delete, Self::DeleteStrict];
+    const ALL: [FlowCommand; 5] = [Self::Add, Self::Modify, Self::ModifyStrict, Self::Delete, Self::DeleteStrict];
 }
 
 /// A change to the flow tables.
@@ -117,9 +116,8 @@ impl FlowMod {
         let (cookie, cookie_mask) = (reader.u64()?, reader.u64()?);
         let table = reader.u8()?;
         let number = reader.u8()?;
-        let command = *FlowCommand::ALL
-            .get(usize::from(number))
-            .ok_or(DecodeError::BadValue { what: "flow mod command", value: number.into() })?;
+        let command =
+            *FlowCommand::ALL.get(usize::from(number)).ok_or(DecodeError::BadValue { what: "flow mod command", value: number.into() })?;
         let (idle_timeout_secs, hard_timeout_secs) = (reader.u16()?, reader.u16()?);
         let priority = reader.u16()?;
         reader.skip(4)?;

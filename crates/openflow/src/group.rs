@@ -85,14 +85,7 @@ impl GroupCommand {
     }
 
     fn decode(number: u16) -> Result<Self, DecodeError> {
-        let all = [
-            Self::Add,
-            Self::Modify,
-            Self::Delete,
-            Self::InsertBuckets,
-            Self::RemoveBucket,
-            Self::AddOrModify,
-        ];
+        let all = [Self::Add, Self::Modify, Self::Delete, Self::InsertBuckets, Self::RemoveBucket, Self::AddOrModify];
         let found = all.into_iter().find(|command| command.number() == number);
         found.ok_or(DecodeError::BadValue { what: "group mod command", value: number.into() })
     }

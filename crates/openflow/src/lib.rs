@@ -31,33 +31,24 @@ mod port;
 mod text;
 mod wire;
 
-pub use action::{
-    Action, Controller, Ct, CtZone, MAX_LEN_ALL, Nat, NatKind, PortChoice, REASON_ACTION, TABLE_CURRENT,
-};
+pub use action::{Action, Controller, Ct, CtZone, MAX_LEN_ALL, Nat, NatKind, PortChoice, REASON_ACTION, TABLE_CURRENT};
 pub use control::{
-    AsyncConfig, BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, ErrorMessage, Features, Hello,
-    RoleMessage, SwitchConfig, async_kind, fragments, role,
+    AsyncConfig, BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, ErrorMessage, Features, Hello, RoleMessage, SwitchConfig,
+    async_kind, fragments, role,
 };
 pub use ct_flush::{CtFlush, CtPorts, CtTuple};
 pub use error::{DecodeError, EncodeError, MatchError};
 pub use field::{Field, FieldSpec, Prerequisite, Subfield};
-pub use flow::{
-    FlowCommand, FlowKey, FlowMod, FlowRemoved, FlowStats, GROUP_ANY, InstalledFlow, TABLE_ALL, flow_flags,
-    removed_reason,
-};
+pub use flow::{FlowCommand, FlowKey, FlowMod, FlowRemoved, FlowStats, GROUP_ANY, InstalledFlow, TABLE_ALL, flow_flags, removed_reason};
 pub use group::{
-    BUCKET_ALL, BUCKET_FIRST, BUCKET_LAST, BUCKET_MAX, Bucket, GROUP_ALL, GROUP_BYTES_MAX, GROUP_MAX, GroupCommand,
-    GroupKind, GroupMod, InstalledGroup, SelectionMethod,
+    BUCKET_ALL, BUCKET_FIRST, BUCKET_LAST, BUCKET_MAX, Bucket, GROUP_ALL, GROUP_BYTES_MAX, GROUP_MAX, GroupCommand, GroupKind, GroupMod,
+    InstalledGroup, SelectionMethod,
 };
 pub use instruction::Instructions;
-pub use matching::{
-    ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_RARP, Match, VLAN_PRESENT, ct_state, ip_frag,
-};
+pub use matching::{ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_RARP, Match, VLAN_PRESENT, ct_state, ip_frag};
 pub use message::{Message, PortReason, decode, frame_len, packet_in_format};
 pub use monitor::{FlowChange, FlowEvent, FlowUpdate, MonitorCommand, MonitorRequest, monitor_flags};
-pub use multipart::{
-    FlowFilter, MultipartBody, MultipartReply, MultipartRequest, Reassembly, SwitchDescription, TableDescription,
-};
+pub use multipart::{FlowFilter, MultipartBody, MultipartReply, MultipartRequest, Reassembly, SwitchDescription, TableDescription};
 pub use oxm::{MatchField, RawOxm};
 pub use packet::{NO_BUFFER, PacketIn, PacketIn2, PacketOut};
 pub use port::{OfPort, Port, port_config, port_state};

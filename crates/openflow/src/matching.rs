@@ -162,15 +162,7 @@ impl Match {
         self.fields.iter().any(|known| {
             use Prerequisite::*;
             let prerequisite = known.field.spec().prerequisite;
-            matches!(
-                prerequisite,
-                Ipv4 | Ipv6
-                    | Icmpv4
-                    | Icmpv6
-                    | NeighbourDiscovery
-                    | NeighbourSolicitation
-                    | NeighbourAdvertisement
-            )
+            matches!(prerequisite, Ipv4 | Ipv6 | Icmpv4 | Icmpv6 | NeighbourDiscovery | NeighbourSolicitation | NeighbourAdvertisement)
         })
     }
 

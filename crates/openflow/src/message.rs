@@ -79,7 +79,10 @@ pub enum Message {
     SetConfig(SwitchConfig),
     PacketIn(PacketIn),
     FlowRemoved(FlowRemoved),
-    PortStatus { reason: PortReason, port: Port },
+    PortStatus {
+        reason: PortReason,
+        port: Port,
+    },
     PacketOut(PacketOut),
     FlowMod(FlowMod),
     GroupMod(GroupMod),
@@ -92,7 +95,11 @@ pub enum Message {
     SetAsync(AsyncConfig),
     BundleControl(BundleControl),
     /// A message for a bundle; it gets the transaction id of the whole.
-    BundleAdd { bundle: u32, flags: u16, message: Box<Message> },
+    BundleAdd {
+        bundle: u32,
+        flags: u16,
+        message: Box<Message>,
+    },
     /// One of [`packet_in_format`].
     SetPacketInFormat(u32),
     SetControllerId(u16),
@@ -102,7 +109,10 @@ pub enum Message {
     CtFlushZone(u16),
     CtFlush(CtFlush),
     /// A message of a type, or of an experimenter's type, that this crate has no name for.
-    Unknown { kind: u8, body: Vec<u8> },
+    Unknown {
+        kind: u8,
+        body: Vec<u8>,
+    },
 }
 
 /// How long the message at the beginning of `bytes` is; `None` if not even its header is there.
@@ -293,10 +303,7 @@ impl Message {
 
     fn encode_body(&self, xid: Xid, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
-            Message::FeaturesRequest
-            | Message::GetConfigRequest
-            | Message::BarrierRequest
-            | Message::BarrierReply => {}
+            Message::FeaturesRequest | Message::GetConfigRequest | Message::BarrierRequest | Message::BarrierReply => {}
             Message::Hello(hello) => hello.encode(out)?,
             Message::Error(error) => error.encode(out),
             Message::EchoRequest(bytes) | Message::EchoReply(bytes) => out.extend_from_slice(bytes),

@@ -107,13 +107,18 @@ pub struct FlowChange {
 pub enum FlowUpdate {
     Changed(FlowChange),
     /// This connection's own message of this transaction took effect.
-    Own { xid: u32 },
+    Own {
+        xid: u32,
+    },
     /// The switch ran out of room for news; flows may change untold until [`FlowUpdate::Resumed`].
     Paused,
     /// News goes on; what changed meanwhile has been told as changes.
     Resumed,
     /// News of a kind unknown here.
-    Unknown { event: u16, body: Vec<u8> },
+    Unknown {
+        event: u16,
+        body: Vec<u8>,
+    },
 }
 
 const ABBREVIATED: u16 = 4;

@@ -36,14 +36,7 @@ pub struct FlowFilter {
 impl FlowFilter {
     /// All flows.
     pub fn all() -> Self {
-        FlowFilter {
-            table: TABLE_ALL,
-            out_port: OfPort::ANY,
-            out_group: GROUP_ANY,
-            cookie: 0,
-            cookie_mask: 0,
-            matching: Match::any(),
-        }
+        FlowFilter { table: TABLE_ALL, out_port: OfPort::ANY, out_group: GROUP_ANY, cookie: 0, cookie_mask: 0, matching: Match::any() }
     }
 
     fn decode(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
@@ -79,7 +72,11 @@ pub enum MultipartRequest {
     Ports(OfPort),
     Tables,
     FlowMonitor(Vec<MonitorRequest>),
-    Unknown { kind: u16, flags: u16, body: Vec<u8> },
+    Unknown {
+        kind: u16,
+        flags: u16,
+        body: Vec<u8>,
+    },
 }
 
 impl MultipartRequest {
@@ -271,9 +268,7 @@ impl MultipartBody {
             (MultipartBody::Ports(all), MultipartBody::Ports(more)) => all.extend(more),
             (MultipartBody::Tables(all), MultipartBody::Tables(more)) => all.extend(more),
             (MultipartBody::FlowUpdates(all), MultipartBody::FlowUpdates(more)) => all.extend(more),
-            (MultipartBody::Unknown { kind, body }, MultipartBody::Unknown { kind: next, body: more })
-                if *kind == next =>
-            {
+            (MultipartBody::Unknown { kind, body }, MultipartBody::Unknown { kind: next, body: more }) if *kind == next => {
                 body.extend(more);
             }
             _ => return false,
@@ -309,10 +304,7 @@ impl Reassembly {
     }
 }
 
-fn list<T>(
-    mut reader: Reader<'_>,
-    decode: impl Fn(&mut Reader<'_>) -> Result<T, DecodeError>,
-) -> Result<Vec<T>, DecodeError> {
+fn list<T>(mut reader: Reader<'_>, decode: impl Fn(&mut Reader<'_>) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
     let mut entries = Vec::new();
     while !reader.is_empty() {
         entries.push(decode(&mut reader)?);

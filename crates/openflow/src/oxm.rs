@@ -51,8 +51,7 @@ pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Oxm, DecodeError> {
     let raw = payload.rest();
     let width = if has_mask { length / 2 } else { length };
     let whole = !has_mask || length.is_multiple_of(2);
-    let known = Field::from_header(class, field_and_mask >> 1, width)
-        .filter(|field| whole && (!has_mask || field.spec().is_maskable));
+    let known = Field::from_header(class, field_and_mask >> 1, width).filter(|field| whole && (!has_mask || field.spec().is_maskable));
     let Some(field) = known else {
         return Ok(Oxm::Unknown(RawOxm { class, field_and_mask, payload: raw.to_vec() }));
     };

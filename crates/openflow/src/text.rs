@@ -15,8 +15,7 @@ use crate::port::OfPort;
 /// Not printed, as in `ovs-ofctl`.
 const DEFAULT_PRIORITY: u16 = 0x8000;
 const CT_STATES: [&str; 8] = ["new", "est", "rel", "rpl", "inv", "trk", "snat", "dnat"];
-const TCP_FLAGS: [&str; 12] =
-    ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns", "[200]", "[400]", "[800]"];
+const TCP_FLAGS: [&str; 12] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns", "[200]", "[400]", "[800]"];
 
 /// What is printed of a match, in this order; the names that `ovs-ofctl` uses are not always those of ovs-fields(7).
 const BEFORE_TYPE: &[(Field, &str)] = &[
@@ -326,7 +325,11 @@ impl Display for Instructions {
         }
         if let Some((value, mask)) = self.metadata {
             write!(f, "{comma}write_metadata:")?;
-            if value == 0 { f.write_str("0")? } else { write!(f, "{value:#x}")? }
+            if value == 0 {
+                f.write_str("0")?
+            } else {
+                write!(f, "{value:#x}")?
+            }
             if mask != u64::MAX {
                 write!(f, "/{mask:#x}")?;
             }
@@ -398,8 +401,7 @@ impl Display for InstalledGroup {
             }
             let fields = selection.fields.fields().iter().map(|field| field.field);
             // OVS names a packet's metadata before its headers.
-            let (headers, metadata): (Vec<_>, Vec<_>) =
-                fields.partition(|field| (Field::EthSrc..=Field::ArpTha).contains(field));
+            let (headers, metadata): (Vec<_>, Vec<_>) = fields.partition(|field| (Field::EthSrc..=Field::ArpTha).contains(field));
             let names: Vec<_> = metadata.iter().chain(&headers).map(|field| field.name()).collect();
             match names.len() {
                 0 => {}

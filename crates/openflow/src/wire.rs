@@ -122,12 +122,7 @@ pub(crate) fn put_uint(out: &mut Vec<u8>, value: u128, count: usize) {
 }
 
 /// Writes `length` (checked) at byte `at`.
-pub(crate) fn patch_u16(
-    out: &mut [u8],
-    at: usize,
-    length: usize,
-    what: &'static str,
-) -> std::result::Result<(), EncodeError> {
+pub(crate) fn patch_u16(out: &mut [u8], at: usize, length: usize, what: &'static str) -> std::result::Result<(), EncodeError> {
     let short = u16::try_from(length).map_err(|_| EncodeError::TooLong { what, length })?;
     out[at..at + 2].copy_from_slice(&short.to_be_bytes());
     Ok(())

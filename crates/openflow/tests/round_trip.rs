@@ -55,16 +55,16 @@ fn nat() -> impl Strategy<Value = Nat> {
     let kind = prop_oneof![Just(None), Just(Some(NatKind::Source)), Just(Some(NatKind::Destination))];
     let choice = prop_oneof![Just(PortChoice::Unspecified), Just(PortChoice::Hash), Just(PortChoice::Random)];
     let ports = option::of((any::<u16>(), option::of(any::<u16>())));
-    (kind, option::of(prop_oneof![v4, v6]), ports, any::<bool>(), choice).prop_map(
-        |(kind, addresses, ports, persistent, port_choice)| Nat { kind, addresses, ports, persistent, port_choice },
-    )
+    (kind, option::of(prop_oneof![v4, v6]), ports, any::<bool>(), choice)
+        .prop_map(|(kind, addresses, ports, persistent, port_choice)| Nat { kind, addresses, ports, persistent, port_choice })
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let controller = (any::<u16>(), any::<u16>(), any::<u8>(), vec(any::<u8>(), 0..40), any::<bool>(), option::of(any::<u32>()))
-        .prop_map(|(max_len, controller_id, reason, userdata, pause, meter)| {
+    let controller = (any::<u16>(), any::<u16>(), any::<u8>(), vec(any::<u8>(), 0..40), any::<bool>(), option::of(any::<u32>())).prop_map(
+        |(max_len, controller_id, reason, userdata, pause, meter)| {
             Action::Controller(Controller { max_len, controller_id, reason, userdata, pause, meter })
-        });
+        },
+    );
     let movement = (subfield(), any::<u16>()).prop_map(|(source, offset)| {
         let destination = Subfield::new(Field::XxReg3, offset % 64, source.bits);
         Action::Move { source, destination }
@@ -82,12 +82,10 @@ fn action() -> impl Strategy<Value = Action> {
         any::<u32>().prop_map(Action::Group),
         field().prop_map(Action::SetField),
         movement,
-        (port(), any::<u8>(), any::<bool>())
-            .prop_map(|(port, table, with_ct_tuple)| Action::Resubmit { port, table, with_ct_tuple }),
+        (port(), any::<u8>(), any::<bool>()).prop_map(|(port, table, with_ct_tuple)| Action::Resubmit { port, table, with_ct_tuple }),
         Just(Action::CtClear),
         nat().prop_map(Action::Nat),
-        (any::<u32>(), any::<u8>(), any::<u8>())
-            .prop_map(|(id, clause, clauses)| Action::Conjunction { id, clause, clauses }),
+        (any::<u32>(), any::<u8>(), any::<u8>()).prop_map(|(id, clause, clauses)| Action::Conjunction { id, clause, clauses }),
         vec(any::<u8>(), 0..30).prop_map(Action::note),
         any::<u8>().prop_map(Action::SetTtl),
         Just(Action::DecTtl),
@@ -102,24 +100,21 @@ fn action() -> impl Strategy<Value = Action> {
         unknown,
     ];
     leaf.prop_recursive(3, 12, 4, |inner| {
-        let zone = prop_oneof![
-            any::<u16>().prop_map(openflow::CtZone::Number),
-            Just(openflow::CtZone::From(Subfield::new(Field::Reg7, 0, 16)))
-        ];
+        let zone =
+            prop_oneof![any::<u16>().prop_map(openflow::CtZone::Number), Just(openflow::CtZone::From(Subfield::new(Field::Reg7, 0, 16)))];
         let flags = (any::<bool>(), any::<bool>(), zone, option::of(0u8..254), any::<u16>());
         prop_oneof![
             vec(inner.clone(), 0..4).prop_map(Action::Clone),
-            (flags, vec(inner, 0..4)).prop_map(|((commit, force, zone, table, alg), actions)| {
-                Action::Ct(Ct { commit, force, zone, table, alg, actions })
-            }),
+            (flags, vec(inner, 0..4))
+                .prop_map(|((commit, force, zone, table, alg), actions)| { Action::Ct(Ct { commit, force, zone, table, alg, actions }) }),
         ]
     })
 }
 
 fn instructions() -> impl Strategy<Value = Instructions> {
     let metadata = option::of((any::<u64>(), any::<u64>()).prop_map(|(value, mask)| (value & mask, mask)));
-    (option::of(any::<u32>()), vec(action(), 0..5), any::<bool>(), vec(action(), 0..3), metadata, option::of(any::<u8>()))
-        .prop_map(|(meter, apply, clear, write, metadata, goto_table)| Instructions {
+    (option::of(any::<u32>()), vec(action(), 0..5), any::<bool>(), vec(action(), 0..3), metadata, option::of(any::<u8>())).prop_map(
+        |(meter, apply, clear, write, metadata, goto_table)| Instructions {
             meter,
             apply,
             clear,
@@ -127,7 +122,8 @@ fn instructions() -> impl Strategy<Value = Instructions> {
             metadata,
             goto_table,
             unknown: vec![],
-        })
+        },
+    )
 }
 
 fn flow_mod() -> impl Strategy<Value = FlowMod> {
@@ -135,7 +131,12 @@ fn flow_mod() -> impl Strategy<Value = FlowMod> {
     let command = prop_oneof![Just(Add), Just(Modify), Just(ModifyStrict), Just(Delete), Just(DeleteStrict)];
     let numbers = (any::<u8>(), any::<u16>(), any::<[u64; 2]>(), any::<[u16; 3]>(), 0u16..32, port(), any::<u32>());
     (command, numbers, matching(), instructions()).prop_map(
-        |(command, (table, priority, [cookie, cookie_mask], [idle, hard, importance], flags, out_port, out_group), matching, instructions)| {
+        |(
+            command,
+            (table, priority, [cookie, cookie_mask], [idle, hard, importance], flags, out_port, out_group),
+            matching,
+            instructions,
+        )| {
             FlowMod {
                 command,
                 table,
@@ -179,66 +180,62 @@ fn installed_flow() -> impl Strategy<Value = InstalledFlow> {
 fn installed_group() -> impl Strategy<Value = InstalledGroup> {
     use GroupKind::*;
     let bucket = (any::<u32>(), option::of(any::<u16>()), option::of(0u32..99), option::of(0u32..99), vec(action(), 0..4))
-        .prop_map(|(id, weight, port, watch_group, actions)| {
-            Bucket { id, weight, watch_port: port.map(OfPort), watch_group, actions }
-        });
-    let selection = prop_oneof![
-        Just(SelectionMethod::dp_hash()),
-        Just(SelectionMethod::hash([Field::Ipv4Src, Field::Reg3, Field::TcpDst])),
-    ];
+        .prop_map(|(id, weight, port, watch_group, actions)| Bucket { id, weight, watch_port: port.map(OfPort), watch_group, actions });
+    let selection =
+        prop_oneof![Just(SelectionMethod::dp_hash()), Just(SelectionMethod::hash([Field::Ipv4Src, Field::Reg3, Field::TcpDst])),];
     let kind = prop_oneof![Just(All), Just(Select), Just(Indirect), Just(FastFailover)];
-    (any::<u32>(), kind, vec(bucket, 0..5), option::of(selection))
-        .prop_map(|(id, kind, buckets, selection)| InstalledGroup { id, kind, buckets, selection })
+    (any::<u32>(), kind, vec(bucket, 0..5), option::of(selection)).prop_map(|(id, kind, buckets, selection)| InstalledGroup {
+        id,
+        kind,
+        buckets,
+        selection,
+    })
 }
 
 fn message() -> impl Strategy<Value = Message> {
     let bytes = || vec(any::<u8>(), 0..60);
-    let packet2 = (bytes(), any::<(Option<u32>, Option<u32>, Option<u8>, Option<u64>, Option<u8>)>(), matching(), bytes(), option::of(bytes()))
-        .prop_map(|(packet, (full_len, buffer, table, cookie, reason), metadata, userdata, continuation)| PacketIn2 {
-            packet,
-            full_len,
-            buffer,
-            table,
-            cookie,
-            reason,
-            metadata,
-            userdata,
-            continuation,
-        })
-        .boxed();
-    let tuple = (option::of(any::<Ipv4Addr>()), option::of(any::<Ipv4Addr>()), option::of(any::<u16>()), option::of(any::<u16>()))
-        .prop_map(|(src, dst, a, b)| CtTuple {
-            src: src.map(IpAddr::from),
-            dst: dst.map(IpAddr::from),
-            ports: CtPorts::Ports { src: a, dst: b },
-        });
-    let flush = (option::of(any::<u16>()), tuple.clone(), tuple)
-        .prop_map(|(zone, original, reply)| CtFlush { protocol: 6, zone, original, reply });
+    let packet2 =
+        (bytes(), any::<(Option<u32>, Option<u32>, Option<u8>, Option<u64>, Option<u8>)>(), matching(), bytes(), option::of(bytes()))
+            .prop_map(|(packet, (full_len, buffer, table, cookie, reason), metadata, userdata, continuation)| PacketIn2 {
+                packet,
+                full_len,
+                buffer,
+                table,
+                cookie,
+                reason,
+                metadata,
+                userdata,
+                continuation,
+            })
+            .boxed();
+    let tuple =
+        (option::of(any::<Ipv4Addr>()), option::of(any::<Ipv4Addr>()), option::of(any::<u16>()), option::of(any::<u16>())).prop_map(
+            |(src, dst, a, b)| CtTuple { src: src.map(IpAddr::from), dst: dst.map(IpAddr::from), ports: CtPorts::Ports { src: a, dst: b } },
+        );
+    let flush =
+        (option::of(any::<u16>()), tuple.clone(), tuple).prop_map(|(zone, original, reply)| CtFlush { protocol: 6, zone, original, reply });
     let port = (port(), any::<[u8; 6]>(), "[a-z0-9-]{1,15}", any::<u32>(), any::<u32>(), bytes())
         .prop_map(|(number, mac, name, config, state, properties)| Port { number, mac, name, config, state, properties })
         .boxed();
     let reply = |body| Message::MultipartReply(MultipartReply { more: true, body });
-    let change = flow_mod().prop_map(|flow| FlowUpdate::Changed(FlowChange {
-        event: FlowEvent::Removed,
-        table: flow.table,
-        reason: 2,
-        priority: flow.priority,
-        idle_timeout_secs: flow.idle_timeout_secs,
-        hard_timeout_secs: flow.hard_timeout_secs,
-        cookie: flow.cookie,
-        matching: flow.matching,
-        instructions: flow.instructions,
-    }));
-    let update = prop_oneof![
-        change,
-        any::<u32>().prop_map(|xid| FlowUpdate::Own { xid }),
-        Just(FlowUpdate::Paused),
-        Just(FlowUpdate::Resumed),
-    ];
+    let change = flow_mod().prop_map(|flow| {
+        FlowUpdate::Changed(FlowChange {
+            event: FlowEvent::Removed,
+            table: flow.table,
+            reason: 2,
+            priority: flow.priority,
+            idle_timeout_secs: flow.idle_timeout_secs,
+            hard_timeout_secs: flow.hard_timeout_secs,
+            cookie: flow.cookie,
+            matching: flow.matching,
+            instructions: flow.instructions,
+        })
+    });
+    let update =
+        prop_oneof![change, any::<u32>().prop_map(|xid| FlowUpdate::Own { xid }), Just(FlowUpdate::Paused), Just(FlowUpdate::Resumed),];
     let single = prop_oneof![
         option::of(any::<u32>()).prop_map(|versions| Message::Hello(Hello { version: 6, versions })),
-        (0u16..99, any::<u16>(), bytes())
-            .prop_map(|(kind, code, data)| Message::Error(ErrorMessage { kind, code, vendor: None, data })),
+        (0u16..99, any::<u16>(), bytes()).prop_map(|(kind, code, data)| Message::Error(ErrorMessage { kind, code, vendor: None, data })),
         bytes().prop_map(Message::EchoRequest),
         bytes().prop_map(Message::EchoReply),
         any::<(u16, u16)>().prop_map(|(flags, miss_send_len)| Message::SetConfig(SwitchConfig { flags, miss_send_len })),
@@ -256,8 +253,11 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         Just(Message::MultipartRequest(MultipartRequest::FlowMonitor(vec![MonitorRequest::changes(3)]))),
         port.prop_map(|port| Message::PortStatus { reason: PortReason::Modified, port }),
-        (matching(), vec(action(), 0..4), bytes())
-            .prop_map(|(metadata, actions, packet)| Message::PacketOut(PacketOut { metadata, actions, packet })),
+        (matching(), vec(action(), 0..4), bytes()).prop_map(|(metadata, actions, packet)| Message::PacketOut(PacketOut {
+            metadata,
+            actions,
+            packet
+        })),
         (matching(), bytes(), any::<u64>()).prop_map(|(metadata, packet, cookie)| Message::PacketIn(PacketIn {
             buffer: NO_BUFFER,
             full_len: 9,
@@ -271,9 +271,8 @@ fn message() -> impl Strategy<Value = Message> {
         packet2.prop_map(Message::Resume),
         flush.prop_map(Message::CtFlush),
         any::<u16>().prop_map(Message::CtFlushZone),
-        any::<(u32, u16, u64)>().prop_map(|(role, short_id, generation)| {
-            Message::RoleRequest(RoleMessage { role, short_id, generation })
-        }),
+        any::<(u32, u16, u64)>()
+            .prop_map(|(role, short_id, generation)| { Message::RoleRequest(RoleMessage { role, short_id, generation }) }),
         vec(any::<(u16, u32)>(), 0..4).prop_map(|masks| Message::SetAsync(AsyncConfig { masks })),
         (60u8..99, bytes()).prop_map(|(kind, body)| Message::Unknown { kind, body }),
     ];
@@ -362,7 +361,7 @@ fn ovs_ofctl_understands_our_messages() {
     let masks = vec![(async_kind::PACKET_IN, 2), (async_kind::PORT_STATUS, 7)];
     assert!(printed(&Message::SetAsync(AsyncConfig { masks })).contains("PACKET_IN: action"));
     let monitor = MultipartRequest::FlowMonitor(vec![MonitorRequest::changes(4)]);
-    assert!(printed(&Message::MultipartRequest(monitor)).contains("id=4 flags=add,delete,modify"), );
+    assert!(printed(&Message::MultipartRequest(monitor)).contains("id=4 flags=add,delete,modify"),);
 }
 
 #[test]
@@ -392,7 +391,12 @@ fn ovs_ofctl_writes_what_we_decode() {
         let spaced = line.replace("table=0,", "").replace(",priority", ", priority").replace(",actions", " actions");
         assert_eq!(installed.to_string(), spaced);
     }
-    let flush = socket.what_ofctl_sends(&["ct-flush", &socket.address(), "zone=5", "ct_nw_src=10.0.0.1,ct_nw_dst=10.0.0.2,ct_tp_dst=80,ct_nw_proto=17"]);
+    let flush = socket.what_ofctl_sends(&[
+        "ct-flush",
+        &socket.address(),
+        "zone=5",
+        "ct_nw_src=10.0.0.1,ct_nw_dst=10.0.0.2,ct_tp_dst=80,ct_nw_proto=17",
+    ]);
     let original = CtTuple {
         src: Some("10.0.0.1".parse().unwrap()),
         dst: Some("10.0.0.2".parse().unwrap()),

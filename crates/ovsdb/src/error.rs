@@ -15,15 +15,9 @@ pub enum DecodeError {
     #[error("message is not JSON")]
     Json(#[from] serde_json::Error),
     #[error("expected {expected}, found {found}")]
-    Unexpected {
-        expected: &'static str,
-        found: String,
-    },
+    Unexpected { expected: &'static str, found: String },
     #[error("in {place}")]
-    Within {
-        place: String,
-        source: Box<DecodeError>,
-    },
+    Within { place: String, source: Box<DecodeError> },
     #[error("the schema has no table {table}")]
     UnknownTable { table: String },
     #[error("table {table} has no column {column}")]
@@ -33,18 +27,12 @@ pub enum DecodeError {
 impl DecodeError {
     /// `found` where `expected` should be.
     pub(crate) fn unexpected(expected: &'static str, found: &Json) -> Self {
-        DecodeError::Unexpected {
-            expected,
-            found: excerpt(found),
-        }
+        DecodeError::Unexpected { expected, found: excerpt(found) }
     }
 
     /// The same error, with the place where it happened.
     pub(crate) fn within(self, place: impl Into<String>) -> Self {
-        DecodeError::Within {
-            place: place.into(),
-            source: Box::new(self),
-        }
+        DecodeError::Within { place: place.into(), source: Box::new(self) }
     }
 }
 

@@ -42,14 +42,7 @@ impl Default for Framer {
 impl Framer {
     /// A framer that refuses messages longer than `limit` bytes.
     pub fn with_limit(limit: usize) -> Self {
-        Framer {
-            buffer: Vec::new(),
-            start: 0,
-            scanned: 0,
-            depth: 0,
-            place: Place::Outside,
-            limit,
-        }
+        Framer { buffer: Vec::new(), start: 0, scanned: 0, depth: 0, place: Place::Outside, limit }
     }
 
     /// Appends bytes as they came from the stream.
@@ -78,10 +71,7 @@ impl Framer {
     /// Skips white space to the brace that opens a message; false when the bytes end before one.
     fn found_start(&mut self) -> Result<bool, DecodeError> {
         let rest = &self.buffer[self.scanned..];
-        let blank = rest
-            .iter()
-            .take_while(|byte| byte.is_ascii_whitespace())
-            .count();
+        let blank = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         self.scanned += blank;
         self.start = self.scanned;
         match rest.get(blank) {
@@ -152,32 +142,19 @@ mod tests {
         let stream = br#" {"a":"}\"]{","b":[{},[]]}{"c":"\\"} {"d":1}"#;
         let whole = cut(&[stream], 100).unwrap();
         let bytes: Vec<&[u8]> = stream.chunks(1).collect();
-        assert_eq!(
-            whole,
-            [
-                r#"{"a":"}\"]{","b":[{},[]]}"#,
-                r#"{"c":"\\"}"#,
-                r#"{"d":1}"#
-            ]
-        );
+        assert_eq!(whole, [r#"{"a":"}\"]{","b":[{},[]]}"#, r#"{"c":"\\"}"#, r#"{"d":1}"#]);
         assert_eq!(cut(&bytes, 100).unwrap(), whole);
     }
 
     #[test]
     fn a_message_longer_than_the_limit_is_refused_before_it_is_complete() {
-        assert!(matches!(
-            cut(&[br#"{"a":"0123456789"#], 10),
-            Err(DecodeError::TooLong { limit: 10 })
-        ));
+        assert!(matches!(cut(&[br#"{"a":"0123456789"#], 10), Err(DecodeError::TooLong { limit: 10 })));
         assert_eq!(cut(&[br#"{"a":12345}{"b":2}"#], 11).unwrap().len(), 2);
     }
 
     #[test]
     fn a_stream_that_is_no_object_is_refused() {
-        assert!(matches!(
-            cut(&[b" [1]"], 10),
-            Err(DecodeError::NotAnObject { byte: b'[' })
-        ));
+        assert!(matches!(cut(&[b" [1]"], 10), Err(DecodeError::NotAnObject { byte: b'[' })));
     }
 
     #[test]

@@ -27,9 +27,7 @@ pub use error::DecodeError;
 pub use frame::{Framer, MESSAGE_BYTES_MAX};
 pub use message::{Message, call};
 pub use monitor::{Monitor, MonitorReply, TableUpdates, Update};
-pub use operation::{
-    Condition, Function, Insert, Mutation, Mutator, Operation, Transaction, Until,
-};
+pub use operation::{Condition, Function, Insert, Mutation, Mutator, Operation, Transaction, Until};
 pub use outcome::{Outcome, TransactionError};
 pub use replica::{Change, Delta, Replica, ReplicaError, Table};
 pub use row::Row;

@@ -10,19 +10,9 @@ use serde_json::{Map, json};
 /// One JSON-RPC message.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Message {
-    Request {
-        id: Json,
-        method: String,
-        params: Vec<Json>,
-    },
-    Response {
-        id: Json,
-        result: Result<Json, Json>,
-    },
-    Notification {
-        method: String,
-        params: Vec<Json>,
-    },
+    Request { id: Json, method: String, params: Vec<Json> },
+    Response { id: Json, result: Result<Json, Json> },
+    Notification { method: String, params: Vec<Json> },
 }
 
 impl Message {
@@ -43,10 +33,7 @@ impl Message {
     pub fn echo_reply(&self) -> Option<Message> {
         match self {
             Message::Request { id, method, params } if method == "echo" => {
-                Some(Message::Response {
-                    id: id.clone(),
-                    result: Ok(Json::Array(params.clone())),
-                })
+                Some(Message::Response { id: id.clone(), result: Ok(Json::Array(params.clone())) })
             }
             _ => None,
         }
@@ -55,10 +42,7 @@ impl Message {
     /// The refusal of a request that this endpoint does not know, so that the peer does not wait for ever.
     pub fn refusal(&self) -> Option<Message> {
         match self {
-            Message::Request { id, .. } => Some(Message::Response {
-                id: id.clone(),
-                result: Err(json!("unknown method")),
-            }),
+            Message::Request { id, .. } => Some(Message::Response { id: id.clone(), result: Err(json!("unknown method")) }),
             _ => None,
         }
     }
@@ -68,14 +52,8 @@ impl Message {
             Message::Request { id, method, params } => {
                 json!({"id": id, "method": method, "params": params})
             }
-            Message::Response {
-                id,
-                result: Ok(result),
-            } => json!({"id": id, "result": result, "error": null}),
-            Message::Response {
-                id,
-                result: Err(error),
-            } => json!({"id": id, "result": null, "error": error}),
+            Message::Response { id, result: Ok(result) } => json!({"id": id, "result": result, "error": null}),
+            Message::Response { id, result: Err(error) } => json!({"id": id, "result": null, "error": error}),
             Message::Notification { method, params } => {
                 json!({"id": null, "method": method, "params": params})
             }
@@ -94,10 +72,7 @@ fn decode_fields(mut fields: Map<String, Json>) -> Result<Message, DecodeError> 
     let params = match fields.remove("params") {
         Some(Json::Array(params)) => params,
         other => {
-            return Err(DecodeError::unexpected(
-                "an array of params",
-                &other.unwrap_or_default(),
-            ));
+            return Err(DecodeError::unexpected("an array of params", &other.unwrap_or_default()));
         }
     };
     Ok(match id {
@@ -108,17 +83,11 @@ fn decode_fields(mut fields: Map<String, Json>) -> Result<Message, DecodeError> 
 
 fn decode_response(id: Json, mut fields: Map<String, Json>) -> Result<Message, DecodeError> {
     if id.is_null() {
-        return Err(DecodeError::unexpected(
-            "a method or an id",
-            &Json::Object(fields),
-        ));
+        return Err(DecodeError::unexpected("a method or an id", &Json::Object(fields)));
     }
     let result = match (fields.remove("result"), fields.remove("error")) {
         (None, None) => {
-            return Err(DecodeError::unexpected(
-                "a result or an error",
-                &Json::Object(fields),
-            ));
+            return Err(DecodeError::unexpected("a result or an error", &Json::Object(fields)));
         }
         (_, Some(error)) if !error.is_null() => Err(error),
         (result, _) => Ok(result.unwrap_or_default()),
@@ -133,11 +102,7 @@ pub mod call {
 
     /// A request with any method.
     pub fn request(id: u64, method: &str, params: Vec<Json>) -> Message {
-        Message::Request {
-            id: json!(id),
-            method: method.to_owned(),
-            params,
-        }
+        Message::Request { id: json!(id), method: method.to_owned(), params }
     }
 
     /// Asks for the names of the server's databases.
@@ -178,18 +143,9 @@ mod tests {
     fn every_kind_survives_a_round_trip() {
         for message in [
             call::get_schema(7, "Open_vSwitch"),
-            Message::Response {
-                id: json!("a"),
-                result: Ok(json!([1])),
-            },
-            Message::Response {
-                id: json!(3),
-                result: Err(json!("unknown method")),
-            },
-            Message::Notification {
-                method: "update3".into(),
-                params: vec![json!(null), json!({})],
-            },
+            Message::Response { id: json!("a"), result: Ok(json!([1])) },
+            Message::Response { id: json!(3), result: Err(json!("unknown method")) },
+            Message::Notification { method: "update3".into(), params: vec![json!(null), json!({})] },
         ] {
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
@@ -200,29 +156,13 @@ mod tests {
     #[test]
     fn an_echo_is_answered_with_its_own_params_and_id() {
         let echo = decoded(r#"{"method":"echo","params":[1,"x"],"id":"echo"}"#);
-        assert_eq!(
-            echo.echo_reply(),
-            Some(Message::Response {
-                id: json!("echo"),
-                result: Ok(json!([1, "x"]))
-            })
-        );
-        assert_eq!(
-            decoded(r#"{"method":"locked","params":["x"],"id":null}"#).echo_reply(),
-            None
-        );
+        assert_eq!(echo.echo_reply(), Some(Message::Response { id: json!("echo"), result: Ok(json!([1, "x"])) }));
+        assert_eq!(decoded(r#"{"method":"locked","params":["x"],"id":null}"#).echo_reply(), None);
     }
 
     #[test]
     fn what_is_no_message_is_an_error() {
-        for text in [
-            "{}",
-            "[]",
-            r#"{"id":1}"#,
-            r#"{"method":1,"params":[]}"#,
-            r#"{"method":"x","id":1}"#,
-            "{]",
-        ] {
+        for text in ["{}", "[]", r#"{"id":1}"#, r#"{"method":1,"params":[]}"#, r#"{"method":"x","id":1}"#, "{]"] {
             assert!(Message::decode(text.as_bytes()).is_err(), "{text}");
         }
     }

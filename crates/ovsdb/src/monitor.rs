@@ -25,10 +25,7 @@ pub(crate) struct Watched {
 
 impl Monitor {
     pub fn of(database: &str) -> Self {
-        Monitor {
-            database: database.to_owned(),
-            tables: BTreeMap::new(),
-        }
+        Monitor { database: database.to_owned(), tables: BTreeMap::new() }
     }
 
     /// Follows columns of all rows of a table.
@@ -39,29 +36,14 @@ impl Monitor {
     /// Follows columns of the rows that pass at least one condition.
     pub fn filtered(mut self, table: &str, columns: &[&str], conditions: Vec<Condition>) -> Self {
         let columns = columns.iter().map(|&column| column.into()).collect();
-        self.tables.insert(
-            table.into(),
-            Watched {
-                columns,
-                conditions,
-            },
-        );
+        self.tables.insert(table.into(), Watched { columns, conditions });
         self
     }
 
     /// The request to follow them from `last_txn` on (nil: from nothing); [`MonitorReply::decode`] reads its reply.
     pub fn request(&self, id: u64, monitor: &str, last_txn: Uuid) -> Message {
-        let tables: Map<String, Json> = self
-            .tables
-            .iter()
-            .map(|(table, watched)| (table.to_string(), watched.to_json()))
-            .collect();
-        let params = vec![
-            json!(self.database),
-            json!(monitor),
-            Json::Object(tables),
-            json!(last_txn.to_string()),
-        ];
+        let tables: Map<String, Json> = self.tables.iter().map(|(table, watched)| (table.to_string(), watched.to_json())).collect();
+        let params = vec![json!(self.database), json!(monitor), Json::Object(tables), json!(last_txn.to_string())];
         call::request(id, "monitor_cond_since", params)
     }
 }
@@ -94,15 +76,10 @@ pub struct MonitorReply {
 impl MonitorReply {
     pub fn decode(result: &Json) -> Result<Self, DecodeError> {
         let [is_resumed, last_txn, updates] = array("a monitor's reply", result)?.as_slice() else {
-            return Err(DecodeError::unexpected(
-                "a monitor's reply of three elements",
-                result,
-            ));
+            return Err(DecodeError::unexpected("a monitor's reply of three elements", result));
         };
         Ok(MonitorReply {
-            is_resumed: is_resumed
-                .as_bool()
-                .ok_or_else(|| DecodeError::unexpected("a boolean", is_resumed))?,
+            is_resumed: is_resumed.as_bool().ok_or_else(|| DecodeError::unexpected("a boolean", is_resumed))?,
             last_txn: transaction_id(last_txn)?,
             updates: TableUpdates::decode(updates)?,
         })
@@ -126,14 +103,9 @@ impl Update {
         if method != "update3" {
             return Ok(None);
         }
-        let [monitor, last_txn, updates]: [Json; 3] = params.try_into().map_err(|params| {
-            DecodeError::unexpected("three params of update3", &Json::Array(params))
-        })?;
-        Ok(Some(Update {
-            monitor,
-            last_txn: transaction_id(&last_txn)?,
-            updates: TableUpdates::decode(&updates)?,
-        }))
+        let [monitor, last_txn, updates]: [Json; 3] =
+            params.try_into().map_err(|params| DecodeError::unexpected("three params of update3", &Json::Array(params)))?;
+        Ok(Some(Update { monitor, last_txn: transaction_id(&last_txn)?, updates: TableUpdates::decode(&updates)? }))
     }
 }
 
@@ -144,8 +116,7 @@ impl TableUpdates {
 }
 
 fn transaction_id(json: &Json) -> Result<Uuid, DecodeError> {
-    Uuid::try_parse(text("a transaction's id", json)?)
-        .map_err(|_| DecodeError::unexpected("a transaction's id", json))
+    Uuid::try_parse(text("a transaction's id", json)?).map_err(|_| DecodeError::unexpected("a transaction's id", json))
 }
 
 /// What `update2` says of one row.
@@ -169,10 +140,7 @@ impl<'a> RowUpdate<'a> {
         }
         match fields.get("initial").or(fields.get("insert")) {
             Some(row) => object("a row", row).map(RowUpdate::Present),
-            None => Err(DecodeError::unexpected(
-                "initial, insert, modify or delete",
-                json,
-            )),
+            None => Err(DecodeError::unexpected("initial, insert, modify or delete", json)),
         }
     }
 }

@@ -19,22 +19,13 @@ pub struct Transaction {
 
 impl Transaction {
     pub fn new(database: &str, operations: Vec<Operation>) -> Self {
-        Transaction {
-            database: database.to_owned(),
-            operations,
-        }
+        Transaction { database: database.to_owned(), operations }
     }
 
     /// The request for this transaction; [`Transaction::outcomes`] reads its reply.
     pub fn request(&self, id: u64) -> Message {
         let operations = self.operations.iter().map(Operation::to_json);
-        call::request(
-            id,
-            "transact",
-            std::iter::once(json!(self.database))
-                .chain(operations)
-                .collect(),
-        )
+        call::request(id, "transact", std::iter::once(json!(self.database)).chain(operations).collect())
     }
 }
 
@@ -93,11 +84,7 @@ pub struct Insert {
 
 impl Insert {
     pub fn into(table: &str) -> Self {
-        Insert {
-            table: table.into(),
-            name: None,
-            row: Columns::new(),
-        }
+        Insert { table: table.into(), name: None, row: Columns::new() }
     }
 
     /// The name by which other operations of the transaction refer to the row: letters, digits and underscores, no
@@ -148,11 +135,7 @@ pub enum Function {
 
 impl Condition {
     pub fn new(column: &str, function: Function, value: impl Into<Value>) -> Self {
-        Condition {
-            column: column.into(),
-            function,
-            value: value.into(),
-        }
+        Condition { column: column.into(), function, value: value.into() }
     }
 
     pub fn equal(column: &str, value: impl Into<Value>) -> Self {
@@ -205,11 +188,7 @@ pub enum Mutator {
 
 impl Mutation {
     pub fn new(column: &str, mutator: Mutator, value: impl Into<Value>) -> Self {
-        Mutation {
-            column: column.into(),
-            mutator,
-            value: value.into(),
-        }
+        Mutation { column: column.into(), mutator, value: value.into() }
     }
 
     /// Adds elements to a set, or pairs with new keys to a map: a key that is there keeps its value.
@@ -239,33 +218,17 @@ impl Mutation {
 impl Operation {
     /// Reads columns of the rows that pass; all columns if none is named.
     pub fn select(table: &str, conditions: Vec<Condition>, columns: &[&str]) -> Self {
-        Operation::Select {
-            table: table.into(),
-            conditions,
-            columns: names(columns),
-        }
+        Operation::Select { table: table.into(), conditions, columns: names(columns) }
     }
 
     /// Overwrites columns of one row.
-    pub fn update_row(
-        table: &str,
-        row: Uuid,
-        columns: impl IntoIterator<Item = (Name, Value)>,
-    ) -> Self {
+    pub fn update_row(table: &str, row: Uuid, columns: impl IntoIterator<Item = (Name, Value)>) -> Self {
         Operation::update(table, vec![Condition::is_row(row)], columns)
     }
 
     /// Overwrites columns of the rows that pass.
-    pub fn update(
-        table: &str,
-        conditions: Vec<Condition>,
-        columns: impl IntoIterator<Item = (Name, Value)>,
-    ) -> Self {
-        Operation::Update {
-            table: table.into(),
-            conditions,
-            row: columns.into_iter().collect(),
-        }
+    pub fn update(table: &str, conditions: Vec<Condition>, columns: impl IntoIterator<Item = (Name, Value)>) -> Self {
+        Operation::Update { table: table.into(), conditions, row: columns.into_iter().collect() }
     }
 
     /// Changes columns of one row relative to what they hold.
@@ -275,19 +238,12 @@ impl Operation {
 
     /// Changes columns of the rows that pass, relative to what they hold.
     pub fn mutate(table: &str, conditions: Vec<Condition>, mutations: Vec<Mutation>) -> Self {
-        Operation::Mutate {
-            table: table.into(),
-            conditions,
-            mutations,
-        }
+        Operation::Mutate { table: table.into(), conditions, mutations }
     }
 
     /// Deletes the rows that pass.
     pub fn delete(table: &str, conditions: Vec<Condition>) -> Self {
-        Operation::Delete {
-            table: table.into(),
-            conditions,
-        }
+        Operation::Delete { table: table.into(), conditions }
     }
 
     /// Fails the transaction at once unless `column` of one row holds `value`: nobody changed it in between.
@@ -328,46 +284,23 @@ impl Operation {
     fn fields(&self) -> Json {
         match self {
             Operation::Insert(insert) => insert.fields(),
-            Operation::Select {
-                table,
-                conditions,
-                columns,
-            } if columns.is_empty() => {
+            Operation::Select { table, conditions, columns } if columns.is_empty() => {
                 json!({"table": **table, "where": wheres(conditions)})
             }
-            Operation::Select {
-                table,
-                conditions,
-                columns,
-            } => {
+            Operation::Select { table, conditions, columns } => {
                 json!({"table": **table, "where": wheres(conditions), "columns": strings(columns)})
             }
-            Operation::Update {
-                table,
-                conditions,
-                row,
-            } => {
+            Operation::Update { table, conditions, row } => {
                 json!({"table": **table, "where": wheres(conditions), "row": row_json(row)})
             }
-            Operation::Mutate {
-                table,
-                conditions,
-                mutations,
-            } => {
+            Operation::Mutate { table, conditions, mutations } => {
                 let mutations: Vec<Json> = mutations.iter().map(Mutation::to_json).collect();
                 json!({"table": **table, "where": wheres(conditions), "mutations": mutations})
             }
             Operation::Delete { table, conditions } => {
                 json!({"table": **table, "where": wheres(conditions)})
             }
-            Operation::Wait {
-                table,
-                conditions,
-                columns,
-                until,
-                rows,
-                timeout_ms,
-            } => json!({
+            Operation::Wait { table, conditions, columns, until, rows, timeout_ms } => json!({
                 "table": **table,
                 "where": wheres(conditions),
                 "columns": strings(columns),
@@ -406,11 +339,7 @@ fn wheres(conditions: &[Condition]) -> Vec<Json> {
 }
 
 fn row_json(row: &Columns) -> Json {
-    Json::Object(
-        row.iter()
-            .map(|(column, value)| (column.to_string(), value.to_json()))
-            .collect::<Map<_, _>>(),
-    )
+    Json::Object(row.iter().map(|(column, value)| (column.to_string(), value.to_json())).collect::<Map<_, _>>())
 }
 
 #[cfg(test)]
@@ -420,10 +349,7 @@ mod tests {
 
     #[test]
     fn operations_read_on_the_wire_as_the_rfc_writes_them() {
-        let insert = Insert::into("Port")
-            .named("p")
-            .column("name", "eth0")
-            .column("interfaces", named_uuid("i"));
+        let insert = Insert::into("Port").named("p").column("name", "eth0").column("interfaces", named_uuid("i"));
         assert_eq!(
             Operation::from(insert).to_json(),
             json!({"op": "insert", "table": "Port", "uuid-name": "p",
@@ -433,10 +359,7 @@ mod tests {
         let mutate = Operation::mutate(
             "Interface",
             vec![Condition::equal("name", "eth0")],
-            vec![
-                Mutation::delete("external_ids", Value::set(["iface-id"])),
-                Mutation::insert("external_ids", ids),
-            ],
+            vec![Mutation::delete("external_ids", Value::set(["iface-id"])), Mutation::insert("external_ids", ids)],
         );
         assert_eq!(
             mutate.to_json(),

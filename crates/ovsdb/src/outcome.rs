@@ -26,12 +26,7 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
     #[error("operation {index} ({operation}) failed: {error}: {details}")]
-    Operation {
-        index: usize,
-        operation: &'static str,
-        error: String,
-        details: String,
-    },
+    Operation { index: usize, operation: &'static str, error: String, details: String },
     #[error("commit failed: {error}: {details}")]
     Commit { error: String, details: String },
     #[error("the server refused the transaction: {0}")]
@@ -44,9 +39,7 @@ impl TransactionError {
     /// The server's name for what went wrong, such as `constraint violation`.
     pub fn code(&self) -> Option<&str> {
         match self {
-            TransactionError::Operation { error, .. } | TransactionError::Commit { error, .. } => {
-                Some(error)
-            }
+            TransactionError::Operation { error, .. } | TransactionError::Commit { error, .. } => Some(error),
             TransactionError::Refused(_) | TransactionError::Decode(_) => None,
         }
     }
@@ -59,12 +52,7 @@ impl Transaction {
         let results = array("the results of a transaction", &reply)?;
         if let Some((index, error, details)) = results.iter().enumerate().find_map(failure) {
             return Err(match self.operations.get(index) {
-                Some(operation) => TransactionError::Operation {
-                    index,
-                    operation: operation.name(),
-                    error,
-                    details,
-                },
+                Some(operation) => TransactionError::Operation { index, operation: operation.name(), error, details },
                 None => TransactionError::Commit { error, details },
             });
         }
@@ -72,23 +60,14 @@ impl Transaction {
             return Err(DecodeError::unexpected("a result for every operation", &reply).into());
         }
         let pairs = self.operations.iter().zip(results);
-        Ok(pairs
-            .map(|(operation, result)| outcome(operation, result))
-            .collect::<Result<_, _>>()?)
+        Ok(pairs.map(|(operation, result)| outcome(operation, result)).collect::<Result<_, _>>()?)
     }
 }
 
 fn failure((index, result): (usize, &Json)) -> Option<(usize, String, String)> {
     let error = result.get("error").filter(|error| !error.is_null())?;
-    let plain = |json: &Json| {
-        json.as_str()
-            .map_or_else(|| json.to_string(), str::to_owned)
-    };
-    Some((
-        index,
-        plain(error),
-        result.get("details").map(plain).unwrap_or_default(),
-    ))
+    let plain = |json: &Json| json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+    Some((index, plain(error), result.get("details").map(plain).unwrap_or_default()))
 }
 
 fn outcome(operation: &Operation, result: &Json) -> Result<Outcome, DecodeError> {
@@ -97,17 +76,11 @@ fn outcome(operation: &Operation, result: &Json) -> Result<Outcome, DecodeError>
         Operation::Insert(_) => schema::uuid(field(fields, "uuid")).map(Outcome::Inserted),
         Operation::Update { .. } | Operation::Mutate { .. } | Operation::Delete { .. } => {
             let count = field(fields, "count");
-            count
-                .as_u64()
-                .map(Outcome::Touched)
-                .ok_or_else(|| DecodeError::unexpected("a count of rows", count))
+            count.as_u64().map(Outcome::Touched).ok_or_else(|| DecodeError::unexpected("a count of rows", count))
         }
         Operation::Select { table, .. } => {
             let rows = array("the rows of a select", field(fields, "rows"))?.clone();
-            Ok(Outcome::Selected {
-                table: table.to_string(),
-                rows,
-            })
+            Ok(Outcome::Selected { table: table.to_string(), rows })
         }
         Operation::Wait { .. } | Operation::Commit { .. } | Operation::Abort => Ok(Outcome::Done),
         Operation::Comment(_) | Operation::Assert { .. } => Ok(Outcome::Done),
@@ -118,23 +91,15 @@ impl Outcome {
     /// The rows that a select found; none of any other operation.
     pub fn rows(&self, schema: &Schema) -> Result<Vec<BTreeMap<String, Value>>, DecodeError> {
         match self {
-            Outcome::Selected { table, rows } => rows
-                .iter()
-                .map(|row| selected(schema, table, row))
-                .collect(),
+            Outcome::Selected { table, rows } => rows.iter().map(|row| selected(schema, table, row)).collect(),
             _ => Ok(Vec::new()),
         }
     }
 }
 
-fn selected(
-    schema: &Schema,
-    table: &str,
-    row: &Json,
-) -> Result<BTreeMap<String, Value>, DecodeError> {
+fn selected(schema: &Schema, table: &str, row: &Json) -> Result<BTreeMap<String, Value>, DecodeError> {
     let columns = object("a row", row)?.iter();
-    let read =
-        |column: &String, json| Ok((column.clone(), schema.column(table, column)?.decode(json)?));
+    let read = |column: &String, json| Ok((column.clone(), schema.column(table, column)?.decode(json)?));
     columns.map(|(column, json)| read(column, json)).collect()
 }
 
@@ -144,10 +109,7 @@ mod tests {
     use serde_json::json;
 
     fn transaction() -> Transaction {
-        let operations = vec![
-            Operation::Comment("x".into()),
-            Operation::delete("Port", vec![]),
-        ];
+        let operations = vec![Operation::Comment("x".into()), Operation::delete("Port", vec![])];
         Transaction::new("Open_vSwitch", operations)
     }
 
@@ -155,32 +117,20 @@ mod tests {
     fn the_failed_operation_is_named() {
         let reply = json!([{}, {"error": "timed out", "details": "why"}]);
         let error = transaction().outcomes(Ok(reply)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "operation 1 (delete) failed: timed out: why"
-        );
+        assert_eq!(error.to_string(), "operation 1 (delete) failed: timed out: why");
         assert_eq!(error.code(), Some("timed out"));
     }
 
     #[test]
     fn a_failure_at_commit_is_told_from_that_of_an_operation() {
-        let reply =
-            json!([{}, {"count": 1}, {"error": "referential integrity violation", "details": "d"}]);
-        assert!(matches!(
-            transaction().outcomes(Ok(reply)),
-            Err(TransactionError::Commit { .. })
-        ));
+        let reply = json!([{}, {"count": 1}, {"error": "referential integrity violation", "details": "d"}]);
+        assert!(matches!(transaction().outcomes(Ok(reply)), Err(TransactionError::Commit { .. })));
     }
 
     #[test]
     fn a_reply_with_results_missing_is_an_error() {
         assert!(transaction().outcomes(Ok(json!([{}]))).is_err());
         assert!(transaction().outcomes(Ok(json!([null, null]))).is_err());
-        assert_eq!(
-            transaction()
-                .outcomes(Ok(json!([{}, {"count": 2}])))
-                .unwrap()[1],
-            Outcome::Touched(2)
-        );
+        assert_eq!(transaction().outcomes(Ok(json!([{}, {"count": 2}]))).unwrap()[1], Outcome::Touched(2));
     }
 }

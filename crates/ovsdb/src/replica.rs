@@ -90,10 +90,7 @@ impl Replica {
         for (name, watched) in &monitor.tables {
             tables.insert(name.clone(), Table::new(schema, name, watched)?);
         }
-        Ok(Replica {
-            tables,
-            last_txn: Uuid::nil(),
-        })
+        Ok(Replica { tables, last_txn: Uuid::nil() })
     }
 
     /// Whether updates for `schema` and `monitor` can go on from here: the columns and their types are the same.
@@ -102,11 +99,7 @@ impl Replica {
             return false;
         };
         self.tables.len() == other.tables.len()
-            && self
-                .tables
-                .iter()
-                .zip(&other.tables)
-                .all(|(mine, its)| mine.0 == its.0 && mine.1.types == its.1.types)
+            && self.tables.iter().zip(&other.tables).all(|(mine, its)| mine.0 == its.0 && mine.1.types == its.1.types)
     }
 
     /// The transaction up to which the replica is equal to the database; nil if it is not known.
@@ -142,38 +135,19 @@ impl Replica {
         Ok(changes)
     }
 
-    fn changes(
-        &self,
-        updates: &TableUpdates,
-        is_snapshot: bool,
-    ) -> Result<Vec<Change>, ReplicaError> {
+    fn changes(&self, updates: &TableUpdates, is_snapshot: bool) -> Result<Vec<Change>, ReplicaError> {
         let mut changes = Vec::new();
         for (name, rows) in &updates.0 {
-            let (name, table) = self.tables.get_key_value(name.as_str()).ok_or_else(|| {
-                ReplicaError::UnknownTable {
-                    table: name.clone(),
-                }
-            })?;
-            let decode = |source| ReplicaError::Decode {
-                table: name.to_string(),
-                source,
-            };
+            let (name, table) =
+                self.tables.get_key_value(name.as_str()).ok_or_else(|| ReplicaError::UnknownTable { table: name.clone() })?;
+            let decode = |source| ReplicaError::Decode { table: name.to_string(), source };
             for (row, json) in object("updates by row", rows).map_err(decode)? {
-                let row = Uuid::try_parse(row).map_err(|_| {
-                    decode(DecodeError::unexpected(
-                        "a row's UUID",
-                        &Json::String(row.clone()),
-                    ))
-                })?;
+                let row = Uuid::try_parse(row).map_err(|_| decode(DecodeError::unexpected("a row's UUID", &Json::String(row.clone()))))?;
                 let update = RowUpdate::decode(json).map_err(decode)?;
                 if is_snapshot && !matches!(update, RowUpdate::Present(_)) {
                     return Err(decode(DecodeError::unexpected("a whole row", json)));
                 }
-                changes.extend(table.delta(name, row, update)?.map(|delta| Change {
-                    table: name.clone(),
-                    row,
-                    delta,
-                }));
+                changes.extend(table.delta(name, row, update)?.map(|delta| Change { table: name.clone(), row, delta }));
             }
         }
         Ok(changes)
@@ -184,17 +158,9 @@ impl Replica {
         let mut changes = Vec::new();
         for (name, table) in &self.tables {
             let rows = updates.0.get(&**name).and_then(Json::as_object);
-            let named: HashSet<Uuid> = rows
-                .into_iter()
-                .flat_map(Map::keys)
-                .filter_map(|row| Uuid::try_parse(row).ok())
-                .collect();
+            let named: HashSet<Uuid> = rows.into_iter().flat_map(Map::keys).filter_map(|row| Uuid::try_parse(row).ok()).collect();
             for (&row, old) in table.rows.iter().filter(|(row, _)| !named.contains(row)) {
-                changes.push(Change {
-                    table: name.clone(),
-                    row,
-                    delta: Delta::Deleted(old.clone()),
-                });
+                changes.push(Change { table: name.clone(), row, delta: Delta::Deleted(old.clone()) });
             }
         }
         changes
@@ -208,9 +174,7 @@ impl Replica {
             }
         }
         for change in changes {
-            if let (Some(table), Delta::Inserted(new) | Delta::Modified { new, .. }) =
-                (self.tables.get_mut(&change.table), &change.delta)
-            {
+            if let (Some(table), Delta::Inserted(new) | Delta::Modified { new, .. }) = (self.tables.get_mut(&change.table), &change.delta) {
                 table.learn(change.row, new.clone());
             }
         }
@@ -226,16 +190,8 @@ impl Table {
         }
         let columns: Arc<[Name]> = types.keys().cloned().collect();
         let values = types.values().map(ColumnType::default_value).collect();
-        let index = index_column(schema.table(name)?, &types).map(|column| Index {
-            column,
-            rows: BTreeMap::new(),
-        });
-        Ok(Table {
-            types,
-            blank: Row::new(columns, values),
-            rows: HashMap::new(),
-            index,
-        })
+        let index = index_column(schema.table(name)?, &types).map(|column| Index { column, rows: BTreeMap::new() });
+        Ok(Table { types, blank: Row::new(columns, values), rows: HashMap::new(), index })
     }
 
     /// Every row, in no order.
@@ -262,35 +218,21 @@ impl Table {
         Some((uuid, self.rows.get(&uuid)?))
     }
 
-    fn delta(
-        &self,
-        name: &Name,
-        uuid: Uuid,
-        update: RowUpdate<'_>,
-    ) -> Result<Option<Delta>, ReplicaError> {
-        let decode = |source| ReplicaError::Decode {
-            table: name.to_string(),
-            source,
-        };
+    fn delta(&self, name: &Name, uuid: Uuid, update: RowUpdate<'_>) -> Result<Option<Delta>, ReplicaError> {
+        let decode = |source| ReplicaError::Decode { table: name.to_string(), source };
         let old = self.rows.get(&uuid);
         let new = match update {
             RowUpdate::Deleted => return Ok(old.cloned().map(Delta::Deleted)),
             RowUpdate::Present(columns) => self.present(name, columns).map_err(decode)?,
             RowUpdate::Modified(columns) => {
-                let old = old.ok_or_else(|| ReplicaError::UnknownRow {
-                    table: name.to_string(),
-                    row: uuid,
-                })?;
+                let old = old.ok_or_else(|| ReplicaError::UnknownRow { table: name.to_string(), row: uuid })?;
                 self.modified(name, old, columns).map_err(decode)?
             }
         };
         Ok(match old {
             None => Some(Delta::Inserted(Arc::new(new))),
             Some(old) if **old == new => None,
-            Some(old) => Some(Delta::Modified {
-                old: old.clone(),
-                new: Arc::new(new),
-            }),
+            Some(old) => Some(Delta::Modified { old: old.clone(), new: Arc::new(new) }),
         })
     }
 
@@ -298,25 +240,16 @@ impl Table {
         let mut row = self.blank.clone();
         for (column, json) in columns {
             let (kind, value) = self.place(name, &mut row, column)?;
-            *value = kind
-                .decode(json)
-                .map_err(|error| error.within(format!("column {column}")))?;
+            *value = kind.decode(json).map_err(|error| error.within(format!("column {column}")))?;
         }
         Ok(row)
     }
 
-    fn modified(
-        &self,
-        name: &Name,
-        old: &Row,
-        columns: &Map<String, Json>,
-    ) -> Result<Row, DecodeError> {
+    fn modified(&self, name: &Name, old: &Row, columns: &Map<String, Json>) -> Result<Row, DecodeError> {
         let mut row = old.clone();
         for (column, json) in columns {
             let (kind, value) = self.place(name, &mut row, column)?;
-            let given = kind
-                .decode(json)
-                .map_err(|error| error.within(format!("column {column}")))?;
+            let given = kind.decode(json).map_err(|error| error.within(format!("column {column}")))?;
             match kind.is_changed_by_difference() {
                 true => apply_difference(value, given),
                 false => *value = given,
@@ -326,16 +259,8 @@ impl Table {
     }
 
     /// The type of a column, and where `row` holds it.
-    fn place<'r>(
-        &self,
-        name: &Name,
-        row: &'r mut Row,
-        column: &str,
-    ) -> Result<(ColumnType, &'r mut Value), DecodeError> {
-        let unknown = || DecodeError::UnknownColumn {
-            table: name.to_string(),
-            column: column.to_owned(),
-        };
+    fn place<'r>(&self, name: &Name, row: &'r mut Row, column: &str) -> Result<(ColumnType, &'r mut Value), DecodeError> {
+        let unknown = || DecodeError::UnknownColumn { table: name.to_string(), column: column.to_owned() };
         let kind = self.types.get(column).copied().ok_or_else(unknown)?;
         Ok((kind, row.value_mut(column).ok_or_else(unknown)?))
     }
@@ -363,16 +288,11 @@ impl Table {
 }
 
 fn index_column(table: &TableSchema, types: &BTreeMap<Name, ColumnType>) -> Option<Name> {
-    let mut single = table
-        .indexes
-        .iter()
-        .filter_map(|index| match index.as_slice() {
-            [column] => Some(column),
-            _ => None,
-        });
-    single
-        .find(|column| types.get(*column).is_some_and(ColumnType::is_scalar))
-        .cloned()
+    let mut single = table.indexes.iter().filter_map(|index| match index.as_slice() {
+        [column] => Some(column),
+        _ => None,
+    });
+    single.find(|column| types.get(*column).is_some_and(ColumnType::is_scalar)).cloned()
 }
 
 /// Turns an old value into the new one, given their difference.

@@ -25,14 +25,11 @@ impl Row {
     }
 
     pub(crate) fn value_mut(&mut self, column: &str) -> Option<&mut Value> {
-        self.position(column)
-            .map(|position| &mut self.values[position])
+        self.position(column).map(|position| &mut self.values[position])
     }
 
     fn position(&self, column: &str) -> Option<usize> {
-        self.columns
-            .binary_search_by(|name| (**name).cmp(column))
-            .ok()
+        self.columns.binary_search_by(|name| (**name).cmp(column)).ok()
     }
 
     /// Every monitored column with its value, by name.
@@ -52,18 +49,12 @@ impl Row {
 
     /// The strings of a set.
     pub fn strings(&self, column: &str) -> impl Iterator<Item = &str> {
-        self.value(column)
-            .into_iter()
-            .flat_map(Value::atoms)
-            .filter_map(Atom::as_str)
+        self.value(column).into_iter().flat_map(Value::atoms).filter_map(Atom::as_str)
     }
 
     /// The rows that a scalar or a set refers to.
     pub fn uuids(&self, column: &str) -> impl Iterator<Item = Uuid> {
-        self.value(column)
-            .into_iter()
-            .flat_map(Value::atoms)
-            .filter_map(Atom::as_uuid)
+        self.value(column).into_iter().flat_map(Value::atoms).filter_map(Atom::as_uuid)
     }
 
     /// Whether a scalar or a set refers to `row`.

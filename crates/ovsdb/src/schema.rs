@@ -54,8 +54,7 @@ impl Schema {
         let fields = object("a database schema", json)?;
         let mut tables = BTreeMap::new();
         for (name, table) in object("the schema's tables", field(fields, "tables"))? {
-            let table = TableSchema::decode(table)
-                .map_err(|error| error.within(format!("the schema of table {name}")))?;
+            let table = TableSchema::decode(table).map_err(|error| error.within(format!("the schema of table {name}")))?;
             tables.insert(name.as_str().into(), table);
         }
         Ok(Schema {
@@ -67,20 +66,13 @@ impl Schema {
 
     /// A table of this schema.
     pub fn table(&self, table: &str) -> Result<&TableSchema, DecodeError> {
-        self.tables
-            .get(table)
-            .ok_or_else(|| DecodeError::UnknownTable {
-                table: table.to_owned(),
-            })
+        self.tables.get(table).ok_or_else(|| DecodeError::UnknownTable { table: table.to_owned() })
     }
 
     /// A column of this schema.
     pub fn column(&self, table: &str, column: &str) -> Result<ColumnType, DecodeError> {
         let found = self.table(table)?.columns.get(column).copied();
-        found.ok_or_else(|| DecodeError::UnknownColumn {
-            table: table.to_owned(),
-            column: column.to_owned(),
-        })
+        found.ok_or_else(|| DecodeError::UnknownColumn { table: table.to_owned(), column: column.to_owned() })
     }
 }
 
@@ -88,70 +80,42 @@ impl TableSchema {
     fn decode(json: &Json) -> Result<Self, DecodeError> {
         let fields = object("a table schema", json)?;
         // Every row has these two, and no schema lists them (RFC 7047 section 3.2).
-        let implicit = ColumnType {
-            key: AtomType::Uuid,
-            value: None,
-            min: 1,
-            max: Max::Limited(1),
-        };
-        let mut columns =
-            BTreeMap::from([("_uuid".into(), implicit), ("_version".into(), implicit)]);
+        let implicit = ColumnType { key: AtomType::Uuid, value: None, min: 1, max: Max::Limited(1) };
+        let mut columns = BTreeMap::from([("_uuid".into(), implicit), ("_version".into(), implicit)]);
         for (name, column) in object("a table's columns", field(fields, "columns"))? {
             let kind = field(object("a column schema", column)?, "type");
-            let kind = ColumnType::decode_type(kind)
-                .map_err(|error| error.within(format!("the type of column {name}")))?;
+            let kind = ColumnType::decode_type(kind).map_err(|error| error.within(format!("the type of column {name}")))?;
             columns.insert(name.as_str().into(), kind);
         }
         let indexes = match fields.get("indexes") {
             None => Vec::new(),
-            Some(json) => array("indexes", json)?
-                .iter()
-                .map(index)
-                .collect::<Result<_, _>>()?,
+            Some(json) => array("indexes", json)?.iter().map(index).collect::<Result<_, _>>()?,
         };
         Ok(TableSchema { columns, indexes })
     }
 }
 
 fn index(json: &Json) -> Result<Vec<Name>, DecodeError> {
-    array("an index", json)?
-        .iter()
-        .map(|column| text("a column's name", column).map(Name::from))
-        .collect()
+    array("an index", json)?.iter().map(|column| text("a column's name", column).map(Name::from)).collect()
 }
 
 impl ColumnType {
     fn decode_type(json: &Json) -> Result<Self, DecodeError> {
         if json.is_string() {
-            return Ok(ColumnType {
-                key: AtomType::decode(json)?,
-                value: None,
-                min: 1,
-                max: Max::Limited(1),
-            });
+            return Ok(ColumnType { key: AtomType::decode(json)?, value: None, min: 1, max: Max::Limited(1) });
         }
         let fields = object("a column's type", json)?;
         let max = match fields.get("max") {
             None => Max::Limited(1),
             Some(Json::String(text)) if text == "unlimited" => Max::Unlimited,
-            Some(json) => Max::Limited(
-                json.as_u64()
-                    .ok_or_else(|| DecodeError::unexpected("a maximum", json))?,
-            ),
+            Some(json) => Max::Limited(json.as_u64().ok_or_else(|| DecodeError::unexpected("a maximum", json))?),
         };
         let min = match fields.get("min") {
             None => 1,
-            Some(json) => json
-                .as_u64()
-                .ok_or_else(|| DecodeError::unexpected("a minimum", json))?,
+            Some(json) => json.as_u64().ok_or_else(|| DecodeError::unexpected("a minimum", json))?,
         };
         let value = fields.get("value").map(AtomType::decode).transpose()?;
-        Ok(ColumnType {
-            key: AtomType::decode(field(fields, "key"))?,
-            value,
-            min,
-            max,
-        })
+        Ok(ColumnType { key: AtomType::decode(field(fields, "key"))?, value, min, max })
     }
 
     /// Whether the column holds exactly one atom.
@@ -193,12 +157,7 @@ impl ColumnType {
             Some(atoms) => array("the elements of a set", atoms)?.as_slice(),
             None => std::slice::from_ref(json),
         };
-        Ok(Value::Set(
-            atoms
-                .iter()
-                .map(|atom| self.key.decode_atom(atom))
-                .collect::<Result<_, _>>()?,
-        ))
+        Ok(Value::Set(atoms.iter().map(|atom| self.key.decode_atom(atom)).collect::<Result<_, _>>()?))
     }
 
     fn decode_map(&self, value: AtomType, json: &Json) -> Result<Value, DecodeError> {
@@ -233,19 +192,10 @@ impl AtomType {
     fn decode_atom(self, json: &Json) -> Result<Atom, DecodeError> {
         let wrong = |expected| DecodeError::unexpected(expected, json);
         match self {
-            AtomType::Integer => json
-                .as_i64()
-                .map(Atom::Integer)
-                .ok_or_else(|| wrong("an integer")),
+            AtomType::Integer => json.as_i64().map(Atom::Integer).ok_or_else(|| wrong("an integer")),
             AtomType::Real => json.as_f64().map(Atom::Real).ok_or_else(|| wrong("a real")),
-            AtomType::Boolean => json
-                .as_bool()
-                .map(Atom::Boolean)
-                .ok_or_else(|| wrong("a boolean")),
-            AtomType::String => json
-                .as_str()
-                .map(Atom::from)
-                .ok_or_else(|| wrong("a string")),
+            AtomType::Boolean => json.as_bool().map(Atom::Boolean).ok_or_else(|| wrong("a boolean")),
+            AtomType::String => json.as_str().map(Atom::from).ok_or_else(|| wrong("a string")),
             AtomType::Uuid => uuid(json).map(Atom::Uuid),
         }
     }
@@ -264,16 +214,12 @@ impl AtomType {
 /// Reads `["uuid", "..."]`.
 pub(crate) fn uuid(json: &Json) -> Result<Uuid, DecodeError> {
     let text = tagged("uuid", json).and_then(Json::as_str);
-    text.and_then(|text| Uuid::try_parse(text).ok())
-        .ok_or_else(|| DecodeError::unexpected("a UUID", json))
+    text.and_then(|text| Uuid::try_parse(text).ok()).ok_or_else(|| DecodeError::unexpected("a UUID", json))
 }
 
 /// The element of a set of one, or the value itself.
 fn only_of(json: &Json) -> &Json {
-    match tagged("set", json)
-        .and_then(Json::as_array)
-        .map(Vec::as_slice)
-    {
+    match tagged("set", json).and_then(Json::as_array).map(Vec::as_slice) {
         Some([only]) => only,
         _ => json,
     }
@@ -292,25 +238,16 @@ pub(crate) fn field<'a>(fields: &'a Map<String, Json>, name: &str) -> &'a Json {
     fields.get(name).unwrap_or(&Json::Null)
 }
 
-pub(crate) fn object<'a>(
-    expected: &'static str,
-    json: &'a Json,
-) -> Result<&'a Map<String, Json>, DecodeError> {
-    json.as_object()
-        .ok_or_else(|| DecodeError::unexpected(expected, json))
+pub(crate) fn object<'a>(expected: &'static str, json: &'a Json) -> Result<&'a Map<String, Json>, DecodeError> {
+    json.as_object().ok_or_else(|| DecodeError::unexpected(expected, json))
 }
 
-pub(crate) fn array<'a>(
-    expected: &'static str,
-    json: &'a Json,
-) -> Result<&'a Vec<Json>, DecodeError> {
-    json.as_array()
-        .ok_or_else(|| DecodeError::unexpected(expected, json))
+pub(crate) fn array<'a>(expected: &'static str, json: &'a Json) -> Result<&'a Vec<Json>, DecodeError> {
+    json.as_array().ok_or_else(|| DecodeError::unexpected(expected, json))
 }
 
 pub(crate) fn text<'a>(expected: &'static str, json: &'a Json) -> Result<&'a str, DecodeError> {
-    json.as_str()
-        .ok_or_else(|| DecodeError::unexpected(expected, json))
+    json.as_str().ok_or_else(|| DecodeError::unexpected(expected, json))
 }
 
 #[cfg(test)]
@@ -325,32 +262,20 @@ mod tests {
     #[test]
     fn a_set_of_one_reads_the_same_with_and_without_its_wrapping() {
         let set = column(json!({"key": "integer", "min": 0, "max": "unlimited"}));
-        assert_eq!(
-            set.decode(&json!(5)).unwrap(),
-            set.decode(&json!(["set", [5]])).unwrap()
-        );
+        assert_eq!(set.decode(&json!(5)).unwrap(), set.decode(&json!(["set", [5]])).unwrap());
         let scalar = column(json!("integer"));
-        assert_eq!(
-            scalar.decode(&json!(5)).unwrap(),
-            scalar.decode(&json!(["set", [5]])).unwrap()
-        );
+        assert_eq!(scalar.decode(&json!(5)).unwrap(), scalar.decode(&json!(["set", [5]])).unwrap());
     }
 
     #[test]
     fn a_whole_real_stays_a_real() {
-        assert_eq!(
-            column(json!("real")).decode(&json!(1)).unwrap(),
-            Value::Atom(Atom::Real(1.0))
-        );
+        assert_eq!(column(json!("real")).decode(&json!(1)).unwrap(), Value::Atom(Atom::Real(1.0)));
     }
 
     #[test]
     fn an_absent_column_has_its_types_default() {
         assert_eq!(column(json!("string")).default_value(), Value::from(""));
-        assert_eq!(
-            column(json!({"key": "integer", "min": 0})).default_value(),
-            Value::Set([].into())
-        );
+        assert_eq!(column(json!({"key": "integer", "min": 0})).default_value(), Value::Set([].into()));
         let map = json!({"key": "string", "value": "string", "min": 0, "max": "unlimited"});
         assert_eq!(column(map).default_value(), Value::Map([].into()));
     }
@@ -361,15 +286,9 @@ mod tests {
             (json!("integer"), json!(1.5)),
             (json!("string"), json!(["set", []])),
             (json!("uuid"), json!(["uuid", "x"])),
-            (
-                json!({"key": "string", "value": "string"}),
-                json!(["map", [["a"]]]),
-            ),
+            (json!({"key": "string", "value": "string"}), json!(["map", [["a"]]])),
         ] {
-            assert!(
-                column(kind.clone()).decode(&value).is_err(),
-                "{kind} {value}"
-            );
+            assert!(column(kind.clone()).decode(&value).is_err(), "{kind} {value}");
         }
     }
 }

@@ -88,9 +88,7 @@ impl Ord for Atom {
             (Atom::Integer(a), Atom::Integer(b)) => a.cmp(b),
             (Atom::Real(a), Atom::Real(b)) => a.total_cmp(b),
             (Atom::Boolean(a), Atom::Boolean(b)) => a.cmp(b),
-            (Atom::String(a), Atom::String(b)) | (Atom::NamedUuid(a), Atom::NamedUuid(b)) => {
-                a.cmp(b)
-            }
+            (Atom::String(a), Atom::String(b)) | (Atom::NamedUuid(a), Atom::NamedUuid(b)) => a.cmp(b),
             (Atom::Uuid(a), Atom::Uuid(b)) => a.cmp(b),
             (a, b) => a.rank().cmp(&b.rank()),
         }
@@ -119,12 +117,7 @@ impl Value {
 
     /// A map of whatever makes atoms.
     pub fn map<K: Into<Atom>, V: Into<Atom>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
-        Value::Map(
-            pairs
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        )
+        Value::Map(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 
     /// The value as the wire carries it.
@@ -135,10 +128,7 @@ impl Value {
                 json!(["set", atoms.iter().map(Atom::to_json).collect::<Vec<_>>()])
             }
             Value::Map(pairs) => {
-                let pairs: Vec<Json> = pairs
-                    .iter()
-                    .map(|(key, value)| json!([key.to_json(), value.to_json()]))
-                    .collect();
+                let pairs: Vec<Json> = pairs.iter().map(|(key, value)| json!([key.to_json(), value.to_json()])).collect();
                 json!(["map", pairs])
             }
         }

@@ -32,24 +32,13 @@ fn reply() -> Json {
 
 fn replica() -> Replica {
     let mut replica = Replica::new(&schema(), &monitor()).unwrap();
-    replica
-        .resume(&MonitorReply::decode(&reply()).unwrap())
-        .unwrap();
+    replica.resume(&MonitorReply::decode(&reply()).unwrap()).unwrap();
     replica
 }
 
 fn update(row: Json) -> Update {
-    let params = vec![
-        json!("m"),
-        json!("00000000-0000-0000-0000-000000000000"),
-        json!({"T": {ROW: row}}),
-    ];
-    Update::from_message(Message::Notification {
-        method: "update3".into(),
-        params,
-    })
-    .unwrap()
-    .unwrap()
+    let params = vec![json!("m"), json!("00000000-0000-0000-0000-000000000000"), json!({"T": {ROW: row}})];
+    Update::from_message(Message::Notification { method: "update3".into(), params }).unwrap().unwrap()
 }
 
 fn row(replica: &Replica) -> Row {
@@ -63,10 +52,7 @@ fn a_set_is_changed_by_its_difference_and_a_scalar_by_its_value() {
     let change = json!({"name": "b", "number": ["set", []], "rows": ["set", [["uuid", ROW], ["uuid", other.to_string()]]]});
     replica.update(&update(json!({"modify": change}))).unwrap();
     let row = row(&replica);
-    assert_eq!(
-        (row.string("name"), row.integer("number")),
-        (Some("b"), None)
-    );
+    assert_eq!((row.string("name"), row.integer("number")), (Some("b"), None));
     assert_eq!(row.uuids("rows").collect::<Vec<_>>(), [other]);
     assert!(replica.table("T").unwrap().find("a").is_none());
     assert!(replica.table("T").unwrap().find("b").is_some());
@@ -78,32 +64,16 @@ fn a_map_is_changed_by_its_difference() {
     // k goes (its old pair is named), l changes, m comes.
     let change = json!({"ids": ["map", [["k", "v"], ["l", "x"], ["m", "y"]]]});
     replica.update(&update(json!({"modify": change}))).unwrap();
-    assert_eq!(
-        row(&replica).texts("ids").collect::<Vec<_>>(),
-        [("l", "x"), ("m", "y")]
-    );
+    assert_eq!(row(&replica).texts("ids").collect::<Vec<_>>(), [("l", "x"), ("m", "y")]);
 }
 
 #[test]
 fn a_snapshot_tells_only_what_differs_from_the_replica() {
     let mut replica = replica();
-    assert_eq!(
-        replica
-            .resume(&MonitorReply::decode(&reply()).unwrap())
-            .unwrap(),
-        []
-    );
+    assert_eq!(replica.resume(&MonitorReply::decode(&reply()).unwrap()).unwrap(), []);
     let empty = json!([false, "00000000-0000-0000-0000-000000000000", {}]);
-    let changes = replica
-        .resume(&MonitorReply::decode(&empty).unwrap())
-        .unwrap();
-    assert!(matches!(
-        changes.as_slice(),
-        [Change {
-            delta: Delta::Deleted(_),
-            ..
-        }]
-    ));
+    let changes = replica.resume(&MonitorReply::decode(&empty).unwrap()).unwrap();
+    assert!(matches!(changes.as_slice(), [Change { delta: Delta::Deleted(_), .. }]));
     assert!(replica.table("T").unwrap().is_empty());
 }
 
@@ -111,20 +81,14 @@ fn a_snapshot_tells_only_what_differs_from_the_replica() {
 fn an_update_that_does_not_fit_changes_nothing() {
     let mut replica = replica();
     let before = row(&replica);
-    for bad in [
-        json!({"modify": {"name": "b", "number": "x"}}),
-        json!({"modify": {"name": "b", "unknown": 1}}),
-        json!({"modify": 1}),
-        json!({}),
-    ] {
+    for bad in
+        [json!({"modify": {"name": "b", "number": "x"}}), json!({"modify": {"name": "b", "unknown": 1}}), json!({"modify": 1}), json!({})]
+    {
         assert!(replica.update(&update(bad)).is_err());
         assert_eq!(row(&replica), before);
     }
     replica.update(&update(json!({"delete": null}))).unwrap();
-    assert!(matches!(
-        replica.update(&update(json!({"modify": {}}))),
-        Err(ReplicaError::UnknownRow { .. })
-    ));
+    assert!(matches!(replica.update(&update(json!({"modify": {}}))), Err(ReplicaError::UnknownRow { .. })));
 }
 
 fn any_json() -> impl Strategy<Value = Json> {
@@ -133,23 +97,12 @@ fn any_json() -> impl Strategy<Value = Json> {
         any::<bool>().prop_map(Json::from),
         any::<i64>().prop_map(Json::from),
         any::<f64>().prop_map(Json::from),
-        prop::sample::select(vec![
-            "set",
-            "map",
-            "uuid",
-            ROW,
-            "unlimited",
-            "name",
-            "x",
-            ""
-        ])
-        .prop_map(Json::from),
+        prop::sample::select(vec!["set", "map", "uuid", ROW, "unlimited", "name", "x", ""]).prop_map(Json::from),
         ".*".prop_map(Json::from),
     ];
     let keys = prop::sample::select(vec![
-        "id", "method", "params", "result", "error", "T", ROW, "initial", "modify", "delete",
-        "name", "ids", "rows", "reals", "tables", "columns", "type", "key", "value", "min", "max",
-        "indexes", "version",
+        "id", "method", "params", "result", "error", "T", ROW, "initial", "modify", "delete", "name", "ids", "rows", "reals", "tables",
+        "columns", "type", "key", "value", "min", "max", "indexes", "version",
     ]);
     leaf.prop_recursive(5, 64, 6, move |inner| {
         prop_oneof![
@@ -169,12 +122,7 @@ fn replaced(json: &Json, n: &mut usize, by: &Json) -> Json {
     *n -= 1;
     match json {
         Json::Array(items) => items.iter().map(|item| replaced(item, n, by)).collect(),
-        Json::Object(fields) => Json::Object(
-            fields
-                .iter()
-                .map(|(key, value)| (key.clone(), replaced(value, n, by)))
-                .collect(),
-        ),
+        Json::Object(fields) => Json::Object(fields.iter().map(|(key, value)| (key.clone(), replaced(value, n, by))).collect()),
         leaf => leaf.clone(),
     }
 }
@@ -192,11 +140,7 @@ fn digest(json: &Json) {
     }
     let _ = replica().update(&update(json.clone()));
     let select = Operation::select("T", vec![], &[]);
-    for operation in [
-        Insert::into("T").into(),
-        select,
-        Operation::Comment(String::new()),
-    ] {
+    for operation in [Insert::into("T").into(), select, Operation::Comment(String::new())] {
         if let Ok(outcomes) = Transaction::new("db", vec![operation]).outcomes(Ok(json.clone())) {
             let _ = outcomes[0].rows(&schema());
         }

@@ -64,9 +64,19 @@ impl Punt {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
     /// Write `value` under `mask`.
-    Set { place: Place, value: u128, mask: u128 },
+    Set {
+        place: Place,
+        value: u128,
+        mask: u128,
+    },
     /// Copy `bits` bits from one place to another, from the given lowest bits on.
-    Move { from: Place, from_bit: u8, to: Place, to_bit: u8, bits: u8 },
+    Move {
+        from: Place,
+        from_bit: u8,
+        to: Place,
+        to_bit: u8,
+        bits: u8,
+    },
     DecTtl,
     Output(OfPort),
     /// Out where it came in.
@@ -75,11 +85,23 @@ pub enum Action {
     Punt(Punt),
     Group(GroupId),
     /// Look the connection up in `zone`; go on in `then` with `ct_state` known.
-    Track { zone: Zone, nat: Option<Nat>, then: Table },
+    Track {
+        zone: Zone,
+        nat: Option<Nat>,
+        then: Table,
+    },
     /// Remember the connection in `zone`; go on in `then`, or with the next action without translation.
-    Commit { zone: Zone, nat: Option<Nat>, then: Table },
+    Commit {
+        zone: Zone,
+        nat: Option<Nat>,
+        then: Table,
+    },
     /// One clause of a conjunctive match (ovs-fields(7), conj_id).
-    Conjunction { id: u32, clause: u8, of: u8 },
+    Conjunction {
+        id: u32,
+        clause: u8,
+        of: u8,
+    },
     /// Let a copy pass `Table` onwards; registers keep what it wrote.
     Copy(Table),
     /// The one way back up: a routed packet enters another router. The TTL was decremented before.

@@ -20,7 +20,8 @@ pub fn pipeline_markdown() -> String {
             Miss::Goto(next) => format!("{next:?}"),
         };
         let number = table.number(Generation::A);
-        writeln!(page, "| {number} | {} | {} | {} | {miss} |", table.name(), table.app(), table.purpose()).expect("a String takes everything");
+        writeln!(page, "| {number} | {} | {} | {} | {miss} |", table.name(), table.app(), table.purpose())
+            .expect("a String takes everything");
     }
     page.push_str("\n## Registers\n\n| name | register | bits | lives from | to | what it holds |\n|---|---|---|---|---|---|\n");
     for (field, doc) in fields::ALL {

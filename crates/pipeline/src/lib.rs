@@ -22,7 +22,7 @@ pub use flow::{Conflict, Draft, Flow, FlowKey, Misuse, Priority, Reason};
 pub use group::{Bucket, Group, GroupId, Spread};
 pub use header::{Header, Place, Test, ct, frag, tcp};
 pub use header::{
-    arp_op, arp_tpa, conj_id, ct_state, eth_dst, eth_dst_masked, eth_src, eth_type, icmp_code, icmp_type, in_port, ip_dst, ip_frag, ip_proto,
-    ip_src, ipv4, ipv6, l4_dst, l4_src, masked, nd_target, tcp_flags_clear, tun_id,
+    arp_op, arp_tpa, conj_id, ct_state, eth_dst, eth_dst_masked, eth_src, eth_type, icmp_code, icmp_type, in_port, ip_dst, ip_frag,
+    ip_proto, ip_src, ipv4, ipv6, l4_dst, l4_src, masked, nd_target, tcp_flags_clear, tun_id,
 };
 pub use table::{Generation, Miss, Table};

@@ -25,18 +25,38 @@ const fn setting(name: &'static str, default: &'static str, doc: &'static str) -
 /// Every setting of `ladon server`.
 pub const SETTINGS: &[Setting] = &[
     setting("store.path", r#""/var/lib/ladon/store""#, "The file of the embedded store. It belongs to exactly one server."),
-    setting("store.log_hours", "2", "How long the log of changes reaches back: a node that was away for longer gets a snapshot. At least 1."),
+    setting(
+        "store.log_hours",
+        "2",
+        "How long the log of changes reaches back: a node that was away for longer gets a snapshot. At least 1.",
+    ),
     setting("store.log_mib", "256", "The log's greatest size in MiB; the oldest changes go first, whatever their age."),
-    setting("api.listen", r#"["127.0.0.1:9696"]"#, "Where Neutron's and Octavia's REST APIs are served. With `auth = \"none\"`, loopback addresses only."),
+    setting(
+        "api.listen",
+        r#"["127.0.0.1:9696"]"#,
+        "Where Neutron's and Octavia's REST APIs are served. With `auth = \"none\"`, loopback addresses only.",
+    ),
     setting("api.socket", "", "A unix socket for the same APIs (mode 0660). Empty: none."),
     setting("api.auth", r#""none""#, "`none`: every caller is an administrator. `tokens`: callers need a token of `api.tokens`."),
-    setting("api.tokens", "", "The file of tokens: lines of `token,project,user,roles`, roles separated by spaces; the role `admin` sees every project."),
-    setting("network.mtu", "1450", "The largest IP packet on new networks: the underlay's MTU less 50 bytes of tunnel over IPv4, 70 over IPv6."),
+    setting(
+        "api.tokens",
+        "",
+        "The file of tokens: lines of `token,project,user,roles`, roles separated by spaces; the role `admin` sees every project.",
+    ),
+    setting(
+        "network.mtu",
+        "1450",
+        "The largest IP packet on new networks: the underlay's MTU less 50 bytes of tunnel over IPv4, 70 over IPv6.",
+    ),
     setting("network.tunnel", r#""geneve""#, "The encapsulation between nodes: `geneve` or `vxlan`."),
     setting("views.listen", r#""127.0.0.1:9697""#, "Where nodes open their streams (gRPC with mutual TLS)."),
     setting("views.certificate", r#""/etc/ladon/server.crt""#, "The server's certificate (PEM, with intermediates)."),
     setting("views.key", r#""/etc/ladon/server.key""#, "The certificate's private key (PEM)."),
-    setting("views.ca", r#""/etc/ladon/ca.crt""#, "The authority whose certificates nodes must have (PEM). A node's certificate names the node and opens its view alone."),
+    setting(
+        "views.ca",
+        r#""/etc/ladon/ca.crt""#,
+        "The authority whose certificates nodes must have (PEM). A node's certificate names the node and opens its view alone.",
+    ),
 ];
 
 /// What `ladon server` needs to know.

@@ -47,7 +47,9 @@ pub enum RunError {
          ends so that its service manager starts it again"
     )]
     ViewsEnded,
-    #[error("the part that writes the store has ended by a fault, which the log shows: nothing can be changed, and the server ends so that its service manager starts it again")]
+    #[error(
+        "the part that writes the store has ended by a fault, which the log shows: nothing can be changed, and the server ends so that its service manager starts it again"
+    )]
     WriterEnded,
 }
 

@@ -49,7 +49,11 @@ async fn a_slaac_address_follows_from_the_mac() {
     let wanted = Some(vec![Wanted::Address { subnet: None, ip: ip("fd00:9::5") }]);
     let chosen = world.port(common::Wish { wanted, ..plain(network.id) }).await;
     assert!(matches!(chosen, Err(IpamError::AutomaticSubnet { .. })));
-    let router = common::Wish { owner: owner::ROUTER_INTERFACE.into(), wanted: Some(vec![Wanted::Address { subnet: Some(auto.id), ip: ip("fd00:9::1") }]), ..plain(network.id) };
+    let router = common::Wish {
+        owner: owner::ROUTER_INTERFACE.into(),
+        wanted: Some(vec![Wanted::Address { subnet: Some(auto.id), ip: ip("fd00:9::1") }]),
+        ..plain(network.id)
+    };
     assert_eq!(ips(&world.port(router).await.unwrap()), ["fd00:9::1"]);
 }
 
@@ -218,7 +222,11 @@ impl Onlooker {
     fn got(&mut self, port: Port, now: i64, is_chosen: bool) {
         for ip in port.addresses() {
             let freed = self.freed.remove(&ip);
-            assert!(is_chosen || freed.is_none_or(|at| now - at >= QUARANTINE_SECS), "{ip} came back after {:?} s", freed.map(|at| now - at));
+            assert!(
+                is_chosen || freed.is_none_or(|at| now - at >= QUARANTINE_SECS),
+                "{ip} came back after {:?} s",
+                freed.map(|at| now - at)
+            );
         }
         self.ports.push(port);
     }

@@ -100,11 +100,15 @@ fn names(shown: &Value) -> String {
 #[tokio::test]
 async fn objects_have_the_attributes_of_real_octavia() {
     let api = Api::new().await;
-    let balancer = api.make("loadbalancers", "loadbalancer", json!({"name": "glb", "vip_subnet_id": api.subnet(), "provider": "ladon", "tags": ["a"]})).await;
+    let balancer = api
+        .make("loadbalancers", "loadbalancer", json!({"name": "glb", "vip_subnet_id": api.subnet(), "provider": "ladon", "tags": ["a"]}))
+        .await;
     assert_eq!(names(&balancer), BALANCER);
-    let found = ["provisioning_status", "operating_status", "provider", "vip_address", "updated_at", "created_at"].map(|name| balancer[name].clone());
+    let found = ["provisioning_status", "operating_status", "provider", "vip_address", "updated_at", "created_at"]
+        .map(|name| balancer[name].clone());
     assert_eq!(found, [json!("ACTIVE"), json!("ONLINE"), json!("ladon"), json!("10.0.0.2"), Value::Null, json!("2027-01-15T08:00:00")]);
-    let listener = api.make("listeners", "listener", json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "protocol_port": 80})).await;
+    let listener =
+        api.make("listeners", "listener", json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "protocol_port": 80})).await;
     assert_eq!(names(&listener), LISTENER);
     let pool = api.make("pools", "pool", json!({"listener_id": id(&listener), "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"})).await;
     assert_eq!(names(&pool), POOL);
@@ -167,15 +171,17 @@ async fn a_network_alone_gives_an_ipv4_vip_and_a_slaac_subnet_an_ipv6_one() {
 #[tokio::test]
 async fn one_request_makes_a_whole_tree_or_nothing() {
     let api = Api::new().await;
-    let tree = |member: Value| json!({
-        "name": "tree", "vip_subnet_id": api.subnet(),
-        "pools": [{"name": "shared", "protocol": "UDP", "lb_algorithm": "SOURCE_IP_PORT"}],
-        "listeners": [
-            {"name": "l1", "protocol": "TCP", "protocol_port": 80,
-             "default_pool": {"name": "p1", "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", "members": [member]}},
-            {"name": "l2", "protocol": "UDP", "protocol_port": 80, "default_pool": {"name": "shared"}},
-        ],
-    });
+    let tree = |member: Value| {
+        json!({
+            "name": "tree", "vip_subnet_id": api.subnet(),
+            "pools": [{"name": "shared", "protocol": "UDP", "lb_algorithm": "SOURCE_IP_PORT"}],
+            "listeners": [
+                {"name": "l1", "protocol": "TCP", "protocol_port": 80,
+                 "default_pool": {"name": "p1", "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", "members": [member]}},
+                {"name": "l2", "protocol": "UDP", "protocol_port": 80, "default_pool": {"name": "shared"}},
+            ],
+        })
+    };
     let bad = tree(json!({"address": "10.0.0.7", "protocol_port": 0}));
     api.refused("POST", "loadbalancers", json!({"loadbalancer": bad}), 400, "protocol_port").await;
     let made = api.make("loadbalancers", "loadbalancer", tree(json!({"address": "10.0.0.7", "protocol_port": 80}))).await;
@@ -193,16 +199,18 @@ async fn one_request_makes_a_whole_tree_or_nothing() {
 async fn a_batch_makes_the_members_be_these_and_touches_no_other() {
     let api = Api::new().await;
     let path = format!("pools/{}/members", api.pool().await);
-    let batch = |members: Vec<u8>| {
-        json!({"members": members.into_iter().map(|n| json!({"address": format!("10.0.0.{n}"), "protocol_port": 80})).collect::<Value>()})
-    };
+    let batch = |members: Vec<u8>| json!({"members": members.into_iter().map(|n| json!({"address": format!("10.0.0.{n}"), "protocol_port": 80})).collect::<Value>()});
     let addresses = || async {
         let shown = api.get(&path).await;
-        let mut all: Vec<String> = shown["members"].as_array().unwrap().iter().map(|it| it["address"].as_str().unwrap().to_string()).collect();
+        let mut all: Vec<String> =
+            shown["members"].as_array().unwrap().iter().map(|it| it["address"].as_str().unwrap().to_string()).collect();
         all.sort();
         all
     };
-    let put = |body: Value, query: &'static str| { let (api, path) = (&api, &path); async move { api.ask("PUT", &format!("{path}{query}"), body).await } };
+    let put = |body: Value, query: &'static str| {
+        let (api, path) = (&api, &path);
+        async move { api.ask("PUT", &format!("{path}{query}"), body).await }
+    };
     assert_eq!(put(batch(vec![5, 6, 7]), "").await, (StatusCode::ACCEPTED, Value::Null));
     let revision = api.world.core.state().revision();
     assert_eq!(put(batch(vec![6, 7, 8]), "").await.0, 202);
@@ -222,7 +230,8 @@ async fn a_batch_makes_the_members_be_these_and_touches_no_other() {
 async fn ten_thousand_members_are_one_batch() {
     let api = Api::new().await;
     let path = format!("pools/{}/members", api.pool().await);
-    let members: Value = (0..octavia::BATCH_MAX).map(|n| json!({"address": format!("10.1.{}.{}", n / 200, n % 200 + 1), "protocol_port": 80})).collect();
+    let members: Value =
+        (0..octavia::BATCH_MAX).map(|n| json!({"address": format!("10.1.{}.{}", n / 200, n % 200 + 1), "protocol_port": 80})).collect();
     assert_eq!(api.ask("PUT", &path, json!({ "members": members })).await.0, 202);
     assert_eq!(api.world.core.state().all::<Member>().count(), octavia::BATCH_MAX);
 }
@@ -249,26 +258,74 @@ async fn what_users_get_wrong_is_answered_as_octavia_does() {
     let taken = "Another Listener on this Load Balancer is already using protocol TCP and protocol_port 80";
     for (method, path, body, status, words) in [
         ("POST", "listeners", listener(json!({})), 409, taken),
-        ("POST", "listeners", listener(json!({"protocol": "FOO"})), 400, "Value: 'FOO'. Value should be one of: SCTP, TCP, TERMINATED_HTTPS"),
+        (
+            "POST",
+            "listeners",
+            listener(json!({"protocol": "FOO"})),
+            400,
+            "Value: 'FOO'. Value should be one of: SCTP, TCP, TERMINATED_HTTPS",
+        ),
         ("POST", "listeners", listener(json!({"protocol": "HTTP"})), 501, "listener protocol HTTP"),
         ("POST", "listeners", listener(json!({"protocol": "SCTP"})), 501, "listener protocol SCTP"),
         ("POST", "listeners", listener(json!({"protocol_port": 65536})), 400, "protocol_port"),
         ("POST", "listeners", listener(json!({"protocol_port": "x"})), 400, "protocol_port"),
         ("POST", "listeners", listener(json!({"protocol_port": 81, "allowed_cidrs": ["10.0.0.0/8"]})), 501, "allowed_cidrs"),
         ("POST", "listeners", listener(json!({"loadbalancer_id": nobody})), 404, "Load Balancer"),
-        ("POST", "listeners", listener(json!({"protocol": "UDP", "default_pool_id": pool})), 400, "invalid while the listener protocol is 'UDP'"),
-        ("POST", "loadbalancers", json!({"loadbalancer": {"bogus": 1, "vip_subnet_id": nobody}}), 400, "Unknown attribute for argument load_balancer.loadbalancer: bogus"),
-        ("POST", "loadbalancers", json!({"loadbalancer": {"name": "q"}}), 400, "Validation failure: VIP must contain one of: vip_port_id, vip_network_id, vip_subnet_id."),
+        (
+            "POST",
+            "listeners",
+            listener(json!({"protocol": "UDP", "default_pool_id": pool})),
+            400,
+            "invalid while the listener protocol is 'UDP'",
+        ),
+        (
+            "POST",
+            "loadbalancers",
+            json!({"loadbalancer": {"bogus": 1, "vip_subnet_id": nobody}}),
+            400,
+            "Unknown attribute for argument load_balancer.loadbalancer: bogus",
+        ),
+        (
+            "POST",
+            "loadbalancers",
+            json!({"loadbalancer": {"name": "q"}}),
+            400,
+            "Validation failure: VIP must contain one of: vip_port_id, vip_network_id, vip_subnet_id.",
+        ),
         ("POST", "loadbalancers", json!({"loadbalancer": {"vip_subnet_id": nobody}}), 400, "not found."),
-        ("POST", "loadbalancers", json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "provider": "amphora"}}), 400, "Provider 'amphora' is not enabled."),
+        (
+            "POST",
+            "loadbalancers",
+            json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "provider": "amphora"}}),
+            400,
+            "Provider 'amphora' is not enabled.",
+        ),
         ("POST", "loadbalancers", json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "vip_address": "192.0.2.1"}}), 400, "192.0.2.1"),
-        ("POST", "loadbalancers", json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "name": "x".repeat(256)}}), 400, "maximum character"),
+        (
+            "POST",
+            "loadbalancers",
+            json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "name": "x".repeat(256)}}),
+            400,
+            "maximum character",
+        ),
         ("POST", "loadbalancers", json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "admin_state_up": "maybe"}}), 400, "boolean"),
         ("POST", "loadbalancers", json!([1]), 400, "JSON object"),
-        ("POST", "pools", json!({"pool": {"loadbalancer_id": balancer, "protocol": "TCP", "lb_algorithm": "SOURCE_IP"}}), 501, "lb_algorithm SOURCE_IP"),
+        (
+            "POST",
+            "pools",
+            json!({"pool": {"loadbalancer_id": balancer, "protocol": "TCP", "lb_algorithm": "SOURCE_IP"}}),
+            501,
+            "lb_algorithm SOURCE_IP",
+        ),
         ("POST", "pools", json!({"pool": {"loadbalancer_id": balancer, "protocol": "TCP"}}), 400, "lb_algorithm"),
         ("POST", "pools", json!({"pool": {"protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"}}), 400, "loadbalancer_id, listener_id"),
-        ("POST", "pools", json!({"pool": {"loadbalancer_id": balancer, "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", "session_persistence": {"type": "SOURCE_IP"}}}), 501, "session_persistence"),
+        (
+            "POST",
+            "pools",
+            json!({"pool": {"loadbalancer_id": balancer, "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", "session_persistence": {"type": "SOURCE_IP"}}}),
+            501,
+            "session_persistence",
+        ),
         ("POST", &members, member(json!({})), 409, "Another member on this pool is already using ip 10.0.0.5 on protocol_port 80"),
         ("POST", &members, member(json!({"address": "fd00::5"})), 501, "another IP version"),
         ("POST", &members, member(json!({"address": "10.0.0.300"})), 400, "address"),
@@ -300,7 +357,13 @@ async fn changes_are_shown_and_counted() {
     let pool = api.pool().await;
     let balancer = api.get("loadbalancers").await["loadbalancers"][0].clone();
     api.world.pass(5);
-    let (_, changed) = api.ask("PUT", &format!("loadbalancers/{}", id(&balancer)), json!({"loadbalancer": {"name": "x", "admin_state_up": false, "tags": ["b", "a"]}})).await;
+    let (_, changed) = api
+        .ask(
+            "PUT",
+            &format!("loadbalancers/{}", id(&balancer)),
+            json!({"loadbalancer": {"name": "x", "admin_state_up": false, "tags": ["b", "a"]}}),
+        )
+        .await;
     let found = ["name", "operating_status", "updated_at", "tags"].map(|name| changed["loadbalancer"][name].clone());
     assert_eq!(found, [json!("x"), json!("OFFLINE"), json!("2027-01-15T08:00:05"), json!(["a", "b"])]);
     let made = api.make(&format!("pools/{pool}/members"), "member", json!({"address": "10.0.0.5", "protocol_port": 80})).await;
@@ -319,13 +382,25 @@ async fn lists_have_filters_fields_pages_and_links() {
         api.make("loadbalancers", "loadbalancer", json!({"name": name, "vip_subnet_id": api.subnet(), "tags": [name, "all"]})).await;
         api.world.pass(1);
     }
-    let listed = |query: &'static str| { let api = &api; async move {
-        let shown = api.get(&format!("loadbalancers{query}")).await;
-        shown["loadbalancers"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_string()).collect::<String>()
-    } };
+    let listed = |query: &'static str| {
+        let api = &api;
+        async move {
+            let shown = api.get(&format!("loadbalancers{query}")).await;
+            shown["loadbalancers"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_string()).collect::<String>()
+        }
+    };
     for (query, expected) in [
-        ("", "abc"), ("?name=b", "b"), ("?name=b&name=b&admin_state_up=true", "b"), ("?admin_state_up=False", ""), ("?sort=name:desc", "cba"), ("?limit=2", "ab"),
-        ("?tags=all,c", "c"), ("?tags-any=a,b", "ab"), ("?not-tags=a", "bc"), ("?not-tags-any=a,b", "c"), ("?vip_address=10.0.0.3", "b"),
+        ("", "abc"),
+        ("?name=b", "b"),
+        ("?name=b&name=b&admin_state_up=true", "b"),
+        ("?admin_state_up=False", ""),
+        ("?sort=name:desc", "cba"),
+        ("?limit=2", "ab"),
+        ("?tags=all,c", "c"),
+        ("?tags-any=a,b", "ab"),
+        ("?not-tags=a", "bc"),
+        ("?not-tags-any=a,b", "c"),
+        ("?vip_address=10.0.0.3", "b"),
     ] {
         assert_eq!(listed(query).await, expected, "{query}");
     }

@@ -117,7 +117,10 @@ async fn the_openstack_client_makes_a_load_balancer_and_it_is_there_after_a_rest
     let config = config(directory.path());
     let server = Server::start(config.clone()).await.unwrap();
     let url = url(&server);
-    let run = |line: &'static str| { let url = url.clone(); async move { openstack(&url, line).await.unwrap_or_else(|error| panic!("{error}")) } };
+    let run = |line: &'static str| {
+        let url = url.clone();
+        async move { openstack(&url, line).await.unwrap_or_else(|error| panic!("{error}")) }
+    };
     run("network create net -f json").await;
     run("subnet create sub --network net --subnet-range 10.0.0.0/24 -f json").await;
     let balancer = run("loadbalancer create --name lb --vip-subnet-id sub --provider ladon --wait -f json").await;

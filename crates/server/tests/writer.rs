@@ -80,7 +80,9 @@ async fn a_closure_that_panics_is_an_error_and_the_writer_goes_on() {
     world.put(network(1)).await;
     let panicked = world.core.write(|tx: &mut Tx| {
         add_one(tx)?;
-        if tx.state().revision() > Revision(0) { panic!("on purpose") }
+        if tx.state().revision() > Revision(0) {
+            panic!("on purpose")
+        }
         Ok::<(), Refused>(())
     });
     assert_eq!(panicked.await.unwrap_err(), Refused::Write(WriteError::Internal("on purpose".into())));
@@ -177,7 +179,10 @@ async fn writes_that_wait_together_are_one_transaction_and_the_queue_is_bounded(
     let writes: Vec<_> = (0..server::QUEUE_MAX as u128 + server::BATCH_MAX as u128 + 10)
         .map(|number| {
             // Polled once, in order, so that all of them are in the queue or refused before the gate opens.
-            let mut write = Box::pin({ let core = core.clone(); async move { core.write(put_network(number + 1)).await } });
+            let mut write = Box::pin({
+                let core = core.clone();
+                async move { core.write(put_network(number + 1)).await }
+            });
             let waker = futures::task::noop_waker();
             let polled = write.as_mut().poll(&mut std::task::Context::from_waker(&waker));
             (write, polled)

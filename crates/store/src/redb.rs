@@ -82,7 +82,9 @@ pub enum OpenError {
     Format { path: PathBuf, found: u64 },
     /// A new store is made only where there is no file: an empty one was a store once, and starting with nothing would take every
     /// port's flows away.
-    #[error("{path}: the file is empty; nodes keep forwarding as they do; put the store's copy back, or remove the file to begin with nothing")]
+    #[error(
+        "{path}: the file is empty; nodes keep forwarding as they do; put the store's copy back, or remove the file to begin with nothing"
+    )]
     Empty { path: PathBuf },
     #[error("opening the store in {path}")]
     Failed { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
@@ -131,7 +133,9 @@ impl Redb {
             }
         };
         if let Err(again) = &database {
-            tracing::error!("the store cannot be opened again after '{failure}': {again}; nothing can be written until it can; restart the server");
+            tracing::error!(
+                "the store cannot be opened again after '{failure}': {again}; nothing can be written until it can; restart the server"
+            );
         }
         let is_there = database.and_then(|database| revision(&database)).is_ok_and(|revision| revision == wanted);
         if is_there { Ok(wanted) } else { Err(failure) }
@@ -142,8 +146,7 @@ impl Redb {
         let needed = self.options.reserve_bytes + bytes as u64 * OVERHEAD_FACTOR;
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // A disk that cannot be asked is found full by writing.
-        nix::sys::statvfs::statvfs(directory)
-            .is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 >= needed)
+        nix::sys::statvfs::statvfs(directory).is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 >= needed)
     }
 
     fn write(&self, database: &Database, transaction: &Transaction) -> Result<Revision, TransactError> {

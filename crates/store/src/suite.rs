@@ -114,7 +114,8 @@ fn changes_tell_before_and_after(store: &impl Store) {
     store.transact(&transaction([Op::Delete(key)])).expect("delete");
     let commits = store.changes(Revision(0)).expect("the log reaches back");
     assert_eq!(commits.iter().map(|commit| commit.revision.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    let steps: Vec<_> = commits.iter().flat_map(|commit| commit.changes.iter()).map(|change| (change.before.clone(), change.after.clone())).collect();
+    let steps: Vec<_> =
+        commits.iter().flat_map(|commit| commit.changes.iter()).map(|change| (change.before.clone(), change.after.clone())).collect();
     let (old, new) = (Some(Arc::new(Object::from(node("a")))), Some(Arc::new(Object::from(newer))));
     assert_eq!(steps, [(None, old.clone()), (old, new.clone()), (new, None)]);
     assert_eq!(store.changes(Revision(3)).expect("the log reaches back").len(), 1);

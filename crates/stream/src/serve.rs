@@ -154,9 +154,8 @@ where
         }
         let method = Follow(self.followers.clone());
         Box::pin(async move {
-            let mut grpc = Grpc::new(ProstCodec::default())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let mut grpc =
+                Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
             Ok(grpc.streaming(method, request).await)
         })
     }
@@ -186,7 +185,9 @@ fn certified(request: &Request<Streaming<NodeMessage>>) -> Result<NodeName, Stat
     let certificates = request.peer_certs().ok_or_else(|| Status::unauthenticated("show a certificate"))?;
     let leaf: Option<&CertificateDer<'_>> = certificates.first();
     leaf.and_then(node_of).ok_or_else(|| {
-        Status::permission_denied("the certificate is no node's: it needs exactly one URI of the form node:<name> as subject alternative name")
+        Status::permission_denied(
+            "the certificate is no node's: it needs exactly one URI of the form node:<name> as subject alternative name",
+        )
     })
 }
 

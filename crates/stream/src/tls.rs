@@ -59,15 +59,13 @@ impl Credentials {
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let loaded = self.load()?;
         let chain = certificates(&loaded.certificate, &self.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&loaded.key)
-            .map_err(|_| TlsError::Pem { path: self.key.clone(), what: "private key" })?;
+        let key = PrivateKeyDer::from_pem_slice(&loaded.key).map_err(|_| TlsError::Pem { path: self.key.clone(), what: "private key" })?;
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates(&loaded.ca, &self.ca)?);
         let unusable = |source| TlsError::Unusable { certificate: self.certificate.clone(), key: self.key.clone(), source };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-            .build()
-            .map_err(|error| unusable(error.into()))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().map_err(|error| unusable(error.into()))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(error.into()))?

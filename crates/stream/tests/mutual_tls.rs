@@ -65,7 +65,10 @@ async fn a_nodes_certificate_opens_its_own_view() {
 async fn a_nodes_certificate_does_not_open_another_nodes_view() {
     let mut world = World::new().await;
     let word = world.first_word(world.node("n1"), "n2").await;
-    assert!(matches!(&word, Ok(server_message::Body::Refused(refused)) if refused.reason.contains("does not open the view of node n2")), "{word:?}");
+    assert!(
+        matches!(&word, Ok(server_message::Body::Refused(refused)) if refused.reason.contains("does not open the view of node n2")),
+        "{word:?}"
+    );
     assert!(world.followers.try_recv().is_err(), "nobody follows");
 }
 

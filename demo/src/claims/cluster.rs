@@ -37,7 +37,12 @@ pub fn lane() -> Lane {
         }));
         claims.push(Claim::new(format!("a node's own process reaches a pod of another node over {family}"), move |world| {
             let (node, pod) = (world.machine("n2"), world.pod("c"));
-            Ok(format!("n2 -> c: ping {}, TCP {}, UDP {}", node.ping(pod.ip(family))?, node.asks_by_tcp(pod, family)?, node.asks_by_udp(pod, family)?))
+            Ok(format!(
+                "n2 -> c: ping {}, TCP {}, UDP {}",
+                node.ping(pod.ip(family))?,
+                node.asks_by_tcp(pod, family)?,
+                node.asks_by_udp(pod, family)?
+            ))
         }));
     }
     claims.push(Claim::new("the API server reaches a webhook's pod", webhook));

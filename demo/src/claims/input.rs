@@ -9,9 +9,9 @@ use lab::wait;
 use serde_json::{Value, json};
 
 use super::{Claim, Lane};
-use crate::world::{METAL, World};
 use crate::id;
 use crate::peer::FAMILIES;
+use crate::world::{METAL, World};
 
 /// Larger than any body that the server takes.
 const HUGE_MIB: usize = 40;
@@ -114,7 +114,8 @@ fn unknown_interface(world: &World) -> Result<String> {
 
 fn second_claim(world: &World) -> Result<String> {
     let port = id(&world.vm_port).to_string();
-    let pings = FAMILIES.map(|family| anyhow::Ok(Pinging::start(world.pod("c").netns()?, world.guest().ip(family), Duration::from_millis(10))?));
+    let pings =
+        FAMILIES.map(|family| anyhow::Ok(Pinging::start(world.pod("c").netns()?, world.guest().ip(family), Duration::from_millis(10))?));
     let tap = Tap::plug(world, "n3", "tap-twice", &port)?;
     let conflicts = reported(world, "the conflict in `ladon ports`", |document| {
         let row = document["ports"].as_array()?.iter().find(|row| row["id"] == port.as_str())?;

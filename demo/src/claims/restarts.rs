@@ -42,7 +42,8 @@ struct Traffic {
 impl Traffic {
     fn start(world: &World) -> Result<Traffic> {
         let (a, c) = (world.pod("a"), world.pod("c"));
-        let ways: [(Peer, Peer); 4] = [(a.clone(), c.clone()), (c.clone(), world.guest()), (world.metal(), a.clone()), (world.machine("n2"), c.clone())];
+        let ways: [(Peer, Peer); 4] =
+            [(a.clone(), c.clone()), (c.clone(), world.guest()), (world.metal(), a.clone()), (world.machine("n2"), c.clone())];
         let mut pings = Vec::new();
         for (from, to) in ways {
             for family in FAMILIES {

@@ -79,7 +79,9 @@ pub fn lane() -> Lane {
             ensure!(probe.text().starts_with("web-"), "{}", shown(&probe));
             Ok(format!("{} answered", probe.text()))
         }));
-        claims.push(Claim::new(format!("a backend reaches itself through its own Service over {family}"), move |world| hairpin(world, family)));
+        claims.push(Claim::new(format!("a backend reaches itself through its own Service over {family}"), move |world| {
+            hairpin(world, family)
+        }));
     }
     claims
 }
@@ -118,9 +120,7 @@ fn hairpin(world: &World, family: Family) -> Result<String> {
 
 /// 2 → 5 → 0 → 1.
 pub fn scaling() -> Lane {
-    let step = |sentence: &str, replicas: usize| {
-        Claim::new(sentence, move |world| scale(world, replicas)).within(SCALED * 2)
-    };
+    let step = |sentence: &str, replicas: usize| Claim::new(sentence, move |world| scale(world, replicas)).within(SCALED * 2);
     vec![
         step("scaled from 2 to 5 replicas, all five answer", 5),
         Claim::new("scaled to 0 replicas, a Service refuses at once", nobody).within(SCALED * 2),
@@ -202,7 +202,13 @@ fn update(world: &World) -> Result<String> {
     })?;
     ensure!(load.failed == 0, "{} of {} connections failed: {:?}", load.failed, load.sent, load.failures);
     ensure!(load.answers.len() >= 4, "old and new replicas answered, which are four: {:?}", load.answers);
-    Ok(format!("{} connections in {:.1} s ({:.0}/s), 0 lost, {} replicas answered", load.sent, load.took.as_secs_f32(), load.rate(), load.answers.len()))
+    Ok(format!(
+        "{} connections in {:.1} s ({:.0}/s), 0 lost, {} replicas answered",
+        load.sent,
+        load.took.as_secs_f32(),
+        load.rate(),
+        load.answers.len()
+    ))
 }
 
 fn replace_pods(world: &World) -> Result<()> {

@@ -20,7 +20,10 @@ const SERVER: (&str, &str, &str) = ("02:00:00:00:09:02", "10.9.0.12", "fd00:9::1
 const PORTS: [(&str, u16); 2] = [("blue", 7001), ("red", 7002)];
 
 pub fn lane() -> Lane {
-    vec![Claim::new("two tenants with the same addresses and MACs do not see each other, over IPv4 and IPv6", apart).within(Duration::from_secs(60))]
+    vec![
+        Claim::new("two tenants with the same addresses and MACs do not see each other, over IPv4 and IPv6", apart)
+            .within(Duration::from_secs(60)),
+    ]
 }
 
 /// One tenant's two machines, on n1 and n3.

@@ -225,7 +225,10 @@ mod tests {
             };
             assert!(is_fine, "{:?} {} {slots}", group.id, group.buckets.len());
         }
-        assert!(groups.windows(2).all(|pair| pair[0].id < pair[1].id || pair[0].spread == pair[1].spread), "groups come before those that name them");
+        assert!(
+            groups.windows(2).all(|pair| pair[0].id < pair[1].id || pair[0].spread == pair[1].spread),
+            "groups come before those that name them"
+        );
     }
 
     #[test]

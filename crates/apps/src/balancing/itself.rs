@@ -43,7 +43,11 @@ pub(super) fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
         return Vec::new();
     }
     let to_itself = |ip| {
-        Table::LbSelf.when([SRC_PORT.is(port.key.0), ip_dst(IpNet::from(ip))]).acts(turn_back()).goto(Table::LbSelfSource).because(key(port))
+        Table::LbSelf
+            .when([SRC_PORT.is(port.key.0), ip_dst(IpNet::from(ip))])
+            .acts(turn_back())
+            .goto(Table::LbSelfSource)
+            .because(key(port))
     };
     own_addresses(port).map(to_itself).collect()
 }

@@ -130,7 +130,8 @@ fn connections_stay_as_long_as_their_member_serves() {
 
 #[test]
 fn no_two_groups_share_a_number() {
-    let many = (0..600u32).map(|n| put(member(&format!("m{n}"), "pool", &format!("10.1.{}.{}", n >> 8, n & 255), 80, 1 + (n % 200) as u16)));
+    let many =
+        (0..600u32).map(|n| put(member(&format!("m{n}"), "pool", &format!("10.1.{}.{}", n >> 8, n & 255), 80, 1 + (n % 200) as u16)));
     let two = [put(listener("https", 1, "lb", ListenerProtocol::Tcp, 443, "pool"))];
     let engine = engine(world().into_iter().chain(many).chain(two));
     let ids: BTreeSet<u32> = engine.groups().map(|group| group.id.0).collect();

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{Kind, LoadBalancer, Network, ObjectKey, Port};
 use pipeline::{
-    Action, Flow, Header, Nat, Priority, Punt, Reason, Table, Test, ct, ct_state, fields::*, frag, icmp_code, icmp_type, ip_dst, ip_frag, ip_proto,
-    ipv4, ipv6, tcp, tcp_flags_clear,
+    Action, Flow, Header, Nat, Priority, Punt, Reason, Table, Test, ct, ct_state, fields::*, frag, icmp_code, icmp_type, ip_dst, ip_frag,
+    ip_proto, ipv4, ipv6, tcp, tcp_flags_clear,
 };
 
 use super::{itself, turn_back};
@@ -139,5 +139,7 @@ pub(super) fn give_back(sight: &Sight, network: &Network) -> Vec<Flow> {
         return Vec::new();
     }
     let because = ObjectKey::new(Kind::Network, network.id);
-    [ipv4(), ipv6()].map(|family| Table::Unnat.when([DOMAIN.is(domain), family]).act(known(NAT_ZONE, Table::Deliver)).because(because)).into()
+    [ipv4(), ipv6()]
+        .map(|family| Table::Unnat.when([DOMAIN.is(domain), family]).act(known(NAT_ZONE, Table::Deliver)).because(because))
+        .into()
 }

@@ -88,7 +88,9 @@ impl World {
             ("router", [name, networks @ ..]) => self.router(name, networks),
             ("port", [name, place, at, rest @ ..]) => self.port(name, place, at, rest),
             ("rule", [group, direction, rest @ ..]) => self.rule(group, direction, rest),
-            ("balancer", [name, ip, "on", network, protocol, port, members @ ..]) => self.balancer(name, ip, network, protocol, port, members),
+            ("balancer", [name, ip, "on", network, protocol, port, members @ ..]) => {
+                self.balancer(name, ip, network, protocol, port, members)
+            }
             _ => Err(format!("`{kind}` is no sentence")),
         }
     }
@@ -131,8 +133,13 @@ impl World {
         let n = 10 + self.ports.values().filter(|port| port.network == network).count() as u32;
         let addresses = self.addresses(&network, n)?;
         let addresses: Vec<(&str, &str)> = addresses.iter().map(|(subnet, ip)| (subnet.as_str(), ip.as_str())).collect();
-        let groups = words.iter().zip(words.iter().skip(1)).filter(|(word, _)| **word == "in").map(|(_, group)| self.group(group)).collect();
-        let made = Port { security_groups: groups, is_port_security: !words.contains(&"trusted"), ..port(name, 100 + self.ports.len() as u32, &network, &addresses) };
+        let groups =
+            words.iter().zip(words.iter().skip(1)).filter(|(word, _)| **word == "in").map(|(_, group)| self.group(group)).collect();
+        let made = Port {
+            security_groups: groups,
+            is_port_security: !words.contains(&"trusted"),
+            ..port(name, 100 + self.ports.len() as u32, &network, &addresses)
+        };
         let home = if place == "here" { "here".to_owned() } else { format!("node at {at}") };
         let ofport = match place {
             "here" => Some(OfPort(parsed(at)?)),
@@ -192,7 +199,8 @@ impl World {
         for said in members {
             let (target, port) = said.split_once(':').ok_or_else(|| format!("`{said}` is not NAME:PORT"))?;
             let target = self.ports.get(target).ok_or_else(|| format!("there is no port {target}"))?;
-            let address = target.addresses.iter().find(|address| address.is_ipv6() == ip.contains(':')).ok_or("a member without an address")?;
+            let address =
+                target.addresses.iter().find(|address| address.is_ipv6() == ip.contains(':')).ok_or("a member without an address")?;
             self.changes.push(put(member(&format!("{name} {said}"), &pool_name, &address.to_string(), parsed(port)?, 1)));
         }
         self.ports.insert(name.into(), known);
@@ -242,9 +250,11 @@ impl World {
             }
             ["back"] => Ok(End::Output(ofport)),
             ["tunnel", address] => parsed(address).map(End::Tunnel),
-            ["dropped", "in", name] => {
-                Table::ALL.iter().find(|table| table.name() == *name).map(|table| End::Dropped(*table)).ok_or_else(|| format!("there is no table {name}"))
-            }
+            ["dropped", "in", name] => Table::ALL
+                .iter()
+                .find(|table| table.name() == *name)
+                .map(|table| End::Dropped(*table))
+                .ok_or_else(|| format!("there is no table {name}")),
             ["punt", name] => {
                 let punt = Punt::ALL.iter().find(|punt| format!("{punt:?}") == *name);
                 punt.map(|punt| End::Punted(*punt)).ok_or_else(|| format!("there is no reason {name}"))

@@ -69,7 +69,8 @@ impl<'a> Judge<'a> {
     /// Who opened it. None: both addresses may be the port's own.
     fn direction(&self, opening: &Opening) -> Option<Direction> {
         let is_fixed = |ip: IpAddr| self.port.addresses().any(|own| own == ip) || ip == IpAddr::from(link_local(self.port.mac));
-        let is_pair = |ip: IpAddr| self.port.address_pairs.iter().any(|pair| pair.ip.contains(&ip) || ip == IpAddr::from(link_local(pair.mac)));
+        let is_pair =
+            |ip: IpAddr| self.port.address_pairs.iter().any(|pair| pair.ip.contains(&ip) || ip == IpAddr::from(link_local(pair.mac)));
         match (is_fixed(opening.src), is_fixed(opening.dst)) {
             (true, _) => Some(Direction::Egress),
             (_, true) => Some(Direction::Ingress),
@@ -110,7 +111,8 @@ impl<'a> Judge<'a> {
 
     fn identity(&self, prefix: IpNet) -> Option<&'a BTreeSet<SecurityGroupId>> {
         let identities = self.networks.iter().filter_map(|network| self.view.address_identity(*network, prefix));
-        let is_named = |groups: &BTreeSet<SecurityGroupId>| groups.iter().any(|group| self.view.ids(Index::RulesNaming(*group)).next().is_some());
+        let is_named =
+            |groups: &BTreeSet<SecurityGroupId>| groups.iter().any(|group| self.view.ids(Index::RulesNaming(*group)).next().is_some());
         // Two networks of a domain with one address are a user's mistake; the engine installs the flow with the least number.
         identities.filter(|(_, groups)| is_named(groups)).min_by_key(|(number, _)| *number).map(|(_, groups)| groups)
     }

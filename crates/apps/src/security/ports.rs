@@ -42,7 +42,8 @@ pub fn fit(rule: &Rule, is_v6: bool, opening: &Opening) -> bool {
     proto == opening.proto
         && match (rule.range_min, rule.range_max) {
             (kind, code) if proto == ICMP || proto == ICMPV6 => {
-                let fits = |wanted: Option<u16>, has: u8| wanted.and_then(|wanted| u8::try_from(wanted).ok()).is_none_or(|wanted| wanted == has);
+                let fits =
+                    |wanted: Option<u16>, has: u8| wanted.and_then(|wanted| u8::try_from(wanted).ok()).is_none_or(|wanted| wanted == has);
                 opening.icmp.is_none_or(|(has_kind, has_code)| fits(kind, has_kind) && fits(code, has_code))
             }
             (None, None) | (Some(0 | 1), Some(u16::MAX)) => true,

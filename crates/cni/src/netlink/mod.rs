@@ -127,14 +127,17 @@ impl Netlink {
     pub fn create_veth(&self, name: &str, mtu: u32, peer: &Peer<'_>) -> Result<()> {
         let namespace = u32::try_from(peer.namespace.as_raw_fd()).expect("an open file's descriptor is not negative");
         let peer_part = |message: Message| {
-            message.text(IFLA_IFNAME, peer.name).attribute(IFLA_ADDRESS, &peer.mac.0).number(IFLA_MTU, mtu).number(IFLA_NET_NS_FD, namespace)
+            message
+                .text(IFLA_IFNAME, peer.name)
+                .attribute(IFLA_ADDRESS, &peer.mac.0)
+                .number(IFLA_MTU, mtu)
+                .number(IFLA_NET_NS_FD, namespace)
         };
         let request = Message::new(libc::RTM_NEWLINK, CREATE, &ifinfo(0, 0, 0)).text(IFLA_IFNAME, name).number(IFLA_MTU, mtu).nest(
             IFLA_LINKINFO,
             &[],
             |info| {
-                info.text(IFLA_INFO_KIND, "veth")
-                    .nest(IFLA_INFO_DATA, &[], |data| data.nest(VETH_INFO_PEER, &ifinfo(0, 0, 0), peer_part))
+                info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, &[], |data| data.nest(VETH_INFO_PEER, &ifinfo(0, 0, 0), peer_part))
             },
         );
         self.tell(request)
@@ -313,12 +316,8 @@ fn route_message(kind: u16, flags: u16, index: u32, route: &Route) -> Message {
 }
 
 fn parse_link(payload: &[u8]) -> Option<Link> {
-    let mut link = Link {
-        index: wire::number(payload, 4)?,
-        mac: Mac::ZERO,
-        mtu: 0,
-        is_up: wire::number(payload, 8)? & libc::IFF_UP as u32 != 0,
-    };
+    let mut link =
+        Link { index: wire::number(payload, 4)?, mac: Mac::ZERO, mtu: 0, is_up: wire::number(payload, 8)? & libc::IFF_UP as u32 != 0 };
     for (kind, value) in wire::attributes(payload.get(IFINFO..)?) {
         match kind {
             IFLA_ADDRESS => link.mac = value.try_into().map(Mac).unwrap_or_default(),
@@ -348,7 +347,8 @@ fn parse_route(payload: &[u8]) -> Option<(u32, Route)> {
     if table != libc::RT_TABLE_MAIN || kind != libc::RTN_UNICAST {
         return None;
     }
-    let mut destination = if i32::from(family) == libc::AF_INET { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let mut destination =
+        if i32::from(family) == libc::AF_INET { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let (mut index, mut gateway, mut source) = (None, None, None);
     for (kind, value) in wire::attributes(payload.get(RTMSG..)?) {
         match kind {

@@ -208,8 +208,17 @@ impl Neutron {
         self.list(&LISTENER, &[("loadbalancer_id", &balancer.to_string())], &[]).await
     }
 
-    pub async fn create_listener(&self, key: Uuid, balancer: Uuid, name: &str, protocol: &str, port: u16, pool: Uuid) -> Result<Listener, ApiError> {
-        let body = json!({ "loadbalancer_id": balancer, "name": name, "protocol": protocol, "protocol_port": port, "default_pool_id": pool });
+    pub async fn create_listener(
+        &self,
+        key: Uuid,
+        balancer: Uuid,
+        name: &str,
+        protocol: &str,
+        port: u16,
+        pool: Uuid,
+    ) -> Result<Listener, ApiError> {
+        let body =
+            json!({ "loadbalancer_id": balancer, "name": name, "protocol": protocol, "protocol_port": port, "default_pool_id": pool });
         self.create(&LISTENER, key, body).await
     }
 

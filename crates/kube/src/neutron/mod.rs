@@ -117,7 +117,15 @@ impl Neutron {
         }
         let authority = endpoint.authority().to_owned();
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(Dial(endpoint));
-        Ok(Neutron { http, authority, headers, project: project.map(str::to_owned), fence, write_timeout, has_bulk_keys: Arc::new(AtomicBool::new(true)) })
+        Ok(Neutron {
+            http,
+            authority,
+            headers,
+            project: project.map(str::to_owned),
+            fence,
+            write_timeout,
+            has_bulk_keys: Arc::new(AtomicBool::new(true)),
+        })
     }
 
     /// The project that objects are made in, where it is not the token's own.

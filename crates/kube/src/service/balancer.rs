@@ -75,7 +75,8 @@ impl Worker {
         self.load(known).await?;
         self.remove_strays(known, desired).await?;
         for wanted in desired {
-            let index = match known.balancers.iter().position(|(_, actual)| actual.as_ref().is_some_and(|actual| actual.vip == wanted.vip)) {
+            let index = match known.balancers.iter().position(|(_, actual)| actual.as_ref().is_some_and(|actual| actual.vip == wanted.vip))
+            {
                 Some(index) => index,
                 None => self.create(known, wanted).await?,
             };
@@ -201,7 +202,8 @@ impl Worker {
             }
             Step::SetPool { listener, pool } => {
                 let answer = self.neutron.set_default_pool(listener, pool).await?;
-                let changed = next.listeners.iter_mut().find(|candidate| candidate.id == listener).expect("the step names a listener that is there");
+                let changed =
+                    next.listeners.iter_mut().find(|candidate| candidate.id == listener).expect("the step names a listener that is there");
                 changed.pool = answer.default_pool_id;
             }
         }

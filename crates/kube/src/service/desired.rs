@@ -105,7 +105,8 @@ mod tests {
     }
 
     fn web() -> Service {
-        service(json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00:96::7"], "ports": [{"port": 80, "targetPort": "http"}]})).unwrap()
+        service(json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00:96::7"], "ports": [{"port": 80, "targetPort": "http"}]}))
+            .unwrap()
     }
 
     fn slice(family: &str, port: u16, endpoints: &[(&str, [Option<bool>; 3])]) -> Slice {

@@ -53,7 +53,9 @@ pub fn next_step<'a>(desired: &'a DesiredLb, actual: &ActualLb) -> Option<Step<'
     if actual.name != desired.name {
         return Some(Step::Rename);
     }
-    stray_listener(desired, actual).or_else(|| stray_pool(desired, actual)).or_else(|| desired.ports.iter().find_map(|port| port_step(port, actual)))
+    stray_listener(desired, actual)
+        .or_else(|| stray_pool(desired, actual))
+        .or_else(|| desired.ports.iter().find_map(|port| port_step(port, actual)))
 }
 
 fn is_for(listener: &ActualListener, port: &DesiredPort) -> bool {

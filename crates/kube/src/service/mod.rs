@@ -65,7 +65,9 @@ impl Trouble {
     fn advice(&self) -> &'static str {
         match self {
             Trouble::Api(error) => error.advice(),
-            Trouble::NoSubnet(_) => "add the range to network.services of `ladon kube`, or remove that setting so that ServiceCIDRs are used",
+            Trouble::NoSubnet(_) => {
+                "add the range to network.services of `ladon kube`, or remove that setting so that ServiceCIDRs are used"
+            }
         }
     }
 
@@ -280,7 +282,10 @@ impl Services {
         let Some(service) = self.services.get(name).cloned() else {
             return warn!(service = name, error = %trouble, "cannot remove the load balancer of a Service that is gone; trying again");
         };
-        let note = format!("the Service's latest state is not in force: connections go where they went before, or nowhere if it is new; {}; {trouble}", trouble.advice());
+        let note = format!(
+            "the Service's latest state is not in force: connections go where they went before, or nowhere if it is new; {}; {trouble}",
+            trouble.advice()
+        );
         let about = reference("Service", name, &service.uid);
         self.reporter.warn(Report { about, reason: "LadonServiceFailed", action: "Balance", note: note.clone() });
         self.tell(&service, Told { is_true: false, reason: "Failed".into(), message: note });

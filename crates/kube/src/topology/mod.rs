@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::{Api, ListParams};
 use kube::Client;
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};

@@ -225,9 +225,8 @@ impl World {
         for balancer in self.balancers(service).await {
             for pool in self.list(&format!("/v2.0/lbaas/pools?loadbalancer_id={}", balancer["id"].as_str().unwrap())).await {
                 let members = self.list(&format!("/v2.0/lbaas/pools/{}/members", pool["id"].as_str().unwrap())).await;
-                let text = |member: &Value| {
-                    format!("{}:{}={}", member["address"].as_str().unwrap(), member["protocol_port"], member["weight"])
-                };
+                let text =
+                    |member: &Value| format!("{}:{}={}", member["address"].as_str().unwrap(), member["protocol_port"], member["weight"]);
                 all.extend(members.iter().map(text));
             }
         }

@@ -81,8 +81,7 @@ mod tests {
     fn summaries_are_added_up() {
         let mut tally = Tally::default();
         tally.count("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
-        tally
-            .count("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        tally.count("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
         tally.count("7 passed; 7 failed");
         assert_eq!(tally, Tally { passed: 5, failed: 4 });
     }

@@ -104,9 +104,7 @@ impl Api {
         match stream.read_to_end(&mut bytes) {
             // A server that closes without saying goodbye has still said everything.
             Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error).doing(asking),
-            _ => {
-                parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| LabError::Unfit(format!("{}: no HTTP", asking())))
-            }
+            _ => parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| LabError::Unfit(format!("{}: no HTTP", asking()))),
         }
     }
 }

@@ -69,8 +69,8 @@ fn kubernetes_go_mod(module: &Path) -> Result<String> {
     // An old go.mod of ours must not matter here.
     let _ = fs::remove_file(module.join("go.mod"));
     let said = command::run(&mut download, TOOL * 20)?.ok()?;
-    let described: serde_json::Value = serde_json::from_str(&said)
-        .map_err(|error| LabError::Unfit(format!("`go mod download {wanted}` printed no JSON ({error})")))?;
+    let described: serde_json::Value =
+        serde_json::from_str(&said).map_err(|error| LabError::Unfit(format!("`go mod download {wanted}` printed no JSON ({error})")))?;
     let path = described["GoMod"].as_str().unwrap_or_default().to_owned();
     fs::read_to_string(&path).doing(|| format!("reading the go.mod of {wanted} at {path:?}"))
 }
@@ -87,9 +87,7 @@ fn wrapper(kubernetes: &str) -> Result<String> {
         return Err(LabError::Unfit("Kubernetes' go.mod names no staging modules; its layout has changed".into()));
     }
     let published = KUBERNETES_VERSION.replacen("v1.", "v0.", 1);
-    let mut text = format!(
-        "module kubernetes-programs\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes {KUBERNETES_VERSION}\n\nreplace (\n"
-    );
+    let mut text = format!("module kubernetes-programs\n\ngo 1.24.0\n\nrequire k8s.io/kubernetes {KUBERNETES_VERSION}\n\nreplace (\n");
     staging.iter().for_each(|name| text.push_str(&format!("\t{name} => {name} {published}\n")));
     text.push_str(")\n");
     Ok(text)
@@ -108,11 +106,7 @@ fn build_one(cache: &Path, module: &Path, name: &str) -> Result<()> {
             other => format!("k8s.io/kubernetes/cmd/{other}"),
         };
         let output = draft.to_string_lossy();
-        go(
-            module,
-            name,
-            &["build", "-buildvcs=false", "-trimpath", "-ldflags", &link_flags(), "-o", &output, &package],
-        )?;
+        go(module, name, &["build", "-buildvcs=false", "-trimpath", "-ldflags", &link_flags(), "-o", &output, &package])?;
     }
     let target = cache.join(name);
     fs::rename(&draft, &target).doing(|| format!("putting {} into place", target.display()))
@@ -121,14 +115,8 @@ fn build_one(cache: &Path, module: &Path, name: &str) -> Result<()> {
 fn link_flags() -> String {
     let minor = KUBERNETES_VERSION.split('.').nth(1).unwrap_or_default();
     let set = |name: &str, value: &str| format!("-X {VERSION_PACKAGE}.{name}={value}");
-    [
-        "-s -w".into(),
-        set("gitVersion", KUBERNETES_VERSION),
-        set("gitMajor", "1"),
-        set("gitMinor", minor),
-        set("gitTreeState", "clean"),
-    ]
-    .join(" ")
+    ["-s -w".into(), set("gitVersion", KUBERNETES_VERSION), set("gitMajor", "1"), set("gitMinor", minor), set("gitTreeState", "clean")]
+        .join(" ")
 }
 
 /// Run Go in the wrapper module.
@@ -165,7 +153,8 @@ mod tests {
 
     #[test]
     fn every_staging_module_gets_its_published_version() {
-        let go_mod = "module k8s.io/kubernetes\nreplace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\tk8s.io/utils => k8s.io/utils v1\n)\n";
+        let go_mod =
+            "module k8s.io/kubernetes\nreplace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\tk8s.io/utils => k8s.io/utils v1\n)\n";
         let text = wrapper(go_mod).unwrap();
         assert!(text.contains("\tk8s.io/api => k8s.io/api v0.34.2\n"), "{text}");
         assert!(!text.contains("k8s.io/utils"));

@@ -86,13 +86,7 @@ impl Cluster {
     }
 
     /// As [`Cluster::start`], with options.
-    pub fn start_with(
-        control: &Host,
-        workers: &[Host],
-        programs: &Programs,
-        images: &Images,
-        options: ClusterOptions,
-    ) -> Result<Cluster> {
+    pub fn start_with(control: &Host, workers: &[Host], programs: &Programs, images: &Images, options: ClusterOptions) -> Result<Cluster> {
         let mut cluster = Self::around(control, programs, images, options)?;
         if !Path::new(KUBELET).exists() {
             control.lab().record(|state| state.made.push(KUBELET.into()))?;
@@ -134,8 +128,7 @@ impl Cluster {
         let mut cluster = Self::around(control, programs, images, ClusterOptions::default())?;
         for part in PARTS {
             let name = format!("{}-{part}", control.name());
-            let process =
-                lab.process(&name).ok_or_else(|| LabError::Unfit(format!("the lab has no process {name}")))?;
+            let process = lab.process(&name).ok_or_else(|| LabError::Unfit(format!("the lab has no process {name}")))?;
             cluster.processes.push(process);
         }
         for host in workers {
@@ -147,12 +140,8 @@ impl Cluster {
     fn start_runtimes(&self, hosts: &[Host]) -> Result<Vec<Worker>> {
         let images = &self.images;
         std::thread::scope(|scope| {
-            let starting: Vec<_> =
-                hosts.iter().map(|host| scope.spawn(move || Worker::start_runtime(host, images))).collect();
-            starting
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
+            let starting: Vec<_> = hosts.iter().map(|host| scope.spawn(move || Worker::start_runtime(host, images))).collect();
+            starting.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
     }
 
@@ -252,18 +241,11 @@ impl Cluster {
     /// Wait until the cluster's DNS is ready, which needs a network between pods and the API server.
     pub fn wait_dns_ready(&self, deadline: Duration) -> Result<()> {
         let path = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
-        self.wait_for("the cluster's DNS to be ready", path, deadline, |dns| dns["status"]["readyReplicas"] == 1)
-            .map(drop)
+        self.wait_for("the cluster's DNS to be ready", path, deadline, |dns| dns["status"]["readyReplicas"] == 1).map(drop)
     }
 
     /// Wait until `holds` is true of the object at an API path; the error shows its last status.
-    pub fn wait_for(
-        &self,
-        what: &str,
-        path: &str,
-        deadline: Duration,
-        holds: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
+    pub fn wait_for(&self, what: &str, path: &str, deadline: Duration, holds: impl Fn(&Value) -> bool) -> Result<Value> {
         wait::until(what, deadline, || {
             let response = self.api.get(path).map_err(|error| crate::error::chain(&error))?;
             let object = response.json();

@@ -24,21 +24,14 @@ impl Cluster {
     fn server_names(&self) -> Result<Vec<String>> {
         let first = |range: &str| -> Result<String> {
             let network = range.split('/').next().unwrap_or_default();
-            let address: IpAddr =
-                network.parse().map_err(|_| LabError::Unfit(format!("{range} is no Service range")))?;
+            let address: IpAddr = network.parse().map_err(|_| LabError::Unfit(format!("{range} is no Service range")))?;
             Ok(match address {
                 IpAddr::V4(address) => IpAddr::V4((u32::from(address) + 1).into()),
                 IpAddr::V6(address) => IpAddr::V6((u128::from(address) + 1).into()),
             }
             .to_string())
         };
-        let names = [
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-            "kubernetes.default.svc.cluster.local",
-            "localhost",
-        ];
+        let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"];
         let addresses = [self.host.ipv4().to_string(), self.host.ipv6().to_string(), "127.0.0.1".into()];
         let services = [first(&self.options.services_v4)?, first(&self.options.services_v6)?];
         Ok(names.map(String::from).into_iter().chain(addresses).chain(services).collect())

@@ -89,8 +89,7 @@ impl Image {
         let path = which(name)?;
         let libraries = command::run(std::process::Command::new("ldd").arg(&path), command::TOOL)?.stdout;
         for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-            let source =
-                Path::new(library).canonicalize().doing(|| format!("looking at {library}, which {name} needs"))?;
+            let source = Path::new(library).canonicalize().doing(|| format!("looking at {library}, which {name} needs"))?;
             self.contents.insert(library.into(), Content::File(source));
         }
         let source = path.canonicalize().doing(|| format!("looking at {}", path.display()))?;

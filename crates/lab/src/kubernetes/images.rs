@@ -75,10 +75,7 @@ fn compile_pause(folder: &Path, program: &Path) -> Result<()> {
     gcc.args(["-Os", "-s", "-static", "-o"]).arg(&draft).arg(&source);
     let compiled = command::run(&mut gcc, TOOL).and_then(command::Output::ok);
     compiled.map_err(|error| {
-        LabError::Unfit(format!(
-            "pause, the first process of every pod, needs gcc and libc6-dev: {}",
-            crate::error::chain(&error)
-        ))
+        LabError::Unfit(format!("pause, the first process of every pod, needs gcc and libc6-dev: {}", crate::error::chain(&error)))
     })?;
     std::fs::rename(&draft, program).doing(|| format!("putting {} into place", program.display()))
 }

@@ -7,8 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
 use crate::error::{Doing, LabError, Result};
@@ -74,10 +73,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let pair = KeyPair::generate().map_err(failed)?;
         let made = params.signed_by(&pair, &self.issuer).map_err(failed)?;
-        let identity = Identity {
-            certificate: self.folder.join(format!("{file}.crt")),
-            key: self.folder.join(format!("{file}.key")),
-        };
+        let identity = Identity { certificate: self.folder.join(format!("{file}.crt")), key: self.folder.join(format!("{file}.key")) };
         write_whole(&identity.key, pair.serialize_pem().as_bytes())?;
         write_whole(&identity.certificate, made.pem().as_bytes())?;
         Ok(identity)

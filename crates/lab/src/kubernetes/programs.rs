@@ -23,8 +23,7 @@ const FOLDER_VARIABLE: &str = "LADON_K8S_BIN";
 /// The oldest Kubernetes that will do.
 const MINOR_MIN: u32 = 33;
 /// Kubernetes itself.
-pub(super) const KUBERNETES: [&str; 5] =
-    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"];
+pub(super) const KUBERNETES: [&str; 5] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"];
 /// What runs in pods.
 pub(super) const OTHERS: [&str; 2] = ["agnhost", "coredns"];
 /// How long a program may take to tell its version on a busy machine.
@@ -71,9 +70,7 @@ pub fn programs(cache: Option<&Path>, progress: &Progress) -> Result<Programs> {
 fn lock(cache: &Path) -> Result<Flock<File>> {
     let path = cache.join(".lock");
     let file = File::create(&path).doing(|| format!("creating {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .doing(|| format!("locking {}", path.display()))
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).doing(|| format!("locking {}", path.display()))
 }
 
 fn find(cache: &Path) -> Option<Programs> {

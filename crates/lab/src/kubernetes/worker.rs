@@ -85,12 +85,7 @@ impl Worker {
             let name = format!("{}-{name}", host.name());
             lab.process(&name).ok_or_else(|| LabError::Unfit(format!("the lab has no process {name}")))
         };
-        Ok(Worker {
-            host: host.clone(),
-            dir: host.dir(),
-            kubelet: Some(part("kubelet")?),
-            containerd: part("containerd")?,
-        })
+        Ok(Worker { host: host.clone(), dir: host.dir(), kubelet: Some(part("kubelet")?), containerd: part("containerd")? })
     }
 
     fn kubelet_config(&self, cluster: &Cluster) -> Value {
@@ -177,8 +172,7 @@ impl Worker {
 
 fn sandbox_netns(config: &Value, namespace: &str, pod: &str) -> Option<String> {
     let said = |name: &str| config["annotations"][format!("io.kubernetes.cri.{name}")].as_str().unwrap_or_default();
-    let is_it =
-        said("container-type") == "sandbox" && said("sandbox-namespace") == namespace && said("sandbox-name") == pod;
+    let is_it = said("container-type") == "sandbox" && said("sandbox-namespace") == namespace && said("sandbox-name") == pod;
     let spaces = config["linux"]["namespaces"].as_array()?;
     let network = spaces.iter().find(|space| space["type"] == "network")?;
     is_it.then(|| network["path"].as_str().map(str::to_owned)).flatten()

@@ -30,10 +30,7 @@ impl EchoServer {
         datagrams.set_read_timeout(Some(POLL)).doing(|| "setting up a socket".into())?;
         let stop = Arc::new(AtomicBool::new(false));
         let (first, second) = (stop.clone(), stop.clone());
-        let threads = vec![
-            thread::spawn(move || serve_tcp(&listener, &first)),
-            thread::spawn(move || serve_udp(&datagrams, &second)),
-        ];
+        let threads = vec![thread::spawn(move || serve_tcp(&listener, &first)), thread::spawn(move || serve_udp(&datagrams, &second))];
         Ok(EchoServer { stop, threads })
     }
 }

@@ -18,20 +18,8 @@ use crate::vm::archive::Archive;
 /// The package whose dependency is the newest kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Modules that the guest can load: its card, and what nested nodes and switches need.
-const MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_net",
-    "8021q",
-    "macvlan",
-    "ipvlan",
-    "veth",
-    "geneve",
-    "vxlan",
-    "openvswitch",
-    "nf_conntrack",
-    "bridge",
-    "sctp",
-];
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_net", "8021q", "macvlan", "ipvlan", "veth", "geneve", "vxlan", "openvswitch", "nf_conntrack", "bridge", "sctp"];
 const INIT: &str = include_str!("../../assets/guest-init.sh");
 const DHCP: &str = include_str!("../../assets/guest-dhcp.sh");
 const TALK: &str = include_str!("../../assets/talk.c");
@@ -69,9 +57,7 @@ pub fn image(cache: Option<&Path>, progress: &Progress) -> Result<VmImage> {
 fn lock(cache: &Path) -> Result<Flock<File>> {
     let path = cache.join(".lock");
     let file = File::create(&path).doing(|| format!("creating {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .doing(|| format!("locking {}", path.display()))
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).doing(|| format!("locking {}", path.display()))
 }
 
 /// Names what the initrd is made from, except the kernel.
@@ -85,9 +71,7 @@ fn recipe() -> Result<String> {
 
 fn busybox() -> Result<PathBuf> {
     let found = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.exists());
-    found.ok_or_else(|| {
-        LabError::Unfit("busybox is not on this machine (package busybox-static), and guests need it".into())
-    })
+    found.ok_or_else(|| LabError::Unfit("busybox is not on this machine (package busybox-static), and guests need it".into()))
 }
 
 fn make(cache: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
@@ -106,21 +90,16 @@ fn make(cache: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
 
 fn fetch(package: &Path, tree: &Path) -> Result<()> {
     let depends = command::tool("apt-cache", &["depends", KERNEL])?;
-    let name = depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image-"));
-    let name = name.ok_or_else(|| {
-        LabError::Unfit(format!("apt knows no {KERNEL}; run apt-get update with Debian's mirror in reach"))
-    })?;
+    let name = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).find(|name| name.starts_with("linux-image-"));
+    let name = name.ok_or_else(|| LabError::Unfit(format!("apt knows no {KERNEL}; run apt-get update with Debian's mirror in reach")))?;
     let _ = fs::remove_dir_all(package);
     make_dir(package)?;
     let mut download = Command::new("apt-get");
     // apt's own user need not be able to write here.
     download.args(["download", "-qq", "-o", "APT::Sandbox::User=root", name]).current_dir(package);
-    command::run(&mut download, DOWNLOAD)?.ok().map_err(|error| {
-        LabError::Unfit(format!("the guest's kernel {name} could not be fetched: {}", crate::error::chain(&error)))
-    })?;
+    command::run(&mut download, DOWNLOAD)?
+        .ok()
+        .map_err(|error| LabError::Unfit(format!("the guest's kernel {name} could not be fetched: {}", crate::error::chain(&error))))?;
     let file = only_entry(package)?;
     let draft = package.join("draft");
     let (file, draft_text) = (package.join(file), draft.to_string_lossy().into_owned());
@@ -157,9 +136,9 @@ fn talk(scratch: &Path) -> Result<Vec<u8>> {
     write_whole(&source, TALK.as_bytes())?;
     let mut gcc = Command::new("gcc");
     gcc.args(["-Os", "-s", "-static", "-w", "-o"]).arg(&program).arg(&source);
-    command::run(&mut gcc, TOOL).and_then(command::Output::ok).map_err(|error| {
-        LabError::Unfit(format!("the guest's `talk` needs gcc and libc6-dev: {}", crate::error::chain(&error)))
-    })?;
+    command::run(&mut gcc, TOOL)
+        .and_then(command::Output::ok)
+        .map_err(|error| LabError::Unfit(format!("the guest's `talk` needs gcc and libc6-dev: {}", crate::error::chain(&error))))?;
     fs::read(&program).doing(|| format!("reading {}", program.display()))
 }
 
@@ -170,17 +149,13 @@ fn modules(tree: &Path, release: &str, scratch: &Path) -> Result<Vec<(String, Ve
     let mut files = BTreeSet::new();
     for module in MODULES {
         let shown = command::tool("modprobe", &["-d", &root, "-S", release, "--show-depends", module])?;
-        files.extend(
-            shown.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|path| PathBuf::from(path.trim())),
-        );
+        files.extend(shown.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|path| PathBuf::from(path.trim())));
     }
     let small = scratch.join("small");
     let _ = fs::remove_dir_all(&small);
     let indices = ["modules.builtin", "modules.order"].map(|name| tree.join("lib/modules").join(release).join(name));
     for file in files.iter().chain(&indices) {
-        let inside = file
-            .strip_prefix(tree)
-            .map_err(|_| LabError::Unfit(format!("{} is not in the package", file.display())))?;
+        let inside = file.strip_prefix(tree).map_err(|_| LabError::Unfit(format!("{} is not in the package", file.display())))?;
         copy(file, &small.join(inside))?;
     }
     command::tool("depmod", &["-b", &small.to_string_lossy(), release])?;
@@ -195,8 +170,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn collect(folder: &Path, prefix: &str, all: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
-    let mut entries: Vec<_> =
-        fs::read_dir(folder).doing(|| format!("reading {}", folder.display()))?.flatten().collect();
+    let mut entries: Vec<_> = fs::read_dir(folder).doing(|| format!("reading {}", folder.display()))?.flatten().collect();
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         let path = entry.path();

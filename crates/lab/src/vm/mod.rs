@@ -129,16 +129,14 @@ impl Vm {
             }
             let waited = started.elapsed();
             if waited >= deadline {
-                let (what, last) =
-                    (format!("`{command}` in {}", self.name), String::from_utf8_lossy(&heard).into_owned());
+                let (what, last) = (format!("`{command}` in {}", self.name), String::from_utf8_lossy(&heard).into_owned());
                 return Err(LabError::TimedOut { what, waited, last });
             }
             line.set_read_timeout(Some(deadline - waited)).doing(talking)?;
             match line.read(&mut buffer) {
                 Ok(0) => return Err(LabError::Unfit(format!("{} hung up during `{command}`", self.name))),
                 Ok(length) => heard.extend(&buffer[..length]),
-                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                }
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
                 Err(error) => return Err(error).doing(talking),
             }
         }

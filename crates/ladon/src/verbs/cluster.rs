@@ -90,7 +90,9 @@ pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
         let (node, id) = (interface["node"].as_str().unwrap_or("?"), interface["iface_id"].as_str().unwrap_or("?"));
         let wanted = [node, id].iter().any(|cell| wanted.filter.text.as_deref().is_none_or(|text| cell.contains(text)));
         if wanted {
-            text.push_str(&format!("node {node}: an interface has the iface-id {id}, which is no port's; its traffic is dropped; remove it, or make the port\n"));
+            text.push_str(&format!(
+                "node {node}: an interface has the iface-id {id}, which is no port's; its traffic is dropped; remove it, or make the port\n"
+            ));
         }
     }
     Ok(text)

@@ -67,6 +67,9 @@ mod tests {
             packets: Some(3),
             because: Because { kind: "port".into(), id: "5e0f".into(), name: "db".into() },
         };
-        assert_eq!(line(&flow), "L2Lookup     normal   eth_dst=0a:00:00:00:00:04, network=7 -> dst_port:=4, goto Deliver packets=3  # port db (5e0f)\n");
+        assert_eq!(
+            line(&flow),
+            "L2Lookup     normal   eth_dst=0a:00:00:00:00:04, network=7 -> dst_port:=4, goto Deliver packets=3  # port db (5e0f)\n"
+        );
     }
 }

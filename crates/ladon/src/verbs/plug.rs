@@ -68,11 +68,18 @@ pub async fn unplug(reach: &Reach, wanted: &Unplug) -> Result<String> {
     if !wanted.keep_port {
         api.delete(&format!("/v2.0/ports/{port}")).await.map_err(|failure| {
             let what = format!("{interface} is gone, but its port {port} is not: {}", failure.what_happened);
-            Failure::new(what, "the port's addresses stay taken; nothing else is affected", format!("`openstack port delete {port}` once the server answers"))
+            Failure::new(
+                what,
+                "the port's addresses stay taken; nothing else is affected",
+                format!("`openstack port delete {port}` once the server answers"),
+            )
         })?;
     }
     Ok(match reach.output {
-        Format::Table => format!("{interface} is gone{}\n", if wanted.keep_port { format!("; its port {port} is left") } else { ", and so is its port".into() }),
+        Format::Table => format!(
+            "{interface} is gone{}\n",
+            if wanted.keep_port { format!("; its port {port} is left") } else { ", and so is its port".into() }
+        ),
         Format::Json => format!("{:#}\n", json!({"interface": interface, "port": port, "is_port_deleted": !wanted.keep_port})),
     })
 }
@@ -121,7 +128,9 @@ async fn free_name(control: &mut Control, api: &Api, host: &str, network: &str) 
             || Path::new("/sys/class/net").join(name).exists()
     };
     let free = (0..NAMES_MAX).map(|number| format!("plug{number}")).find(|name| !is_taken(name));
-    free.ok_or_else(|| Failure::new(format!("plug0 to plug{} are all taken", NAMES_MAX - 1), "not affected", "give the interface a name with --name"))
+    free.ok_or_else(|| {
+        Failure::new(format!("plug0 to plug{} are all taken", NAMES_MAX - 1), "not affected", "give the interface a name with --name")
+    })
 }
 
 /// The port for (machine, interface): the one that is there, or a new one.
@@ -167,11 +176,17 @@ async fn group_ids(api: &Api, names: &[String]) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for key in ["id", "name"] {
             let body = api.get(&format!("/v2.0/security-groups?{key}={}&fields=id", escape(name))).await?;
-            found.extend(body["security_groups"].as_array().into_iter().flatten().filter_map(|group| group["id"].as_str()).map(str::to_string));
+            found.extend(
+                body["security_groups"].as_array().into_iter().flatten().filter_map(|group| group["id"].as_str()).map(str::to_string),
+            );
         }
         let [id] = &found[..] else {
             let what = format!("{} security groups are called '{name}'", found.len());
-            return Err(Failure::new(what, "not affected; nothing was changed", "give --security-group an id from `openstack security group list`"));
+            return Err(Failure::new(
+                what,
+                "not affected; nothing was changed",
+                "give --security-group an id from `openstack security group list`",
+            ));
         };
         ids.push(id.clone());
     }
@@ -187,7 +202,11 @@ async fn existing_port(api: &Api, id: &str, host: &str, interface: &str) -> Resu
     let bound = port["binding:host_id"].as_str().unwrap_or_default();
     if !bound.is_empty() && bound != host {
         let what = format!("port {id} belongs to {bound}, and this machine is {host}");
-        return Err(Failure::new(what, "not affected; it stays there", format!("run this on {bound}, or `openstack port set --host {host} {id}`")));
+        return Err(Failure::new(
+            what,
+            "not affected; it stays there",
+            format!("run this on {bound}, or `openstack port set --host {host} {id}`"),
+        ));
     }
     if bound.is_empty() {
         let change = json!({"port": {"binding:host_id": host, "device_id": interface, "device_owner": owner::METAL}});
@@ -209,7 +228,11 @@ async fn ports(api: &Api, filters: &[(&str, &str)]) -> Result<Vec<Value>> {
 
 fn port_id(port: &Value) -> Result<PortId> {
     port["id"].as_str().and_then(|id| id.parse().ok()).ok_or_else(|| {
-        Failure::new("the server's answer has no port id", "not affected", "see that --api leads to a `ladon server`, and look with `openstack port list`")
+        Failure::new(
+            "the server's answer has no port id",
+            "not affected",
+            "see that --api leads to a `ladon server`, and look with `openstack port list`",
+        )
     })
 }
 

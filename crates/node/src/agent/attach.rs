@@ -28,7 +28,8 @@ pub fn present(interfaces: &Interfaces) -> BTreeMap<String, String> {
         let error = interface.error.clone().or_else(|| interface.ofport.is_none().then(|| "it has no OpenFlow port yet".to_string()));
         error.unwrap_or_default()
     };
-    let mut claims: Vec<_> = interfaces.values().filter_map(|interface| Some((interface.iface_id.clone()?, interface.ofport, error(interface)))).collect();
+    let mut claims: Vec<_> =
+        interfaces.values().filter_map(|interface| Some((interface.iface_id.clone()?, interface.ofport, error(interface)))).collect();
     claims.sort();
     claims.into_iter().map(|(id, _, error)| (id, error)).collect()
 }

@@ -151,7 +151,13 @@ pub enum AgentError {
 
 impl Agent {
     /// An agent that remembers what `state_dir` holds.
-    pub fn new(node: NodeName, addresses: Vec<IpAddr>, state_dir: &Path, switch: Switch, published: Published) -> Result<Agent, AgentError> {
+    pub fn new(
+        node: NodeName,
+        addresses: Vec<IpAddr>,
+        state_dir: &Path,
+        switch: Switch,
+        published: Published,
+    ) -> Result<Agent, AgentError> {
         let zones_record = Record::new(state_dir, "zones.json")?;
         let numbers_record = Record::new(state_dir, "numbers.json")?;
         let numbers: Numbers = numbers_record.load()?;
@@ -441,7 +447,15 @@ impl Agent {
                     pipeline::Reason::Pipeline => None,
                 };
                 // Nobody waits for the answer any more: nothing to do.
-                let _ = answer.send(self.engine.flows().map(|flow| { let object = of(&flow); (flow, object) }).collect());
+                let _ = answer.send(
+                    self.engine
+                        .flows()
+                        .map(|flow| {
+                            let object = of(&flow);
+                            (flow, object)
+                        })
+                        .collect(),
+                );
             }
             Ask::Counts(answer) => {
                 let _ = answer.send((self.engine.flows().count(), self.homes.len()));
@@ -460,7 +474,6 @@ impl Agent {
         }
     }
 }
-
 
 /// Publishes `value` if it is new; says whether it is.
 fn publish<T: PartialEq>(to: &watch::Sender<Arc<T>>, value: T) -> bool {
@@ -497,9 +510,7 @@ async fn carry_out(switch: Switch, job: Job) -> Result<(), CommitError> {
     switch.commit(changes, Commit::InSlices).await
 }
 
-async fn finished(
-    busy: &mut Option<(JoinHandle<Result<(), CommitError>>, InForce)>,
-) -> (Result<(), CommitError>, InForce) {
+async fn finished(busy: &mut Option<(JoinHandle<Result<(), CommitError>>, InForce)>) -> (Result<(), CommitError>, InForce) {
     let Some((task, _)) = busy else { return std::future::pending().await };
     let result = task.await.unwrap_or(Err(CommitError::Switch(crate::switch::SwitchError::Stopped)));
     let (_, in_force) = busy.take().expect("it was there a line above");

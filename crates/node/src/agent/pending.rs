@@ -167,7 +167,8 @@ impl Pending {
 
 /// The flow, or a line in the log: a flow that OpenFlow cannot say is a bug in an app, and must not keep the others out.
 pub fn written(flow: Result<FlowMod, TranslateError>) -> Option<FlowMod> {
-    flow.inspect_err(|error| tracing::error!(error = crate::agent::describe(error), "a flow cannot be written as OpenFlow and is left out")).ok()
+    flow.inspect_err(|error| tracing::error!(error = crate::agent::describe(error), "a flow cannot be written as OpenFlow and is left out"))
+        .ok()
 }
 
 #[cfg(test)]

@@ -15,10 +15,7 @@ pub enum BridgeError {
     #[error("port {port} is on bridge {bridge}; remove it there first")]
     PortElsewhere { port: String, bridge: String },
     #[error("writing {what} to Open vSwitch's database")]
-    Transaction {
-        what: String,
-        source: TransactionError,
-    },
+    Transaction { what: String, source: TransactionError },
     #[error("{what}: other writers undid it {tries} times; find who else configures it")]
     Contended { what: String, tries: u32 },
     #[error("{what}: {waiting_for} after {} s", waited.as_secs_f32())]

@@ -75,12 +75,7 @@ enum Verdict {
 
 impl Goal {
     pub fn new(want: Want) -> Self {
-        Goal {
-            want,
-            stage: Stage::Planning,
-            tries: 0,
-            is_awaited: false,
-        }
+        Goal { want, stage: Stage::Planning, tries: 0, is_awaited: false }
     }
 
     /// What the goal needs now. After [`Step::Transact`] the caller sends the operations and calls [`Goal::sent`].
@@ -101,10 +96,7 @@ impl Goal {
             return self.await_vswitchd(replica);
         }
         if self.tries == TRIES_MAX {
-            return Step::Finish(Err(BridgeError::Contended {
-                what: self.want.describe(),
-                tries: self.tries,
-            }));
+            return Step::Finish(Err(BridgeError::Contended { what: self.want.describe(), tries: self.tries }));
         }
         self.tries += 1;
         if self.want.needs_vswitchd() {
@@ -162,20 +154,12 @@ impl Goal {
     /// The reply to the goal's transaction. The replica already holds what the transaction changed: ovsdb-server sends a
     /// client's own update before the reply. An error ends the goal, unless a newer plan may work.
     pub fn replied(&mut self, reply: Result<ovsdb::Json, ovsdb::Json>) -> Option<BridgeError> {
-        let Stage::Committing { transaction, .. } =
-            std::mem::replace(&mut self.stage, Stage::Planning)
-        else {
+        let Stage::Committing { transaction, .. } = std::mem::replace(&mut self.stage, Stage::Planning) else {
             return None;
         };
-        let source = transaction
-            .outcomes(reply)
-            .map(|_: Vec<Outcome>| ())
-            .err()?;
+        let source = transaction.outcomes(reply).map(|_: Vec<Outcome>| ()).err()?;
         let is_final = !is_overtaken(&source) || self.tries == TRIES_MAX;
-        is_final.then(|| BridgeError::Transaction {
-            what: self.want.describe(),
-            source,
-        })
+        is_final.then(|| BridgeError::Transaction { what: self.want.describe(), source })
     }
 
     /// The connection is gone, and with it whatever reply was due: plan again on the next.
@@ -192,13 +176,9 @@ impl Goal {
     /// What the goal is, and what it lacks: for the error at its deadline.
     pub fn lack(&self) -> (String, &'static str) {
         let waiting_for = match self.stage {
-            Stage::Planning => {
-                "no connection to ovsdb-server (is it running, and is the socket's path right?)"
-            }
+            Stage::Planning => "no connection to ovsdb-server (is it running, and is the socket's path right?)",
             Stage::Committing { .. } => "no answer from ovsdb-server",
-            Stage::Awaiting { .. } => {
-                "not yet in force in ovs-vswitchd (is it running? its log may say more)"
-            }
+            Stage::Awaiting { .. } => "not yet in force in ovs-vswitchd (is it running? its log may say more)",
         };
         (self.want.describe(), waiting_for)
     }
@@ -206,16 +186,11 @@ impl Goal {
 
 /// Whether another writer's change can be what made a transaction fail.
 fn is_overtaken(error: &TransactionError) -> bool {
-    matches!(
-        error.code(),
-        Some("constraint violation" | "referential integrity violation" | "timed out")
-    )
+    matches!(error.code(), Some("constraint violation" | "referential integrity violation" | "timed out"))
 }
 
 fn cfg(replica: &Replica, column: &str) -> i64 {
-    root(replica)
-        .and_then(|(_, row)| row.integer(column))
-        .unwrap_or(0)
+    root(replica).and_then(|(_, row)| row.integer(column)).unwrap_or(0)
 }
 
 impl Want {
@@ -249,14 +224,8 @@ impl Want {
             Want::Bridge(spec) => format!("bridge {}", spec.name),
             Want::Port(spec) => format!("port {} on bridge {}", spec.name, spec.bridge),
             Want::NoPort { bridge, port } => format!("removal of port {port} from bridge {bridge}"),
-            Want::ExternalIds {
-                owner: Owner::Bridge(name),
-                ..
-            } => format!("external ids of bridge {name}"),
-            Want::ExternalIds {
-                owner: Owner::Interface(name),
-                ..
-            } => format!("external ids of interface {name}"),
+            Want::ExternalIds { owner: Owner::Bridge(name), .. } => format!("external ids of bridge {name}"),
+            Want::ExternalIds { owner: Owner::Interface(name), .. } => format!("external ids of interface {name}"),
         }
     }
 }
@@ -283,8 +252,5 @@ fn port_verdict(replica: &Replica, name: &str) -> Verdict {
         (None, Some(_)) => "ovs-vswitchd gives no reason",
         (None, None) => return Verdict::Undecided,
     };
-    Verdict::Refused(BridgeError::PortRefused {
-        port: name.to_owned(),
-        reason: reason.to_owned(),
-    })
+    Verdict::Refused(BridgeError::PortRefused { port: name.to_owned(), reason: reason.to_owned() })
 }

@@ -58,10 +58,7 @@ impl Interface {
                 _ => LinkState::Down,
             }),
             mac_in_use: row.string("mac_in_use").map(owned),
-            external_ids: row
-                .texts("external_ids")
-                .map(|(key, value)| (owned(key), owned(value)))
-                .collect(),
+            external_ids: row.texts("external_ids").map(|(key, value)| (owned(key), owned(value))).collect(),
         }
     }
 }
@@ -77,12 +74,8 @@ pub fn interfaces_of(replica: &Replica, bridge: &str) -> Interfaces {
     let Some((_, bridge)) = named(replica, BRIDGE, bridge) else {
         return Interfaces::new();
     };
-    let ports = bridge
-        .uuids("ports")
-        .filter_map(|port| replica.row(PORT, port));
+    let ports = bridge.uuids("ports").filter_map(|port| replica.row(PORT, port));
     let interfaces = ports.flat_map(|port| port.uuids("interfaces"));
     let rows = interfaces.filter_map(|uuid| Some((uuid, replica.row(INTERFACE, uuid)?)));
-    rows.map(|(uuid, row)| Interface::of_row(uuid, row))
-        .map(|interface| (interface.name.clone(), interface))
-        .collect()
+    rows.map(|(uuid, row)| Interface::of_row(uuid, row)).map(|interface| (interface.name.clone(), interface)).collect()
 }

@@ -31,11 +31,7 @@ impl Settings {
     /// Open vSwitch as distributions install it, with bridge `br-int`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let deadline = Duration::from_secs(10);
-        Settings {
-            socket: socket.into(),
-            integration_bridge: "br-int".to_owned(),
-            deadline,
-        }
+        Settings { socket: socket.into(), integration_bridge: "br-int".to_owned(), deadline }
     }
 }
 
@@ -70,24 +66,11 @@ impl Link {
     pub fn start(settings: Settings) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (interfaces_out, interfaces) = watch::channel(None);
-        let (connection_out, connection) = watch::channel(Connection::Disconnected {
-            reason: "not connected yet".to_owned(),
-        });
+        let (connection_out, connection) = watch::channel(Connection::Disconnected { reason: "not connected yet".to_owned() });
         let transactions = Arc::new(AtomicU64::new(0));
-        let task = Task::new(
-            settings,
-            inbox,
-            interfaces_out,
-            connection_out,
-            transactions.clone(),
-        );
+        let task = Task::new(settings, inbox, interfaces_out, connection_out, transactions.clone());
         tokio::spawn(task.run());
-        Link {
-            commands,
-            interfaces,
-            connection,
-            transactions,
-        }
+        Link { commands, interfaces, connection, transactions }
     }
 
     /// Makes a bridge be as `spec` says, and waits until ovs-vswitchd has made it.
@@ -114,35 +97,16 @@ impl Link {
     /// Removes a port from a bridge, and waits until ovs-vswitchd has let go of it; it is fine if there is none. Where the
     /// deadline passes because ovs-vswitchd is away (`is_written`), the rows are gone all the same.
     pub async fn remove_port(&self, bridge: &str, port: &str) -> Result<(), BridgeError> {
-        self.ask(Want::NoPort {
-            bridge: bridge.to_owned(),
-            port: port.to_owned(),
-        })
-        .await
-        .map(drop)
+        self.ask(Want::NoPort { bridge: bridge.to_owned(), port: port.to_owned() }).await.map(drop)
     }
 
     /// Sets ids of a bridge or interface; other keys stay.
-    pub async fn set_external_ids(
-        &self,
-        owner: Owner,
-        ids: BTreeMap<String, String>,
-    ) -> Result<(), BridgeError> {
-        self.change_external_ids(
-            owner,
-            ids.into_iter()
-                .map(|(key, value)| (key, Some(value)))
-                .collect(),
-        )
-        .await
+    pub async fn set_external_ids(&self, owner: Owner, ids: BTreeMap<String, String>) -> Result<(), BridgeError> {
+        self.change_external_ids(owner, ids.into_iter().map(|(key, value)| (key, Some(value))).collect()).await
     }
 
     /// Sets ids of a bridge or interface, and takes away those whose value is `None`; other keys stay.
-    pub async fn change_external_ids(
-        &self,
-        owner: Owner,
-        ids: IdChanges,
-    ) -> Result<(), BridgeError> {
+    pub async fn change_external_ids(&self, owner: Owner, ids: IdChanges) -> Result<(), BridgeError> {
         self.ask(Want::ExternalIds { owner, ids }).await.map(drop)
     }
 
@@ -164,10 +128,7 @@ impl Link {
 
     async fn ask(&self, want: Want) -> Result<Granted, BridgeError> {
         let (answer, granted) = oneshot::channel();
-        self.commands
-            .send(Command { want, answer })
-            .await
-            .map_err(|_| BridgeError::Closed)?;
+        self.commands.send(Command { want, answer }).await.map_err(|_| BridgeError::Closed)?;
         granted.await.map_err(|_| BridgeError::Closed)?
     }
 }

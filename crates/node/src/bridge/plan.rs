@@ -6,9 +6,7 @@
 use super::columns::{BRIDGE, FLOW_TABLE, INTERFACE, PORT, ROOT, named, root};
 use super::error::BridgeError;
 use super::spec::{BridgeSpec, Owner, PortSpec};
-use ovsdb::{
-    Atom, Insert, Mutation, Mutator, Name, Operation, Replica, Row, Uuid, Value, named_uuid,
-};
+use ovsdb::{Atom, Insert, Mutation, Mutator, Name, Operation, Replica, Row, Uuid, Value, named_uuid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Ids to set on a row, and keys to take away where the value is `None`.
@@ -35,22 +33,11 @@ fn new_bridge(replica: &Replica, spec: &BridgeSpec) -> Vec<Operation> {
     if let Some(datapath_type) = &spec.datapath_type {
         bridge = bridge.column("datapath_type", datapath_type);
     }
-    operations.extend(new_port_rows(
-        Insert::into(INTERFACE)
-            .column("name", &spec.name)
-            .column("type", "internal"),
-        &spec.name,
-    ));
+    operations.extend(new_port_rows(Insert::into(INTERFACE).column("name", &spec.name).column("type", "internal"), &spec.name));
     operations.push(bridge.into());
     operations.push(match root(replica) {
-        Some((uuid, _)) => Operation::mutate_row(
-            ROOT,
-            uuid,
-            vec![Mutation::insert("bridges", named_uuid("bridge"))],
-        ),
-        None => Insert::into(ROOT)
-            .column("bridges", named_uuid("bridge"))
-            .into(),
+        Some((uuid, _)) => Operation::mutate_row(ROOT, uuid, vec![Mutation::insert("bridges", named_uuid("bridge"))]),
+        None => Insert::into(ROOT).column("bridges", named_uuid("bridge")).into(),
     });
     operations
 }
@@ -58,10 +45,7 @@ fn new_bridge(replica: &Replica, spec: &BridgeSpec) -> Vec<Operation> {
 /// What every bridge has in `other_config`.
 fn other_config(spec: &BridgeSpec) -> BTreeMap<&str, &str> {
     let hwaddr = spec.hwaddr.as_deref().map(|hwaddr| ("hwaddr", hwaddr));
-    [("disable-in-band", "true")]
-        .into_iter()
-        .chain(hwaddr)
-        .collect()
+    [("disable-in-band", "true")].into_iter().chain(hwaddr).collect()
 }
 
 fn changed_bridge(replica: &Replica, spec: &BridgeSpec, uuid: Uuid, row: &Row) -> Vec<Operation> {
@@ -82,37 +66,20 @@ fn changed_bridge(replica: &Replica, spec: &BridgeSpec, uuid: Uuid, row: &Row) -
     if !columns.is_empty() {
         operations.push(Operation::update_row(BRIDGE, uuid, columns));
     }
-    let wanted = other_config(spec)
-        .into_iter()
-        .map(|(key, value)| (key, Some(value)));
+    let wanted = other_config(spec).into_iter().map(|(key, value)| (key, Some(value)));
     operations.extend(changed_map(BRIDGE, uuid, row, "other_config", wanted));
     operations
 }
 
 /// The value of `flow_tables` for tables that all have to be made, and their rows.
 fn new_flow_tables(names: &BTreeMap<u8, String>) -> (Value, Vec<Operation>) {
-    let rows = names
-        .iter()
-        .map(|(number, name)| new_flow_table(*number, name))
-        .collect();
-    (
-        Value::map(
-            names
-                .keys()
-                .map(|number| (*number, flow_table_name(*number))),
-        ),
-        rows,
-    )
+    let rows = names.iter().map(|(number, name)| new_flow_table(*number, name)).collect();
+    (Value::map(names.keys().map(|number| (*number, flow_table_name(*number)))), rows)
 }
 
 fn new_flow_table(number: u8, name: &str) -> Operation {
-    let Atom::NamedUuid(row) = flow_table_name(number) else {
-        unreachable!("a named UUID")
-    };
-    Insert::into(FLOW_TABLE)
-        .named(&row)
-        .column("name", name)
-        .into()
+    let Atom::NamedUuid(row) = flow_table_name(number) else { unreachable!("a named UUID") };
+    Insert::into(FLOW_TABLE).named(&row).column("name", name).into()
 }
 
 fn flow_table_name(number: u8) -> Atom {
@@ -121,11 +88,7 @@ fn flow_table_name(number: u8) -> Atom {
 
 /// The new value of `flow_tables`, if it changes, and changes of the rows. A row that is there keeps what else it holds
 /// (an operator's flow limit) and gets the name.
-fn changed_flow_tables(
-    replica: &Replica,
-    spec: &BridgeSpec,
-    bridge: &Row,
-) -> (Option<Value>, Vec<Operation>) {
+fn changed_flow_tables(replica: &Replica, spec: &BridgeSpec, bridge: &Row) -> (Option<Value>, Vec<Operation>) {
     let there: BTreeMap<i64, Uuid> = bridge
         .value("flow_tables")
         .into_iter()
@@ -141,60 +104,34 @@ fn changed_flow_tables(
             continue;
         };
         wanted.push((number, uuid.into()));
-        if replica
-            .row(FLOW_TABLE, uuid)
-            .and_then(|row| row.string("name"))
-            != Some(name)
-        {
-            operations.push(Operation::update_row(
-                FLOW_TABLE,
-                uuid,
-                [("name".into(), name.into())],
-            ));
+        if replica.row(FLOW_TABLE, uuid).and_then(|row| row.string("name")) != Some(name) {
+            operations.push(Operation::update_row(FLOW_TABLE, uuid, [("name".into(), name.into())]));
         }
     }
-    let is_changed = !there
-        .keys()
-        .copied()
-        .eq(spec.flow_tables.keys().map(|&number| i64::from(number)));
+    let is_changed = !there.keys().copied().eq(spec.flow_tables.keys().map(|&number| i64::from(number)));
     (is_changed.then(|| Value::map(wanted)), operations)
 }
 
 /// The operations that make `spec` so.
 pub fn port(replica: &Replica, spec: &PortSpec) -> Result<Vec<Operation>, BridgeError> {
-    let no_bridge = || BridgeError::NoBridge {
-        bridge: spec.bridge.clone(),
-    };
+    let no_bridge = || BridgeError::NoBridge { bridge: spec.bridge.clone() };
     let (bridge, bridge_row) = named(replica, BRIDGE, &spec.bridge).ok_or_else(no_bridge)?;
     let Some((port, port_row)) = named(replica, PORT, &spec.name) else {
         return Ok(new_port(spec, bridge));
     };
     if !bridge_row.refers_to("ports", port) {
-        return Err(BridgeError::PortElsewhere {
-            port: spec.name.clone(),
-            bridge: bridge_of(replica, port),
-        });
+        return Err(BridgeError::PortElsewhere { port: spec.name.clone(), bridge: bridge_of(replica, port) });
     }
     match named(replica, INTERFACE, &spec.name) {
-        Some((uuid, row)) if port_row.refers_to("interfaces", uuid) => {
-            Ok(changed_interface(spec, uuid, row))
-        }
-        _ => Err(BridgeError::NoInterface {
-            interface: spec.name.clone(),
-        }),
+        Some((uuid, row)) if port_row.refers_to("interfaces", uuid) => Ok(changed_interface(spec, uuid, row)),
+        _ => Err(BridgeError::NoInterface { interface: spec.name.clone() }),
     }
 }
 
 fn bridge_of(replica: &Replica, port: Uuid) -> String {
-    let mut bridges = replica
-        .table(BRIDGE)
-        .into_iter()
-        .flat_map(|table| table.rows());
+    let mut bridges = replica.table(BRIDGE).into_iter().flat_map(|table| table.rows());
     let bridge = bridges.find(|(_, bridge)| bridge.refers_to("ports", port));
-    bridge
-        .and_then(|(_, bridge)| bridge.string("name"))
-        .unwrap_or("(unknown)")
-        .to_owned()
+    bridge.and_then(|(_, bridge)| bridge.string("name")).unwrap_or("(unknown)").to_owned()
 }
 
 fn new_port(spec: &PortSpec, bridge: Uuid) -> Vec<Operation> {
@@ -210,20 +147,13 @@ fn new_port(spec: &PortSpec, bridge: Uuid) -> Vec<Operation> {
         interface = interface.column("mac", mac);
     }
     let mut operations = new_port_rows(interface, &spec.name);
-    operations.push(Operation::mutate_row(
-        BRIDGE,
-        bridge,
-        vec![Mutation::insert("ports", named_uuid("port"))],
-    ));
+    operations.push(Operation::mutate_row(BRIDGE, bridge, vec![Mutation::insert("ports", named_uuid("port"))]));
     operations
 }
 
 /// An interface and a port of it, which the transaction knows as `port`.
 fn new_port_rows(interface: Insert, name: &str) -> Vec<Operation> {
-    let port = Insert::into(PORT)
-        .named("port")
-        .column("name", name)
-        .column("interfaces", named_uuid("interface"));
+    let port = Insert::into(PORT).named("port").column("name", name).column("interfaces", named_uuid("interface"));
     vec![interface.named("interface").into(), port.into()]
 }
 
@@ -232,10 +162,7 @@ fn changed_interface(spec: &PortSpec, uuid: Uuid, row: &Row) -> Vec<Operation> {
     if row.string("type") != Some(&spec.kind) {
         columns.push(("type".into(), (&spec.kind).into()));
     }
-    let options = spec
-        .options
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()));
+    let options = spec.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     if !row.texts("options").eq(options) {
         columns.push(("options".into(), Value::map(&spec.options)));
     }
@@ -253,61 +180,32 @@ fn changed_interface(spec: &PortSpec, uuid: Uuid, row: &Row) -> Vec<Operation> {
     if !columns.is_empty() {
         operations.push(Operation::update_row(INTERFACE, uuid, columns));
     }
-    let ids = spec
-        .external_ids
-        .iter()
-        .map(|(key, value)| (key.as_str(), Some(value.as_str())));
+    let ids = spec.external_ids.iter().map(|(key, value)| (key.as_str(), Some(value.as_str())));
     operations.extend(changed_map(INTERFACE, uuid, row, "external_ids", ids));
     operations
 }
 
 /// The operations after which `bridge` has no port of that name.
 pub fn no_port(replica: &Replica, bridge: &str, port: &str) -> Vec<Operation> {
-    let (Some((bridge, row)), Some((port, _))) =
-        (named(replica, BRIDGE, bridge), named(replica, PORT, port))
-    else {
+    let (Some((bridge, row)), Some((port, _))) = (named(replica, BRIDGE, bridge), named(replica, PORT, port)) else {
         return Vec::new();
     };
     if !row.refers_to("ports", port) {
         return Vec::new();
     }
     // The port and its interface are gone with the last reference to them.
-    vec![Operation::mutate_row(
-        BRIDGE,
-        bridge,
-        vec![Mutation::delete("ports", port)],
-    )]
+    vec![Operation::mutate_row(BRIDGE, bridge, vec![Mutation::delete("ports", port)])]
 }
 
 /// The operations that change the `external_ids` of one row.
-pub fn external_ids(
-    replica: &Replica,
-    owner: &Owner,
-    ids: &IdChanges,
-) -> Result<Vec<Operation>, BridgeError> {
+pub fn external_ids(replica: &Replica, owner: &Owner, ids: &IdChanges) -> Result<Vec<Operation>, BridgeError> {
     let (table, found, missing) = match owner {
-        Owner::Bridge(name) => (
-            BRIDGE,
-            named(replica, BRIDGE, name),
-            BridgeError::NoBridge {
-                bridge: name.clone(),
-            },
-        ),
-        Owner::Interface(name) => (
-            INTERFACE,
-            named(replica, INTERFACE, name),
-            BridgeError::NoInterface {
-                interface: name.clone(),
-            },
-        ),
+        Owner::Bridge(name) => (BRIDGE, named(replica, BRIDGE, name), BridgeError::NoBridge { bridge: name.clone() }),
+        Owner::Interface(name) => (INTERFACE, named(replica, INTERFACE, name), BridgeError::NoInterface { interface: name.clone() }),
     };
     let (uuid, row) = found.ok_or(missing)?;
-    let ids = ids
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_deref()));
-    Ok(changed_map(table, uuid, row, "external_ids", ids)
-        .into_iter()
-        .collect())
+    let ids = ids.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+    Ok(changed_map(table, uuid, row, "external_ids", ids).into_iter().collect())
 }
 
 /// The mutation that gives keys of a map their wanted values, where one differs.
@@ -318,30 +216,19 @@ fn changed_map<'a>(
     column: &str,
     wanted: impl Iterator<Item = (&'a str, Option<&'a str>)>,
 ) -> Option<Operation> {
-    let changed: Vec<_> = wanted
-        .filter(|(key, value)| row.text(column, key) != *value)
-        .collect();
+    let changed: Vec<_> = wanted.filter(|(key, value)| row.text(column, key) != *value).collect();
     if changed.is_empty() {
         return None;
     }
     // An insertion never replaces the value of a key that is there, so all changed keys go first.
     let keys: BTreeSet<Atom> = changed.iter().map(|(key, _)| Atom::from(*key)).collect();
-    let pairs = changed
-        .iter()
-        .filter_map(|&(key, value)| Some((key, value?)));
-    let mutations = vec![
-        Mutation::delete(column, Value::Set(keys)),
-        Mutation::insert(column, Value::map(pairs)),
-    ];
+    let pairs = changed.iter().filter_map(|&(key, value)| Some((key, value?)));
+    let mutations = vec![Mutation::delete(column, Value::Set(keys)), Mutation::insert(column, Value::map(pairs))];
     Some(Operation::mutate_row(table, uuid, mutations))
 }
 
 /// The operation that makes ovs-vswitchd look at its configuration again and say when it is done.
 pub fn nudge(replica: &Replica) -> Option<Operation> {
     let (uuid, _) = root(replica)?;
-    Some(Operation::mutate_row(
-        ROOT,
-        uuid,
-        vec![Mutation::new("next_cfg", Mutator::Add, 1)],
-    ))
+    Some(Operation::mutate_row(ROOT, uuid, vec![Mutation::new("next_cfg", Mutator::Add, 1)]))
 }

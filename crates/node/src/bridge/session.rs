@@ -5,9 +5,7 @@
 
 use super::columns::{DATABASE, MONITOR, monitor};
 use bytes::{Buf, BytesMut};
-use ovsdb::{
-    Change, DecodeError, Framer, Json, Message, MonitorReply, Replica, ReplicaError, Schema, call,
-};
+use ovsdb::{Change, DecodeError, Framer, Json, Message, MonitorReply, Replica, ReplicaError, Schema, call};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -66,9 +64,7 @@ pub struct Opened {
 
 /// Connects and brings `replica` up to date, or a new one if there is none or the schema changed.
 pub async fn open(socket: &Path, replica: Option<Replica>) -> Result<Opened, SessionError> {
-    timeout(OPENING_MAX, opening(socket, replica))
-        .await
-        .unwrap_or(Err(SessionError::Silent(OPENING_MAX)))
+    timeout(OPENING_MAX, opening(socket, replica)).await.unwrap_or(Err(SessionError::Silent(OPENING_MAX)))
 }
 
 async fn opening(socket: &Path, replica: Option<Replica>) -> Result<Opened, SessionError> {
@@ -81,15 +77,9 @@ async fn opening(socket: &Path, replica: Option<Replica>) -> Result<Opened, Sess
         _ => Replica::new(&schema, &monitor)?,
     };
     let id = session.next_id();
-    let reply = session
-        .ask(monitor.request(id, MONITOR, replica.last_txn()))
-        .await?;
+    let reply = session.ask(monitor.request(id, MONITOR, replica.last_txn())).await?;
     let changes = replica.resume(&MonitorReply::decode(&reply)?)?;
-    Ok(Opened {
-        session,
-        replica,
-        changes,
-    })
+    Ok(Opened { session, replica, changes })
 }
 
 impl Session {
@@ -144,12 +134,7 @@ impl Session {
 
     /// When [`Session::probe`] is due.
     pub fn probe_due(&self) -> Instant {
-        self.last_heard
-            + if self.is_probed {
-                2 * IDLE_MAX
-            } else {
-                IDLE_MAX
-            }
+        self.last_heard + if self.is_probed { 2 * IDLE_MAX } else { IDLE_MAX }
     }
 
     /// Asks a silent server whether it is alive; an error if it was asked before.
@@ -200,10 +185,7 @@ impl Session {
     /// Sends a request and waits for its answer: for opening, when nothing else is to be expected.
     async fn ask(&mut self, request: Message) -> Result<Json, SessionError> {
         self.send(&request)?;
-        let Message::Request {
-            id: asked, method, ..
-        } = request
-        else {
+        let Message::Request { id: asked, method, .. } = request else {
             return Err(SessionError::Closed);
         };
         loop {

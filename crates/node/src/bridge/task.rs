@@ -70,25 +70,9 @@ impl Task {
         connection: watch::Sender<Connection>,
         transactions: Arc<AtomicU64>,
     ) -> Self {
-        let desk = Desk {
-            commands,
-            pending: Vec::new(),
-            patience: settings.deadline,
-        };
-        let Settings {
-            socket,
-            integration_bridge: bridge,
-            ..
-        } = settings;
-        Task {
-            socket,
-            bridge,
-            desk,
-            replica: None,
-            interfaces,
-            connection,
-            transactions,
-        }
+        let desk = Desk { commands, pending: Vec::new(), patience: settings.deadline };
+        let Settings { socket, integration_bridge: bridge, .. } = settings;
+        Task { socket, bridge, desk, replica: None, interfaces, connection, transactions }
     }
 
     /// Connects, serves, and connects again, until all handles are gone.
@@ -108,11 +92,7 @@ impl Task {
                 },
             };
             self.lose(error);
-            pause = if started.elapsed() > PAUSE_MAX {
-                PAUSE_MIN
-            } else {
-                pause
-            };
+            pause = if started.elapsed() > PAUSE_MAX { PAUSE_MIN } else { pause };
             let Ok(()) = self.desk.attend_during(sleep(pause)).await else {
                 return;
             };
@@ -122,11 +102,7 @@ impl Task {
 
     /// Serves one connection until it fails.
     async fn serve(&mut self, opened: Opened) -> End {
-        let Opened {
-            mut session,
-            replica,
-            changes,
-        } = opened;
+        let Opened { mut session, replica, changes } = opened;
         tracing::info!(socket = %self.socket.display(), "connected to Open vSwitch's database");
         self.replica = Some(replica);
         self.publish(&changes);
@@ -190,8 +166,7 @@ impl Task {
             }
             return Ok(());
         }
-        let (Some(update), Some(replica)) = (Update::from_message(message)?, &mut self.replica)
-        else {
+        let (Some(update), Some(replica)) = (Update::from_message(message)?, &mut self.replica) else {
             return Ok(());
         };
         if update.monitor != MONITOR {
@@ -231,9 +206,7 @@ impl Task {
         let reason = describe(&error);
         let was_connected = *self.connection.borrow() == Connection::Connected;
         let is_news = self.connection.send_if_modified(|connection| {
-            let now = Connection::Disconnected {
-                reason: reason.clone(),
-            };
+            let now = Connection::Disconnected { reason: reason.clone() };
             std::mem::replace(connection, now.clone()) != now
         });
         if was_connected || is_news {
@@ -279,37 +252,21 @@ impl Desk {
 
     fn take(&mut self, command: Command) {
         let Command { want, answer } = command;
-        self.pending.push(Pending {
-            goal: Goal::new(want),
-            answer,
-            deadline: Instant::now() + self.patience,
-        });
+        self.pending.push(Pending { goal: Goal::new(want), answer, deadline: Instant::now() + self.patience });
     }
 
     fn give_up_late(&mut self) {
         let now = Instant::now();
-        let late: Vec<Pending> = self
-            .pending
-            .extract_if(.., |pending| pending.deadline <= now)
-            .collect();
+        let late: Vec<Pending> = self.pending.extract_if(.., |pending| pending.deadline <= now).collect();
         for pending in late {
             let (what, waiting_for) = pending.goal.lack();
             let is_written = pending.goal.is_written();
-            pending.finish(Err(BridgeError::Deadline {
-                what,
-                waiting_for,
-                is_written,
-                waited: self.patience,
-            }));
+            pending.finish(Err(BridgeError::Deadline { what, waiting_for, is_written, waited: self.patience }));
         }
     }
 
     fn replied(&mut self, id: u64, reply: Result<ovsdb::Json, ovsdb::Json>) {
-        let Some(position) = self
-            .pending
-            .iter()
-            .position(|pending| pending.goal.expects(id))
-        else {
+        let Some(position) = self.pending.iter().position(|pending| pending.goal.expects(id)) else {
             return;
         };
         if let Some(error) = self.pending[position].goal.replied(reply) {

@@ -9,7 +9,8 @@ use apps::security::{ports_in, ports_with_rules_naming};
 use apps::{Change, View, find};
 use ipnet::IpNet;
 use model::{
-    Kind, Listener, ListenerProtocol, LoadBalancer, LoadBalancerId, Member, NetworkId, Object, Pool, Port, PortId, Rule, SecurityGroupId, owner,
+    Kind, Listener, ListenerProtocol, LoadBalancer, LoadBalancerId, Member, NetworkId, Object, Pool, Port, PortId, Rule, SecurityGroupId,
+    owner,
 };
 
 /// The ports whose connections have to be judged.
@@ -47,7 +48,8 @@ impl Affected {
 
 /// What `changes` affect; `before` is the view without them.
 pub fn affected(before: &View, changes: &[Change]) -> Affected {
-    let mut lost = Lost { view: before, ports: Affected::default(), members_of: BTreeSet::new(), named: BTreeSet::new(), vips_on: BTreeSet::new() };
+    let mut lost =
+        Lost { view: before, ports: Affected::default(), members_of: BTreeSet::new(), named: BTreeSet::new(), vips_on: BTreeSet::new() };
     for change in changes {
         let (key, new) = match change {
             Change::Put(object) => (object.key(), Some(&**object)),
@@ -84,12 +86,16 @@ impl Lost<'_> {
             Object::LoadBalancer(old) if new.and_then(same).is_none_or(|new| is_less_balancer(old, new)) => {
                 self.vips_on.insert(old.vip_network);
             }
-            Object::Listener(old) if new.and_then(same).is_none_or(|new| is_less_listener(old, new)) => self.lose_balanced(old.load_balancer),
+            Object::Listener(old) if new.and_then(same).is_none_or(|new| is_less_listener(old, new)) => {
+                self.lose_balanced(old.load_balancer)
+            }
             Object::Pool(old) if new.and_then(same).is_none_or(|new: &Pool| old.is_admin_up && !new.is_admin_up) => {
                 self.lose_balanced(old.load_balancer);
             }
             Object::Member(old) => {
-                if let Some(pool) = find::<Pool>(self.view, Kind::Pool, old.pool).filter(|pool| ends_with_member(pool, old, new.and_then(same))) {
+                if let Some(pool) =
+                    find::<Pool>(self.view, Kind::Pool, old.pool).filter(|pool| ends_with_member(pool, old, new.and_then(same)))
+                {
                     self.lose_balanced(pool.load_balancer);
                 }
             }
@@ -145,8 +151,9 @@ where
 }
 
 fn allows_the_same(old: &Rule, new: &Rule) -> bool {
-    let meaning =
-        |rule: &Rule| (rule.group, rule.direction, rule.ethertype, rule.protocol, rule.range_min, rule.range_max, rule.remote_prefix, rule.remote_group);
+    let meaning = |rule: &Rule| {
+        (rule.group, rule.direction, rule.ethertype, rule.protocol, rule.range_min, rule.range_max, rule.remote_prefix, rule.remote_group)
+    };
     meaning(old) == meaning(new)
 }
 

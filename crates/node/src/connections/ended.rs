@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn no_flush_names_an_icmpv6_entry_for_the_switch_would_not_survive_it() {
         let mut engine = engine();
-        let text = "icmpv6,orig=(src=fd00::4,dst=fd00::5,id=7,type=128,code=0),reply=(src=fd00::5,dst=fd00::4,id=7,type=129,code=0),zone=60\n";
+        let text =
+            "icmpv6,orig=(src=fd00::4,dst=fd00::5,id=7,type=128,code=0),reply=(src=fd00::5,dst=fd00::4,id=7,type=129,code=0),zone=60\n";
         engine.update([apps::Change::Remove(ObjectKey::new(Kind::Rule, id("in")))]);
         let case = case(&engine, "web", Memory::Rules, text);
         assert_eq!(case.entries.len(), 1);

@@ -15,8 +15,15 @@ pub const ICMPV6: u8 = 58;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum L4 {
     /// Zero: the protocol has no ports, or the switch does not remember them (SCTP on Open vSwitch 3.1).
-    Ports { src: u16, dst: u16 },
-    Icmp { id: u16, kind: u8, code: u8 },
+    Ports {
+        src: u16,
+        dst: u16,
+    },
+    Icmp {
+        id: u16,
+        kind: u8,
+        code: u8,
+    },
 }
 
 /// One direction of a connection.
@@ -193,8 +200,22 @@ mod tests {
     /// Text that is nearly what is printed.
     fn a_line() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("tcp,"), Just("orig=("), Just("),reply=("), Just("src=10.0.0.1,"), Just("dst=::1,"), Just("sport=1,"), Just("dport=65536"),
-            Just("id=1,type=8,code=0"), Just("),"), Just("zone=5"), Just("protoinfo=("), Just("state="), Just("\n"), Just("é"), Just(","), Just("="),
+            Just("tcp,"),
+            Just("orig=("),
+            Just("),reply=("),
+            Just("src=10.0.0.1,"),
+            Just("dst=::1,"),
+            Just("sport=1,"),
+            Just("dport=65536"),
+            Just("id=1,type=8,code=0"),
+            Just("),"),
+            Just("zone=5"),
+            Just("protoinfo=("),
+            Just("state="),
+            Just("\n"),
+            Just("é"),
+            Just(","),
+            Just("="),
         ];
         proptest::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
     }

@@ -138,7 +138,11 @@ impl Connections {
         // Reading takes as long as there are connections: not on a thread that others wait for.
         let read = tokio::task::spawn_blocking(move || listing(&text)).await.map_err(|_| Failure::Over)?;
         if read.unknown > 0 {
-            tracing::warn!(zone, lines = read.unknown, "connections that this version cannot read are not ended by changes; they end when they are idle");
+            tracing::warn!(
+                zone,
+                lines = read.unknown,
+                "connections that this version cannot read are not ended by changes; they end when they are idle"
+            );
         }
         let connections = read.entries.len();
         let case = Case { attachment, memory, entries: read.entries };

@@ -72,12 +72,24 @@ pub struct PlugRequest {
 pub enum Reply {
     Status(Status),
     /// At most [`FLOWS_PER_LINE`] flows, ordered by table, then priority (highest first), then match.
-    Flows { flows: Vec<FlowLine>, is_last: bool },
+    Flows {
+        flows: Vec<FlowLine>,
+        is_last: bool,
+    },
     Plugged(PluggedInterface),
-    Unplugged { interface: String, port: PortId },
-    Interfaces { interfaces: Vec<PluggedInterface> },
+    Unplugged {
+        interface: String,
+        port: PortId,
+    },
+    Interfaces {
+        interfaces: Vec<PluggedInterface>,
+    },
     /// In the three parts that every message to an operator has.
-    Error { what_happened: String, what_it_means: String, what_to_do: String },
+    Error {
+        what_happened: String,
+        what_it_means: String,
+        what_to_do: String,
+    },
 }
 
 /// The node in a few numbers.

@@ -64,7 +64,11 @@ impl Control {
                 vec![self.unplug(interface_or_port).await.map_or_else(|error| refused(&error, &name), unplugged)]
             }
             Request::Interfaces => {
-                vec![self.wish(Wish::List).await.map_or_else(|error| refused(&error, "the list"), |interfaces| Reply::Interfaces { interfaces })]
+                vec![
+                    self.wish(Wish::List)
+                        .await
+                        .map_or_else(|error| refused(&error, "the list"), |interfaces| Reply::Interfaces { interfaces }),
+                ]
             }
         }
     }
@@ -119,11 +123,15 @@ impl Control {
 
     async fn flows(&self, table: Option<String>, object: Option<String>, with_packets: bool) -> Vec<Reply> {
         let Some(mut flows) = self.ask(Ask::Flows).await else { return vec![gone()] };
-        flows.sort_by(|(a, _), (b, _)| (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests)));
+        flows.sort_by(|(a, _), (b, _)| {
+            (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests))
+        });
         let packets = if with_packets { self.packets().await } else { Default::default() };
         let is_wanted = |line: &FlowLine| {
             table.as_ref().is_none_or(|table| table.eq_ignore_ascii_case(&line.table))
-                && object.as_ref().is_none_or(|object| line.because.kind == *object || line.because.name == *object || line.because.id.starts_with(object))
+                && object.as_ref().is_none_or(|object| {
+                    line.because.kind == *object || line.because.name == *object || line.because.id.starts_with(object)
+                })
         };
         let lines: Vec<FlowLine> = flows.iter().map(|(flow, object)| line(flow, object.as_deref(), &packets)).filter(is_wanted).collect();
         let chunks: Vec<&[FlowLine]> = if lines.is_empty() { vec![&[]] } else { lines.chunks(FLOWS_PER_LINE).collect() };

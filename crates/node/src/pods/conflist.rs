@@ -27,7 +27,9 @@ pub async fn announce(folder: PathBuf, run_dir: PathBuf, mut in_force: watch::Re
         let written = std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes()));
         match written {
             Ok(()) => tracing::info!(file = %file.display(), "pods can start here"),
-            Err(error) => tracing::error!(file = %file.display(), error = describe(&error), "no pod can start here; make the folder writable"),
+            Err(error) => {
+                tracing::error!(file = %file.display(), error = describe(&error), "no pod can start here; make the folder writable")
+            }
         }
     }
 }

@@ -104,7 +104,9 @@ impl Pods {
             Request::Attach { attachment, host_ifname, deadline_ms } => {
                 self.attach(attachment, host_ifname, Duration::from_millis(deadline_ms)).await
             }
-            Request::Detach { attachment } => self.detach(&entry(&attachment), &host_ifname(&attachment)).await.err().unwrap_or(Reply::Detached),
+            Request::Detach { attachment } => {
+                self.detach(&entry(&attachment), &host_ifname(&attachment)).await.err().unwrap_or(Reply::Detached)
+            }
             Request::Check { attachment } => self.check(&attachment).await,
             Request::Gc { network, valid_attachments } => self.collect(&network, &valid_attachments).await,
             Request::Status => self.status(),
@@ -138,8 +140,10 @@ impl Pods {
         let addresses = port.addresses().into_iter().map(|(address, subnet)| Address { address, gateway: subnet.gateway }).collect();
         let of_subnet = |subnet: &&model::Subnet| port.port.fixed_ips.iter().any(|fixed| fixed.subnet == subnet.id);
         let subnets: Vec<&model::Subnet> = port.network.subnets.iter().filter(of_subnet).collect();
-        let host_routes = subnets.iter().flat_map(|subnet| &subnet.host_routes).map(|route| Route { dst: route.destination, gw: Some(route.nexthop) });
-        let defaults = subnets.iter().filter_map(|subnet| subnet.gateway).map(|gateway| Route { dst: everywhere(gateway), gw: Some(gateway) });
+        let host_routes =
+            subnets.iter().flat_map(|subnet| &subnet.host_routes).map(|route| Route { dst: route.destination, gw: Some(route.nexthop) });
+        let defaults =
+            subnets.iter().filter_map(|subnet| subnet.gateway).map(|gateway| Route { dst: everywhere(gateway), gw: Some(gateway) });
         let nameservers = subnets.iter().flat_map(|subnet| &subnet.dns_servers).map(|server| server.to_string()).collect();
         Prepared {
             port: port.port.id.to_string(),
@@ -159,7 +163,11 @@ impl Pods {
         match tokio::time::timeout_at(until, self.plug(&attachment, &host_ifname)).await {
             Ok(Ok((port, ofport))) => self.wait_in_force(port, ofport, until).await,
             Ok(Err(reply)) => reply,
-            Err(_) => error(code::TRY_AGAIN, doing, "Open vSwitch did not take the interface in time; check that ovsdb-server and ovs-vswitchd run"),
+            Err(_) => error(
+                code::TRY_AGAIN,
+                doing,
+                "Open vSwitch did not take the interface in time; check that ovsdb-server and ovs-vswitchd run",
+            ),
         }
     }
 
@@ -167,10 +175,18 @@ impl Pods {
     async fn plug(&self, attachment: &Attachment, host_ifname: &str) -> Result<(PortId, OfPort), Reply> {
         let _turn = self.turns.take(host_ifname).await;
         let Some(added) = self.added.lock().await.get(&entry(attachment)).cloned() else {
-            return Err(error(code::UNKNOWN_CONTAINER, "the interface was not prepared", "it was deleted meanwhile, or nobody asked Prepare first"));
+            return Err(error(
+                code::UNKNOWN_CONTAINER,
+                "the interface was not prepared",
+                "it was deleted meanwhile, or nobody asked Prepare first",
+            ));
         };
         let Some(port) = self.local.borrow().port(added.port).cloned() else {
-            return Err(error(code::TRY_AGAIN, "the pod's port left this node", "the pod was deleted or moved; the runtime tries again if it has not"));
+            return Err(error(
+                code::TRY_AGAIN,
+                "the pod's port left this node",
+                "the pod was deleted or moved; the runtime tries again if it has not",
+            ));
         };
         self.remove_predecessors(attachment, &added).await;
         let spec = PortSpec::new(&self.bridge_name, host_ifname, "")
@@ -233,7 +249,11 @@ impl Pods {
         if self.in_force.borrow().ports.contains_key(&added.port) {
             return Reply::Checked;
         }
-        error(code::TRY_AGAIN, format!("port {} has no flows in the switch", added.port), "its traffic is dropped; see `ladon ports` and the node's log")
+        error(
+            code::TRY_AGAIN,
+            format!("port {} has no flows in the switch", added.port),
+            "its traffic is dropped; see `ladon ports` and the node's log",
+        )
     }
 
     async fn collect(&self, network: &str, valid: &[Attachment]) -> Reply {
@@ -255,7 +275,11 @@ impl Pods {
         if self.in_force.borrow().is_complete {
             return Reply::Ready;
         }
-        error(code::NOT_AVAILABLE, "the node is not ready", "the switch was not compared with a complete view yet; see the log of `ladon node`")
+        error(
+            code::NOT_AVAILABLE,
+            "the node is not ready",
+            "the switch was not compared with a complete view yet; see the log of `ladon node`",
+        )
     }
 
     async fn remember(&self, key: String, added: Added) -> Result<(), Reply> {

@@ -39,7 +39,8 @@ impl Pods {
         // The bridge first: every port on it that is being added has an entry by then.
         let interfaces = self.bridge.interfaces().borrow().clone().unwrap_or_default();
         let added = self.added.lock().await.clone();
-        let named: BTreeSet<String> = made_here(&interfaces).chain(added.values().map(|one| one.host_ifname.as_str())).map(str::to_string).collect();
+        let named: BTreeSet<String> =
+            made_here(&interfaces).chain(added.values().map(|one| one.host_ifname.as_str())).map(str::to_string).collect();
         let gone = match tokio::task::spawn_blocking(move || without_link(named)).await {
             Ok(Ok(gone)) => gone,
             Ok(Err(error)) => return tracing::warn!(error = describe(&error), "left-over interfaces of pods are not looked for now"),
@@ -61,7 +62,9 @@ impl Pods {
         }
         match self.unplug(key, &seen.host_ifname).await {
             Ok(()) => tracing::info!(interface = seen.host_ifname, "cleared away the interface of a pod that was deleted meanwhile"),
-            Err(reply) => tracing::warn!(interface = seen.host_ifname, ?reply, "the interface of a deleted pod stays on the bridge for now"),
+            Err(reply) => {
+                tracing::warn!(interface = seen.host_ifname, ?reply, "the interface of a deleted pod stays on the bridge for now")
+            }
         }
     }
 
@@ -156,7 +159,8 @@ mod tests {
     #[test]
     fn only_dead_ports_of_pods_that_nobody_names_are_removed() {
         let ids = [(CONTAINER, "c1")];
-        let interfaces = Interfaces::from([interface("lad1", &ids), interface("lad2", &ids), interface("lad3", &ids), interface("tap4", &[])]);
+        let interfaces =
+            Interfaces::from([interface("lad1", &ids), interface("lad2", &ids), interface("lad3", &ids), interface("tap4", &[])]);
         let all = BTreeMap::from([("c2/eth0".to_string(), added("lad2", None))]);
         assert_eq!(orphans(&interfaces, &all, &names(&["lad1", "lad2", "tap4"])), ["lad1"], "lad3 has its link still");
     }

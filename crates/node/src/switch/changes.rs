@@ -65,10 +65,7 @@ mod tests {
     fn groups_come_before_flows_and_their_deletes_after() {
         let group = InstalledGroup { id: 1, kind: GroupKind::All, buckets: vec![], selection: None };
         let flow = |priority| FlowMod::add(0, priority, Match::any(), Instructions::drop(), 0);
-        let changes = Changes {
-            groups: vec![GroupMod::delete(2), GroupMod::add(group)],
-            flows: (0..700).map(flow).collect(),
-        };
+        let changes = Changes { groups: vec![GroupMod::delete(2), GroupMod::add(group)], flows: (0..700).map(flow).collect() };
         let bundles = changes.clone().into_bundles(Commit::InSlices);
         assert_eq!(bundles.iter().map(Vec::len).collect::<Vec<_>>(), [500, 202]);
         assert!(matches!(&bundles[0][0], Message::GroupMod(group) if group.id == 1));

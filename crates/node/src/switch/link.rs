@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use openflow::{
-    AsyncConfig, Features, Hello, Message, MonitorRequest, MultipartBody, MultipartReply, MultipartRequest,
-    SwitchConfig, Xid, async_kind, packet_in_format,
+    AsyncConfig, Features, Hello, Message, MonitorRequest, MultipartBody, MultipartReply, MultipartRequest, SwitchConfig, Xid, async_kind,
+    packet_in_format,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -22,8 +22,7 @@ use super::codec::{Codec, Frame};
 use super::error::SwitchError;
 use super::pending::{Command, Pending};
 use super::{
-    BACKOFF_FIRST, BACKOFF_MAX, Event, EVENTS_WAITING_MAX, HANDSHAKE_TIMEOUT, Options, OUT_MAX, PENDING_MAX,
-    PROBE_AFTER, SILENCE_MAX,
+    BACKOFF_FIRST, BACKOFF_MAX, EVENTS_WAITING_MAX, Event, HANDSHAKE_TIMEOUT, OUT_MAX, Options, PENDING_MAX, PROBE_AFTER, SILENCE_MAX,
 };
 
 /// How often deadlines are looked at.
@@ -210,9 +209,7 @@ impl Link {
     /// A message that answers nothing.
     fn unasked(&self, connection: &mut Connection, message: Message, xid: Xid) -> io::Result<()> {
         match message {
-            Message::EchoRequest(data) => {
-                Message::EchoReply(data).encode(xid, &mut connection.pending.out).map_err(broken)
-            }
+            Message::EchoRequest(data) => Message::EchoReply(data).encode(xid, &mut connection.pending.out).map_err(broken),
             Message::PacketIn2(packet) => {
                 // Behind waiting events a packet-in would overtake; with the channel full it would wait: both drop it.
                 if !connection.waiting.is_empty() || self.events.try_send(Event::PacketIn(Box::new(packet))).is_err() {

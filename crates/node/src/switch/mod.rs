@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openflow::{
-    CtFlush, Features, FlowRemoved, FlowUpdate, InstalledFlow, InstalledGroup, Message, MultipartBody,
-    MultipartRequest, PacketIn2, PacketOut, Port, PortReason, SwitchConfig, fragments,
+    CtFlush, Features, FlowRemoved, FlowUpdate, InstalledFlow, InstalledGroup, Message, MultipartBody, MultipartRequest, PacketIn2,
+    PacketOut, Port, PortReason, SwitchConfig, fragments,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -90,7 +90,10 @@ pub enum Event {
     Disconnected(String),
     /// A packet that a flow sent here; boxed, as are the other large ones.
     PacketIn(Box<PacketIn2>),
-    PortStatus { reason: PortReason, port: Port },
+    PortStatus {
+        reason: PortReason,
+        port: Port,
+    },
     FlowRemoved(Box<FlowRemoved>),
     /// Somebody else changed a flow, or the monitor paused.
     FlowUpdate(Box<FlowUpdate>),

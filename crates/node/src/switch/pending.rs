@@ -1,8 +1,8 @@
 //! Requests that wait for their answers, found by transaction id.
 
 use openflow::{
-    BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, Message, MultipartBody,
-    MultipartReply, MultipartRequest, Reassembly, Xid,
+    BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, Message, MultipartBody, MultipartReply, MultipartRequest, Reassembly,
+    Xid,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -15,9 +15,18 @@ pub(super) type Reply<T, E = SwitchError> = oneshot::Sender<Result<T, E>>;
 /// What a handle asks of the link.
 pub(super) enum Command {
     /// Messages of which only the last has an answer.
-    Exchange { messages: Vec<Message>, reply: Reply<Message> },
-    Multipart { request: MultipartRequest, reply: Reply<MultipartBody> },
-    Bundle { messages: Vec<Message>, reply: Reply<(), CommitError> },
+    Exchange {
+        messages: Vec<Message>,
+        reply: Reply<Message>,
+    },
+    Multipart {
+        request: MultipartRequest,
+        reply: Reply<MultipartBody>,
+    },
+    Bundle {
+        messages: Vec<Message>,
+        reply: Reply<(), CommitError>,
+    },
     /// A message without an answer.
     Send(Message),
 }

@@ -91,7 +91,9 @@ impl Task {
             }
             Ok(Err(DiskError::Missing)) => tracing::info!("there is no view in {path} yet: nothing is changed before a server gives one"),
             Ok(Err(error)) => {
-                tracing::warn!("the view in {path} is ignored: {error}; the switch stays as it is until a server answers; see that one does (ladon nodes)");
+                tracing::warn!(
+                    "the view in {path} is ignored: {error}; the switch stays as it is until a server answers; see that one does (ladon nodes)"
+                );
             }
             Err(error) => tracing::error!("reading {path} failed: {error}"),
         }
@@ -191,7 +193,9 @@ impl Task {
                         return Ok(End::Fault(fault));
                     }
                     *has_talked = true;
-                    self.tell(|status| *status = LinkStatus { server: Some(server.into()), problem: None, revision: self.replica.revision() });
+                    self.tell(|status| {
+                        *status = LinkStatus { server: Some(server.into()), problem: None, revision: self.replica.revision() }
+                    });
                 }
             }
         }
@@ -256,7 +260,9 @@ impl Task {
 fn saved(done: Result<Result<(), DiskError>, tokio::task::JoinError>) {
     match done {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!("{error}; traffic goes on, but a restart without a server would begin with an older view; make room there"),
+        Ok(Err(error)) => {
+            tracing::error!("{error}; traffic goes on, but a restart without a server would begin with an older view; make room there")
+        }
         Err(error) => tracing::error!("writing the view failed: {error}"),
     }
 }

@@ -136,7 +136,8 @@ impl Edit<'_, '_> {
 
     /// Addresses for a port, and the port itself.
     fn put_port(&mut self, port: Port, wanted: Option<&[Wanted]>, mac: Option<Mac>) -> Result<Port, EditError> {
-        let request = Request { network: port.network, device_owner: &port.device_owner, host: port.host.as_ref(), wanted, mac, existing: None };
+        let request =
+            Request { network: port.network, device_owner: &port.device_owner, host: port.host.as_ref(), wanted, mac, existing: None };
         let mut allocation = ipam::allocate(self.tx, &request)?;
         if mac.is_none() && allocation.block.is_none() {
             // The allocator would take a MAC that no seed repeats.

@@ -205,7 +205,11 @@ impl Host {
         match change {
             Change::Put(object) => {
                 if let Object::Port(port) = &**object {
-                    if port.home() == Some(&self.name) { self.homes.insert(port.id) } else { self.homes.remove(&port.id) };
+                    if port.home() == Some(&self.name) {
+                        self.homes.insert(port.id)
+                    } else {
+                        self.homes.remove(&port.id)
+                    };
                 }
             }
             Change::Remove(key) if key.kind == Kind::Port => drop(self.homes.remove(&PortId(key.id))),

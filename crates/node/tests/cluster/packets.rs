@@ -72,7 +72,8 @@ impl World {
         let ip = if self.random.chance(20) { vip.or(target_ip) } else { target_ip }.unwrap_or([10, 0, 0, 9].into());
         let own = sender.and_then(|port| port.addresses().find(|own| own.is_ipv4() == ip.is_ipv4()));
         let own = own.unwrap_or(if ip.is_ipv4() { [10, 0, 0, 8].into() } else { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 8u16]) });
-        let routers: Vec<Mac> = all.iter().filter(|port| port.is_router_interface() && port.network == network).map(|port| port.mac).collect();
+        let routers: Vec<Mac> =
+            all.iter().filter(|port| port.is_router_interface() && port.network == network).map(|port| port.mac).collect();
         let is_near = target.is_some_and(|port| port.network == network);
         let mac = match self.random.below(10) {
             0..8 if is_near => target.map(|port| port.mac),
@@ -118,9 +119,8 @@ impl World {
             return 0;
         }
         let state = self.latest();
-        let is_open = |port: &&Port| {
-            is_up(&state, port) && !port.is_port_security && port.status == PortStatus::Active && v4(port).is_some()
-        };
+        let is_open =
+            |port: &&Port| is_up(&state, port) && !port.is_port_security && port.status == PortStatus::Active && v4(port).is_some();
         let open: Vec<&Port> = state.all::<Port>().filter(is_open).collect();
         let mut tried = 0;
         for from in &open {
@@ -131,7 +131,11 @@ impl World {
                 let packet = Packet::ip(attachment.ofport, own.ip, ip.ip).macs(from.mac, mac).udp(5, 6);
                 let reached = self.judge(n, from.id, &packet);
                 let mut journey = || self.hosts[n].vswitch.forwarding.receive(&packet);
-                assert!(reached == [to.id], "{packet} reaches {reached:?}, on n{n} it ends as {:?}\nfrom {from:?}\nto {to:?}", journey().outcomes);
+                assert!(
+                    reached == [to.id],
+                    "{packet} reaches {reached:?}, on n{n} it ends as {:?}\nfrom {from:?}\nto {to:?}",
+                    journey().outcomes
+                );
                 tried += 1;
             }
         }

@@ -213,7 +213,8 @@ impl World {
             return;
         }
         let (core, is_tidy) = (server.core.clone(), self.is_tidy);
-        let mut future: Pending<_> = Box::pin(async move { core.write(move |tx: &mut Tx| edit(tx, &mut Random::new(seed), is_tidy)).await });
+        let mut future: Pending<_> =
+            Box::pin(async move { core.write(move |tx: &mut Tx| edit(tx, &mut Random::new(seed), is_tidy)).await });
         // The first poll puts it into the writer's queue.
         match poll(&mut future) {
             Some(answer) => self.answered(answer),

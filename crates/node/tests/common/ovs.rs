@@ -39,16 +39,8 @@ impl DummyOvs {
     /// A database that no ovs-vswitchd looks at.
     pub fn without_vswitchd() -> Self {
         let dir = TempDir::with_prefix(format!("ladon-ovs-{}-", std::process::id())).unwrap();
-        let mut ovs = DummyOvs {
-            dir,
-            server: None,
-            vswitchd: None,
-            namespace: None,
-        };
-        run(Command::new("ovsdb-tool")
-            .arg("create")
-            .arg(ovs.path("conf.db"))
-            .arg(SCHEMA));
+        let mut ovs = DummyOvs { dir, server: None, vswitchd: None, namespace: None };
+        run(Command::new("ovsdb-tool").arg("create").arg(ovs.path("conf.db")).arg(SCHEMA));
         ovs.start_server();
         ovs.vsctl(&["--no-wait", "init"]);
         ovs
@@ -73,9 +65,7 @@ impl DummyOvs {
             .arg(format!("--log-file={}", self.path("server.log").display()));
         self.server = Some(spawn(command));
         let socket = self.socket();
-        wait_until("ovsdb-server listens", || {
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
-        });
+        wait_until("ovsdb-server listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     }
 
     /// SIGKILL, as a crash would.
@@ -99,10 +89,7 @@ impl DummyOvs {
             .args(["--disable-system", "--no-chdir"])
             .arg(format!("--unixctl={}", self.path("vswitchd.ctl").display()))
             .arg(format!("--pidfile={}", self.path("vswitchd.pid").display()))
-            .arg(format!(
-                "--log-file={}",
-                self.path("vswitchd.log").display()
-            ))
+            .arg(format!("--log-file={}", self.path("vswitchd.log").display()))
             .arg(format!("unix:{}", self.socket().display()));
         self.vswitchd = Some(spawn(command));
     }
@@ -119,19 +106,13 @@ impl DummyOvs {
 
     /// Runs `ovs-ofctl` in OpenFlow 1.5.
     pub fn ofctl(&self, args: &[&str]) -> String {
-        run(self
-            .command("ovs-ofctl")
-            .args(["-O", "OpenFlow15"])
-            .args(args))
+        run(self.command("ovs-ofctl").args(["-O", "OpenFlow15"]).args(args))
     }
 
     /// Changes the database while no server runs.
     pub fn transact_on_file(&self, transaction: &str) {
         assert!(self.server.is_none());
-        run(Command::new("ovsdb-tool")
-            .arg("transact")
-            .arg(self.path("conf.db"))
-            .arg(transaction));
+        run(Command::new("ovsdb-tool").arg("transact").arg(self.path("conf.db")).arg(transaction));
     }
 
     /// A command that finds these daemons and no others.
@@ -157,20 +138,11 @@ impl Drop for DummyOvs {
 fn show_log(path: &Path) {
     let log = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
-    eprintln!(
-        "the end of {}:\n{}",
-        path.display(),
-        lines[lines.len().saturating_sub(20)..].join("\n")
-    );
+    eprintln!("the end of {}:\n{}", path.display(), lines[lines.len().saturating_sub(20)..].join("\n"));
 }
 
 fn spawn(mut command: Command) -> Child {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn end(child: Option<Child>) {

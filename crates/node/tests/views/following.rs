@@ -120,7 +120,11 @@ async fn when_a_server_is_gone_the_next_one_is_followed() {
     let mut status = node.link.status.clone();
     let followed = soon("it says whom", status.wait_for(|status| status.server.is_some())).await.unwrap().server.clone().unwrap();
     let (mut second, other) = (second, if followed == a { b } else { a.clone() });
-    if followed == a { first.stop().await } else { second.stop().await }
+    if followed == a {
+        first.stop().await
+    } else {
+        second.stop().await
+    }
     soon("it follows the other", status.wait_for(|status| status.server.as_ref() == Some(&other))).await.unwrap();
     node.link.stop().await;
 }

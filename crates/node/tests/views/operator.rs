@@ -92,7 +92,9 @@ async fn a_revision_is_in_force_when_every_node_that_it_concerns_says_so() {
     two.report(&[12], &[12], two.revision);
     until(&world, &format!("/ladon/v1/wait?revision={revision}&timeout=0"), |body| body["is_in_force"] == true).await;
     let revision = world.server.put([Network { mtu: 1300, ..network(1) }.into()]).await;
-    let body = until(&world, &format!("/ladon/v1/wait?revision={revision}&timeout=0"), |body| !body["lagging"].as_array().unwrap().is_empty()).await;
+    let body =
+        until(&world, &format!("/ladon/v1/wait?revision={revision}&timeout=0"), |body| !body["lagging"].as_array().unwrap().is_empty())
+            .await;
     assert_eq!(body["lagging"][0]["reason"], "it is not connected");
     two.link.stop().await;
 }
@@ -107,14 +109,21 @@ async fn a_revision_that_is_not_there_yet_is_waited_for_and_not_in_force() {
 async fn ports_say_what_they_lack_and_who_else_claims_them() {
     let world = World::new().await;
     let down = Port { is_admin_up: false, ..vm(13, 1, 1) };
-    world.server.put([network(1).into(), vm(11, 1, 1).into(), port(12, 1).into(), down.into(), vm(14, 1, 7).into(), interface(20, 1, 1).into()]).await;
+    world
+        .server
+        .put([network(1).into(), vm(11, 1, 1).into(), port(12, 1).into(), down.into(), vm(14, 1, 7).into(), interface(20, 1, 1).into()])
+        .await;
     let (mut one, mut two) = (world.follow(1), world.follow(2));
     one.next().await;
     two.next().await;
     let lacks = |body: &Value, n: u32| {
         let id = port_id(n).to_string();
         let ports = body["ports"].as_array().unwrap();
-        ports.iter().find(|port| port["id"] == id.as_str()).map(|port| port["missing"].as_str().unwrap_or("").to_string()).unwrap_or_default()
+        ports
+            .iter()
+            .find(|port| port["id"] == id.as_str())
+            .map(|port| port["missing"].as_str().unwrap_or("").to_string())
+            .unwrap_or_default()
     };
     let path = "/ladon/v1/ports";
     let body = get(&world, path).await;
@@ -128,7 +137,8 @@ async fn ports_say_what_they_lack_and_who_else_claims_them() {
     one.report(&[11], &[11], one.revision);
     until(&world, path, |body| lacks(body, 11).is_empty()).await;
     two.report(&[11, 99], &[], two.revision);
-    let body = until(&world, "/ladon/v1/ports?missing=true&node=n1", |body| body["unknown_interfaces"].as_array().unwrap().len() == 1).await;
+    let body =
+        until(&world, "/ladon/v1/ports?missing=true&node=n1", |body| body["unknown_interfaces"].as_array().unwrap().len() == 1).await;
     assert_eq!(body["ports"][0]["conflicts"][0], "n2", "{body}");
     assert_eq!(body["unknown_interfaces"][0]["iface_id"], port_id(99).to_string());
     one.link.stop().await;
@@ -144,7 +154,10 @@ async fn nodes_are_listed_with_what_they_said_of_themselves() {
     node.next().await;
     let body = until(&world, "/ladon/v1/nodes", |body| body["nodes"].as_array().unwrap().len() == 1).await;
     let row = &body["nodes"][0];
-    assert_eq!((row["name"].as_str(), row["tunnel_addresses"][0].as_str(), row["ports"].as_u64()), (Some("n1"), Some("192.0.2.1"), Some(1)));
+    assert_eq!(
+        (row["name"].as_str(), row["tunnel_addresses"][0].as_str(), row["ports"].as_u64()),
+        (Some("n1"), Some("192.0.2.1"), Some(1))
+    );
     assert_eq!((&row["is_connected"], &row["is_up_to_date"]), (&Value::Bool(true), &Value::Bool(false)));
     node.until_right(1, &world.server).await;
     node.report(&[], &[], node.revision);
@@ -184,7 +197,9 @@ async fn a_forgotten_node_keeps_no_claim_and_holds_up_nobody() {
     one.next().await;
     two.next().await;
     one.report(&[11, 12], &[11, 12], Revision(0));
-    let is_claimed = |state: &server::State| state.port(port_id(11)).unwrap().home() == Some(&name(1)) && state.port(port_id(12)).unwrap().status == PortStatus::Active;
+    let is_claimed = |state: &server::State| {
+        state.port(port_id(11)).unwrap().home() == Some(&name(1)) && state.port(port_id(12)).unwrap().status == PortStatus::Active
+    };
     world.server.until("claimed", is_claimed).await;
     two.report(&[11], &[11], Revision(0));
     let forget = |node: &str| Request::delete(format!("/ladon/v1/nodes/{node}"));

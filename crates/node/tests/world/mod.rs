@@ -193,17 +193,17 @@ impl World {
         let port = self.port(name);
         let host = self.underlay.host(name, number).unwrap();
         cable(&self.node, &host, name);
-        let settings = [
-            format!("link set data0 address {}", port.mac),
-            "link set data0 up".to_string(),
-            "link delete eth0".to_string(),
-        ];
+        let settings = [format!("link set data0 address {}", port.mac), "link set data0 up".to_string(), "link delete eth0".to_string()];
         host.netns().ip(&settings).unwrap();
         host.netns().sysctl(&[("net/ipv6/conf/all/forwarding", "0"), ("net/ipv4/ip_forward", "0")]).unwrap();
         let length = |ip: std::net::IpAddr| if ip.is_ipv4() { 16 } else { 64 };
-        let addresses = port.addresses().map(|ip| format!("address add {ip}/{} dev data0{}", length(ip), if ip.is_ipv6() { " nodad" } else { "" }));
+        let addresses =
+            port.addresses().map(|ip| format!("address add {ip}/{} dev data0{}", length(ip), if ip.is_ipv6() { " nodad" } else { "" }));
         let has = |is_v6: bool| port.addresses().any(|ip| ip.is_ipv6() == is_v6);
-        let routes = gateways.iter().filter(|gateway| has(gateway.contains(':'))).map(|gateway| format!("route add default via {gateway} dev data0"));
+        let routes = gateways
+            .iter()
+            .filter(|gateway| has(gateway.contains(':')))
+            .map(|gateway| format!("route add default via {gateway} dev data0"));
         host.netns().ip(&addresses.chain(routes).collect::<Vec<_>>()).unwrap();
         let request = format!("ofport_request={number}");
         self.ovs.vsctl(&["add-port", BRIDGE, name, "--", "set", "interface", name, &request]).unwrap();
@@ -238,7 +238,9 @@ impl World {
 /// the userspace datapath sees packets as a network card would get them.
 fn cable(node: &Host, host: &Host, name: &str) {
     let (near, far) = (node.namespace(), host.namespace());
-    node.netns().ip(&[format!("link add {name} netns {near} type veth peer name data0 netns {far}"), format!("link set {name} up")]).unwrap();
+    node.netns()
+        .ip(&[format!("link add {name} netns {near} type veth peer name data0 netns {far}"), format!("link set {name} up")])
+        .unwrap();
     for (netns, device) in [(node.netns(), name), (host.netns(), "data0")] {
         netns.tool("ethtool", &["-K", device, "tx", "off", "tso", "off", "gso", "off", "gro", "off"]).unwrap();
     }
@@ -257,12 +259,13 @@ impl Workload {
     /// A TCP connection to `to`, or how it failed.
     pub fn connect(&self, to: &str) -> std::io::Result<Talk> {
         let to: SocketAddr = to.parse().unwrap();
-        self.netns().within(|| {
-            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            Ok(Talk(stream))
-        })
-        .unwrap()
+        self.netns()
+            .within(|| {
+                let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                Ok(Talk(stream))
+            })
+            .unwrap()
     }
 
     /// A UDP socket for `to`.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::encode::{
-    CT_COMMIT, CT_FORCE, CT_NO_TABLE, NAT_DST, NAT_HASH, NAT_PERSISTENT, NAT_RANDOM, NAT_SRC, RANGE_IPV4_MAX,
-    RANGE_IPV4_MIN, RANGE_IPV6_MAX, RANGE_IPV6_MIN, RANGE_PORT_MAX, RANGE_PORT_MIN,
+    CT_COMMIT, CT_FORCE, CT_NO_TABLE, NAT_DST, NAT_HASH, NAT_PERSISTENT, NAT_RANDOM, NAT_SRC, RANGE_IPV4_MAX, RANGE_IPV4_MIN,
+    RANGE_IPV6_MAX, RANGE_IPV6_MIN, RANGE_PORT_MAX, RANGE_PORT_MIN,
 };
 use super::{Action, Controller, Ct, CtZone, NICIRA, Nat, NatKind, PortChoice, TABLE_CURRENT};
 use super::{controller_property as property, kind, subtype};

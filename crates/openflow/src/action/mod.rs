@@ -77,24 +77,41 @@ pub(crate) mod controller_property {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     /// Send the packet out of a port. `max_len` says how much of it a controller gets, 0 for every other port.
-    Output { port: OfPort, max_len: u16 },
+    Output {
+        port: OfPort,
+        max_len: u16,
+    },
     /// Send the packet to a controller with data of the flow's own (NXAST_CONTROLLER2).
     Controller(Controller),
     /// Send the packet out of the port whose number is in a field.
-    OutputReg { source: Subfield, max_len: u16 },
+    OutputReg {
+        source: Subfield,
+        max_len: u16,
+    },
     Group(u32),
     /// Write `value` to the bits `mask` of a field.
     SetField(MatchField),
     /// Copy bits from one field to another; both runs have the same length.
-    Move { source: Subfield, destination: Subfield },
+    Move {
+        source: Subfield,
+        destination: Subfield,
+    },
     /// Look the packet up again as if it came from `port` ([`OfPort::IN_PORT`]: where it came from), in `table`.
-    Resubmit { port: OfPort, table: u8, with_ct_tuple: bool },
+    Resubmit {
+        port: OfPort,
+        table: u8,
+        with_ct_tuple: bool,
+    },
     Ct(Ct),
     CtClear,
     /// Only inside [`Ct::actions`].
     Nat(Nat),
     /// Dimension `clause` (from 0) of `clauses` of the conjunction `id` is satisfied.
-    Conjunction { id: u32, clause: u8, clauses: u8 },
+    Conjunction {
+        id: u32,
+        clause: u8,
+        clauses: u8,
+    },
     /// Bytes without effect; [`Action::note`] pads them as the format demands.
     Note(Vec<u8>),
     SetTtl(u8),
@@ -105,7 +122,11 @@ pub enum Action {
     /// Do these and forget what they did to the packet.
     Clone(Vec<Action>),
     /// Set one bit of a field to whether the packet is longer than `length` bytes.
-    CheckPktLarger { length: u16, field: Field, offset: u16 },
+    CheckPktLarger {
+        length: u16,
+        field: Field,
+        offset: u16,
+    },
     StackPush(Subfield),
     StackPop(Subfield),
     SetQueue(u32),

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use openflow::{
-    BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, ErrorMessage, Hello, InstalledFlow,
-    InstalledGroup, Message, MultipartBody, MultipartRequest, Reassembly, Xid, decode, frame_len,
+    BUNDLE_ATOMIC, BUNDLE_ORDERED, BundleControl, BundleControlKind, ErrorMessage, Hello, InstalledFlow, InstalledGroup, Message,
+    MultipartBody, MultipartRequest, Reassembly, Xid, decode, frame_len,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -186,8 +186,7 @@ impl Client {
 
     pub fn receive(&mut self) -> (Message, Xid) {
         loop {
-            if let Some(length) = frame_len(&self.received).unwrap().filter(|length| *length <= self.received.len())
-            {
+            if let Some(length) = frame_len(&self.received).unwrap().filter(|length| *length <= self.received.len()) {
                 let bytes: Vec<u8> = self.received.drain(..length).collect();
                 match decode(&bytes).unwrap() {
                     (Message::EchoRequest(data), xid) => {
@@ -238,10 +237,8 @@ impl Client {
         let control = |kind| Message::BundleControl(BundleControl { bundle: 7, kind, flags });
         let opened = self.ask(&control(BundleControlKind::OpenRequest));
         assert!(matches!(opened, Message::BundleControl(_)), "{opened:?}");
-        let adds: Vec<_> = messages
-            .into_iter()
-            .map(|message| Message::BundleAdd { bundle: 7, flags, message: Box::new(message) })
-            .collect();
+        let adds: Vec<_> =
+            messages.into_iter().map(|message| Message::BundleAdd { bundle: 7, flags, message: Box::new(message) }).collect();
         let errors = self.try_all(&adds);
         let named: Vec<_> = errors.iter().map(|(index, error)| format!("{error}: {:?}", adds[*index])).collect();
         assert!(named.is_empty(), "{named:#?}");

@@ -30,12 +30,7 @@ impl Server {
     pub fn clustered() -> Self {
         let dir = TempDir::with_prefix("ovsdb-").unwrap();
         let raft = format!("unix:{}", path(&dir, "raft.sock").display());
-        tool(&[
-            "create-cluster",
-            path(&dir, "conf.db").to_str().unwrap(),
-            SCHEMA,
-            &raft,
-        ]);
+        tool(&["create-cluster", path(&dir, "conf.db").to_str().unwrap(), SCHEMA, &raft]);
         let child = spawn(dir.path());
         Server { dir, child }.ready()
     }
@@ -66,13 +61,7 @@ fn path(dir: &TempDir, name: &str) -> PathBuf {
 }
 
 fn tool(args: &[&str]) {
-    assert!(
-        Command::new("ovsdb-tool")
-            .args(args)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("ovsdb-tool").args(args).status().unwrap().success());
 }
 
 fn spawn(dir: &Path) -> Child {
@@ -99,22 +88,14 @@ impl Client {
     pub fn connect(server: &Server) -> Self {
         let stream = UnixStream::connect(server.socket()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Client {
-            stream,
-            framer: Framer::default(),
-            id: 0,
-            updates: Vec::new(),
-        }
+        Client { stream, framer: Framer::default(), id: 0, updates: Vec::new() }
     }
 
     pub fn schema(&mut self) -> Schema {
         Schema::decode(&self.ask(call::get_schema(1, "Open_vSwitch")).unwrap()).unwrap()
     }
 
-    pub fn transact(
-        &mut self,
-        operations: Vec<Operation>,
-    ) -> Result<Vec<Outcome>, TransactionError> {
+    pub fn transact(&mut self, operations: Vec<Operation>) -> Result<Vec<Outcome>, TransactionError> {
         self.id += 1;
         let transaction = Transaction::new("Open_vSwitch", operations);
         let reply = self.ask(transaction.request(self.id));
@@ -123,9 +104,7 @@ impl Client {
 
     pub fn ask(&mut self, request: Message) -> Result<Json, Json> {
         self.send(&request);
-        let Message::Request { id: asked, .. } = request else {
-            panic!("not a request")
-        };
+        let Message::Request { id: asked, .. } = request else { panic!("not a request") };
         loop {
             match self.message() {
                 Message::Response { id, result } if id == asked => return result,

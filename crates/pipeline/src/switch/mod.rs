@@ -238,9 +238,8 @@ mod tests {
 
     #[test]
     fn a_conjunction_needs_all_its_clauses() {
-        let clause = |test, clause| {
-            Table::Classify.when([test]).act(Action::Conjunction { id: 7, clause, of: 2 }).because(Reason::Pipeline)
-        };
+        let clause =
+            |test, clause| Table::Classify.when([test]).act(Action::Conjunction { id: 7, clause, of: 2 }).because(Reason::Pipeline);
         let any = |ip: &str| ipnet::IpNet::from(ip.parse::<IpAddr>().unwrap());
         let fits = Table::Classify.when([crate::conj_id(7), ipv4()]).act(Action::Output(OfPort(2))).because(Reason::Pipeline);
         let both = [clause(ip_src(any("10.0.0.1")), 0), clause(ip_dst(any("10.0.0.2")), 1), fits.clone()];

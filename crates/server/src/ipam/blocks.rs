@@ -87,8 +87,7 @@ pub(super) fn free_in(tx: &Tx, block: &Block) -> Option<Ipv4Addr> {
     let gateways: Vec<IpAddr> = state.subnets_of(block.network).filter_map(|subnet| subnet.gateway).collect();
     let is_free_ip = |ip: IpAddr| !gateways.contains(&ip) && state.port_by_ip(block.network, ip).is_none();
     let is_free = |v4: &Ipv4Addr| {
-        addresses(block, *v4).iter().all(|fixed| is_free_ip(fixed.ip))
-            && state.port_by_mac(block.network, Block::mac(*v4)).is_none()
+        addresses(block, *v4).iter().all(|fixed| is_free_ip(fixed.ip)) && state.port_by_mac(block.network, Block::mac(*v4)).is_none()
     };
     let all = u32::from(block.v4.network())..=u32::from(block.v4.broadcast());
     let never_used = all.map(Ipv4Addr::from).filter(|v4| !space.is_queued((*v4).into()));
@@ -118,7 +117,9 @@ fn place(tx: &Tx, network: NetworkId, subnet: &Subnet, v6: &[V6Range]) -> Option
     let is_vacant = |place: &Ipv4Net| is_vacant(tx, network, subnet, v6, *place);
     let is_fresh = |place: &Ipv4Net| !space.has_queued((place.network().into(), place.broadcast().into()));
     let is_quiet = |place: &Ipv4Net| !space.is_quarantined((place.network().into(), place.broadcast().into()), tx.now());
-    places(subnet).find(|place| is_fresh(place) && is_vacant(place)).or_else(|| places(subnet).find(|place| is_quiet(place) && is_vacant(place)))
+    places(subnet)
+        .find(|place| is_fresh(place) && is_vacant(place))
+        .or_else(|| places(subnet).find(|place| is_quiet(place) && is_vacant(place)))
 }
 
 fn places(subnet: &Subnet) -> impl Iterator<Item = Ipv4Net> {
@@ -173,10 +174,8 @@ fn truncated(prefix: Ipv6Net) -> Ipv6Net {
 
 /// Gives back the blocks that have no port and nothing in quarantine. The number given back.
 pub fn release_idle(tx: &mut Tx, network: Option<NetworkId>) -> usize {
-    let idle: Vec<Uuid> = idle_blocks(tx.state(), network)
-        .filter(|block| tx.spaces().of(block.id.0).is_quiet(tx.now()))
-        .map(|block| block.id.0)
-        .collect();
+    let idle: Vec<Uuid> =
+        idle_blocks(tx.state(), network).filter(|block| tx.spaces().of(block.id.0).is_quiet(tx.now())).map(|block| block.id.0).collect();
     idle.iter().for_each(|id| tx.delete(ObjectKey::new(model::Kind::Block, *id)));
     idle.len()
 }

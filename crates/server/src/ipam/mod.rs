@@ -20,10 +20,10 @@ use model::{BlockId, FixedIp, Mac, Network, NetworkId, NodeName, Port, PortId, S
 
 use crate::writer::{Tx, WriteError};
 
-pub use blocks::{BLOCKS_MIN, idle_blocks, release_idle};
 pub(crate) use blocks::without_subnet;
-pub use space::{FREED_MAX, QUARANTINE_SECS};
+pub use blocks::{BLOCKS_MIN, idle_blocks, release_idle};
 pub(crate) use space::Spaces;
+pub use space::{FREED_MAX, QUARANTINE_SECS};
 pub(crate) use track::{changed, settled};
 
 /// What a port wants for one of its addresses.
@@ -205,9 +205,8 @@ impl Addresses<'_, '_> {
             return Some(Ok(*fixed));
         }
         let taken: Vec<IpAddr> = self.chosen.iter().map(|fixed| fixed.ip).collect();
-        let found = candidates.iter().find_map(|subnet| {
-            pool::allocate(self.tx, subnet, &taken).map(|ip| FixedIp { subnet: subnet.id, ip })
-        });
+        let found =
+            candidates.iter().find_map(|subnet| pool::allocate(self.tx, subnet, &taken).map(|ip| FixedIp { subnet: subnet.id, ip }));
         let subnets = || candidates.iter().map(|subnet| subnet.id).collect();
         let exhausted = || IpamError::Exhausted { network: self.request.network, subnets: subnets() };
         (!candidates.is_empty()).then(|| found.ok_or_else(exhausted))

@@ -60,9 +60,8 @@ fn is_tracked(state: &State, network: NetworkId, subnet: Uuid, ip: IpAddr) -> bo
         IpAddr::V4(_) => None,
         IpAddr::V6(ip) => Some(std::net::Ipv4Addr::from_bits(u128::from(ip) as u32)),
     };
-    let is_derived = v4.is_some_and(|v4| {
-        blocks::around(state, network, v4.into()).is_some_and(|block| block.contains(ip) && is_embedded(block))
-    });
+    let is_derived =
+        v4.is_some_and(|v4| blocks::around(state, network, v4.into()).is_some_and(|block| block.contains(ip) && is_embedded(block)));
     !is_slaac && !is_derived
 }
 

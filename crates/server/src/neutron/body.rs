@@ -129,8 +129,7 @@ fn check_project(values: &Map<String, Value>, caller: &Caller) -> Result<(), Api
 }
 
 fn refuse_unknown(values: &Map<String, Value>, shape: Shape) -> Result<(), ApiError> {
-    let unknown: Vec<&str> =
-        values.keys().map(String::as_str).filter(|name| attribute::find(shape.table, name).is_none()).collect();
+    let unknown: Vec<&str> = values.keys().map(String::as_str).filter(|name| attribute::find(shape.table, name).is_none()).collect();
     if unknown.is_empty() { Ok(()) } else { Err(ApiError::bad_request(format!("Unrecognized attribute(s) '{}'", unknown.join(", ")))) }
 }
 

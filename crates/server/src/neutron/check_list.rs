@@ -263,7 +263,12 @@ mod tests {
     fn dhcp_options_have_a_name_and_one_line() {
         let good = json!([{"opt_name": "mtu", "opt_value": "1400"}]);
         assert_eq!(dhcp_options(good).unwrap(), json!([{"opt_name": "mtu", "opt_value": "1400", "ip_version": 4}]));
-        for bad in [json!([{"opt_name": "mtu"}]), json!([{"opt_name": "", "opt_value": "x"}]), json!([{"opt_name": "a", "opt_value": "x\ny"}]), json!([1])] {
+        for bad in [
+            json!([{"opt_name": "mtu"}]),
+            json!([{"opt_name": "", "opt_value": "x"}]),
+            json!([{"opt_name": "a", "opt_value": "x\ny"}]),
+            json!([1]),
+        ] {
             assert!(dhcp_options(bad).is_err());
         }
     }

@@ -45,13 +45,7 @@ pub fn ids(keys: Option<Vec<Uuid>>, count: usize) -> Result<Vec<Uuid>, ApiError>
 }
 
 /// Refuses a key that stands for another object.
-pub fn same<R: Resource>(
-    state: &State,
-    old: &R::Model,
-    fields: &Fields,
-    project: &ProjectId,
-    caller: &Caller,
-) -> Result<(), ApiError> {
+pub fn same<R: Resource>(state: &State, old: &R::Model, fields: &Fields, project: &ProjectId, caller: &Caller) -> Result<(), ApiError> {
     let is_same = resource::may_see::<R>(state, old, caller) && R::project(old) == project && R::is_same(old, fields);
     if is_same {
         return Ok(());

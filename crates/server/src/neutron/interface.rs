@@ -262,10 +262,8 @@ fn check_unrouted(state: &State, router: RouterId, subnet: &Subnet) -> Result<()
     if !is_via(subnet.cidr) {
         return Ok(());
     }
-    let message = format!(
-        "Router interface for subnet {} on router {router} cannot be deleted, as it is required by one or more routes.",
-        subnet.id
-    );
+    let message =
+        format!("Router interface for subnet {} on router {router} cannot be deleted, as it is required by one or more routes.", subnet.id);
     Err(ApiError::conflict("RouterInterfaceInUseByRoute", message))
 }
 
@@ -305,4 +303,3 @@ fn remove_subnet(ask: &mut Ask, router: &Router, id: SubnetId) -> Result<(Port, 
     }
     Ok((port, Some(id)))
 }
-

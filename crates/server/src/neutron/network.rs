@@ -188,7 +188,9 @@ fn check_provider(fields: &Fields, settings: Settings) -> Result<(), ApiError> {
     let served = type_word(settings.network_type);
     let wanted = fields.text("provider:network_type").unwrap_or(served);
     if wanted != served {
-        return Err(ApiError::invalid_input(format!("network_type value '{wanted}' not supported: this cluster's networks are '{served}'")));
+        return Err(ApiError::invalid_input(format!(
+            "network_type value '{wanted}' not supported: this cluster's networks are '{served}'"
+        )));
     }
     if fields.set("provider:physical_network").is_some() {
         return Err(ApiError::invalid_input(format!("provider:physical_network specified for {served} network")));
@@ -242,7 +244,8 @@ pub fn check_v6_mtu(network: &Network, has_v6: bool) -> Result<(), ApiError> {
 
 /// A network that others use stays shared.
 fn check_unshare(state: &State, network: &Network, is_shared: bool) -> Result<(), ApiError> {
-    let is_others = |port: &Port| port.project != network.project && !port.project.0.is_empty() && !port.device_owner.starts_with("network:");
+    let is_others =
+        |port: &Port| port.project != network.project && !port.project.0.is_empty() && !port.device_owner.starts_with("network:");
     if is_shared || !network.is_shared || !state.ports_of(network.id).any(is_others) {
         return Ok(());
     }

@@ -7,7 +7,9 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{AddressPair, DhcpOption, FixedIp, Mac, Network, NodeName, Port, PortId, PortStatus, ProjectId, SecurityGroupId, Standard, owner};
+use model::{
+    AddressPair, DhcpOption, FixedIp, Mac, Network, NodeName, Port, PortId, PortStatus, ProjectId, SecurityGroupId, Standard, owner,
+};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 

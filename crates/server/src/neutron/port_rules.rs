@@ -17,9 +17,7 @@ use super::resource::{self, Ask};
 /// The MAC that a request names: one interface's, not a group's.
 pub fn mac(fields: &Fields) -> Result<Option<Mac>, ApiError> {
     match fields.parsed::<Mac>("mac_address") {
-        Some(mac) if mac.is_multicast() => {
-            Err(ApiError::invalid_attribute("mac_address", format!("'{mac}' is not a valid MAC address")))
-        }
+        Some(mac) if mac.is_multicast() => Err(ApiError::invalid_attribute("mac_address", format!("'{mac}' is not a valid MAC address"))),
         mac => Ok(mac),
     }
 }

@@ -67,7 +67,9 @@ impl Query {
 
     fn refuse_unknown_filters(&self, table: &[Attribute]) -> Result<(), ApiError> {
         let is_known = |name: &str| {
-            TAG_FILTERS.contains(&name) || name == CHANGED_SINCE || attribute::find(table, name).is_some_and(|attribute| attribute.is_filter)
+            TAG_FILTERS.contains(&name)
+                || name == CHANGED_SINCE
+                || attribute::find(table, name).is_some_and(|attribute| attribute.is_filter)
         };
         let unknown: Vec<String> = self.filters.keys().filter(|name| !is_known(name)).map(|name| format!("'{name}'")).collect();
         if unknown.is_empty() {
@@ -249,9 +251,7 @@ fn same_entry(has: &str, wanted: &str) -> bool {
 fn compare(one: &Value, other: &Value) -> Ordering {
     match (one, other) {
         (Value::String(one), Value::String(other)) => one.cmp(other),
-        (Value::Number(one), Value::Number(other)) => {
-            one.as_f64().unwrap_or_default().total_cmp(&other.as_f64().unwrap_or_default())
-        }
+        (Value::Number(one), Value::Number(other)) => one.as_f64().unwrap_or_default().total_cmp(&other.as_f64().unwrap_or_default()),
         (Value::Bool(one), Value::Bool(other)) => one.cmp(other),
         (one, other) => other.is_null().cmp(&one.is_null()),
     }

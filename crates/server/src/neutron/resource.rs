@@ -197,7 +197,9 @@ impl From<IpamError> for ApiError {
             }
             IpamError::AutomaticSubnet { ip, subnet } => ApiError::bad(
                 "AllocationOnAutoAddressSubnet",
-                format!("IPv6 address {ip} cannot be directly assigned to a port on subnet {subnet} as the subnet is configured for automatic addresses"),
+                format!(
+                    "IPv6 address {ip} cannot be directly assigned to a port on subnet {subnet} as the subnet is configured for automatic addresses"
+                ),
             ),
             IpamError::IpAddressInUse { ip, network, .. } => ApiError::conflict(
                 "IpAddressInUse",
@@ -212,10 +214,9 @@ impl From<IpamError> for ApiError {
                 "MacAddressInUse",
                 format!("Unable to complete operation for network {network}. The mac address {mac} is in use."),
             ),
-            IpamError::Exhausted { network, .. } => ApiError::conflict(
-                "IpAddressGenerationFailure",
-                format!("No more IP addresses available on network {network}."),
-            ),
+            IpamError::Exhausted { network, .. } => {
+                ApiError::conflict("IpAddressGenerationFailure", format!("No more IP addresses available on network {network}."))
+            }
             IpamError::Write(error) => error.into(),
         }
     }

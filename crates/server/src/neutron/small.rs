@@ -19,8 +19,7 @@ use super::security_group::SecurityGroups;
 use super::subnet::Subnets;
 
 /// What can be counted against a quota.
-const COUNTED: [&str; 6] =
-    [Networks::NAME, Subnets::NAME, Ports::NAME, Routers::NAME, SecurityGroups::NAME, Rules::NAME];
+const COUNTED: [&str; 6] = [Networks::NAME, Subnets::NAME, Ports::NAME, Routers::NAME, SecurityGroups::NAME, Rules::NAME];
 /// A quota without a limit.
 const UNLIMITED: i64 = -1;
 
@@ -41,9 +40,7 @@ pub async fn collections(headers: HeaderMap) -> Response {
         (SecurityGroups::NAME, SecurityGroups::COLLECTION, SecurityGroups::PATH),
         (Rules::NAME, Rules::COLLECTION, Rules::PATH),
     ];
-    let entry = |(name, collection, path): (&str, &str, &str)| {
-        json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": format!("{base}/v2.0/{path}")}]})
-    };
+    let entry = |(name, collection, path): (&str, &str, &str)| json!({"name": name, "collection": collection, "links": [{"rel": "self", "href": format!("{base}/v2.0/{path}")}]});
     Json(json!({"resources": all.map(entry)})).into_response()
 }
 

@@ -175,10 +175,8 @@ impl Resource for Subnets {
         let (automatic, used): (Vec<&Port>, Vec<&Port>) =
             ask.state().ports_of(subnet.network).filter(has_address).partition(|port| subnet.is_slaac() && !port.is_router_interface());
         if !used.is_empty() {
-            let message = format!(
-                "Unable to complete operation on subnet {}: One or more ports have an IP allocation from this subnet.",
-                subnet.id
-            );
+            let message =
+                format!("Unable to complete operation on subnet {}: One or more ports have an IP allocation from this subnet.", subnet.id);
             return Err(ApiError::conflict("SubnetInUse", message));
         }
         let automatic: Vec<Port> = automatic.into_iter().cloned().collect();
@@ -202,7 +200,8 @@ pub fn show_routes(routes: &[Route]) -> Vec<Value> {
 
 /// The routes of an attribute.
 pub fn routes(fields: &Fields, name: &str) -> Option<Vec<Route>> {
-    let route = |item: &Value| Some(Route { destination: fields::entry(item.get("destination")?)?, nexthop: fields::ip_of(item, "nexthop")? });
+    let route =
+        |item: &Value| Some(Route { destination: fields::entry(item.get("destination")?)?, nexthop: fields::ip_of(item, "nexthop")? });
     Some(fields.list(name)?.iter().filter_map(route).collect())
 }
 

@@ -17,11 +17,28 @@ const TABLE: Table = Table {
     argument: "load_balancer",
     name: "loadbalancer",
     create: &[
-        "name", "description", "admin_state_up", "vip_address", "vip_port_id", "vip_subnet_id", "vip_network_id", "project_id", "tenant_id",
-        "listeners", "pools", "provider", "tags",
+        "name",
+        "description",
+        "admin_state_up",
+        "vip_address",
+        "vip_port_id",
+        "vip_subnet_id",
+        "vip_network_id",
+        "project_id",
+        "tenant_id",
+        "listeners",
+        "pools",
+        "provider",
+        "tags",
     ],
     update: &["name", "description", "admin_state_up", "tags"],
-    plain: &[("vip_qos_policy_id", "null"), ("vip_sg_ids", "[]"), ("additional_vips", "[]"), ("flavor_id", "null"), ("availability_zone", "null")],
+    plain: &[
+        ("vip_qos_policy_id", "null"),
+        ("vip_sg_ids", "[]"),
+        ("additional_vips", "[]"),
+        ("flavor_id", "null"),
+        ("availability_zone", "null"),
+    ],
 };
 
 impl Resource for LoadBalancer {

@@ -6,8 +6,8 @@ use axum::routing::{get, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::error::Fault;
 use super::PROVIDER;
+use super::error::Fault;
 use crate::Core;
 use crate::auth::Caller;
 
@@ -44,7 +44,12 @@ pub fn routes() -> Router<Core> {
         .route("/providers/{name}/availability_zone_capabilities", get(|| async { unsupported("availability zones") }))
         .route("/quotas", get(|| async { Json(json!({"quotas": [], "quotas_links": []})) }))
         .route("/quotas/defaults", get(|| async { Json(unlimited()) }))
-        .route("/quotas/{project}", get(quota).put(|| async { unsupported("quotas: all are unlimited") }).delete(|| async { unsupported("quotas: all are unlimited") }))
+        .route(
+            "/quotas/{project}",
+            get(quota)
+                .put(|| async { unsupported("quotas: all are unlimited") })
+                .delete(|| async { unsupported("quotas: all are unlimited") }),
+        )
         .route("/loadbalancers/{id}/stats", get(|| async { unsupported("statistics") }))
         .route("/loadbalancers/{id}/failover", put(|| async { unsupported("failover: a VIP is on every node") }))
         .route("/listeners/{id}/stats", get(|| async { unsupported("statistics") }));

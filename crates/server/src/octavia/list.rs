@@ -13,7 +13,8 @@ pub struct Query {
 }
 
 /// Words of the query that are no attribute's name.
-const RESERVED: [&str; 10] = ["fields", "limit", "marker", "sort", "page_reverse", "tags", "tags-any", "not-tags", "not-tags-any", "cascade"];
+const RESERVED: [&str; 10] =
+    ["fields", "limit", "marker", "sort", "page_reverse", "tags", "tags-any", "not-tags", "not-tags-any", "cascade"];
 
 impl Query {
     pub fn new(pairs: Vec<(String, String)>) -> Query {
@@ -67,7 +68,8 @@ impl Query {
         let limit = self.limit()?;
         let is_reverse = self.flag("page_reverse");
         let at = |marker: &str| fitting.iter().position(|shown| shown["id"] == marker);
-        let marker = self.all("marker").last().map(|marker| at(marker).ok_or_else(|| Fault::validation(format!("marker {marker} not found"))));
+        let marker =
+            self.all("marker").last().map(|marker| at(marker).ok_or_else(|| Fault::validation(format!("marker {marker} not found"))));
         let (start, end) = match (marker.transpose()?, is_reverse) {
             (Some(marker), false) => (marker + 1, (marker + 1).saturating_add(limit)),
             (Some(marker), true) => (marker.saturating_sub(limit), marker),
@@ -88,7 +90,9 @@ impl Query {
 
     fn limit(&self) -> Result<usize, Fault> {
         let Some(limit) = self.all("limit").last() else { return Ok(usize::MAX) };
-        limit.parse().map(|limit: usize| if limit == 0 { usize::MAX } else { limit }).map_err(|_| Fault::new(StatusCode::BAD_REQUEST, format!("The 'limit' query parameter '{limit}' is invalid: it must be a positive integer.")))
+        limit.parse().map(|limit: usize| if limit == 0 { usize::MAX } else { limit }).map_err(|_| {
+            Fault::new(StatusCode::BAD_REQUEST, format!("The 'limit' query parameter '{limit}' is invalid: it must be a positive integer."))
+        })
     }
 
     /// By the keys asked for, then by age and id.
@@ -96,10 +100,13 @@ impl Query {
         let asked = self.all("sort").flat_map(|keys| keys.split(',')).map(|key| key.split_once(':').unwrap_or((key, "asc")));
         let keys: Vec<(&str, &str)> = asked.chain([("created_at", "asc"), ("id", "asc")]).collect();
         let order = |one: &Shown, other: &Shown| {
-            keys.iter().map(|(key, direction)| {
-                let order = compare(one.get(*key), other.get(*key));
-                if *direction == "desc" { order.reverse() } else { order }
-            }).find(|order| order.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
+            keys.iter()
+                .map(|(key, direction)| {
+                    let order = compare(one.get(*key), other.get(*key));
+                    if *direction == "desc" { order.reverse() } else { order }
+                })
+                .find(|order| order.is_ne())
+                .unwrap_or(std::cmp::Ordering::Equal)
         };
         all.sort_by(order);
     }

@@ -21,7 +21,13 @@ pub const TABLE: Table = Table {
     name: "member",
     create: &["name", "admin_state_up", "address", "protocol_port", "weight", "subnet_id", "project_id", "tenant_id", "tags"],
     update: &["name", "admin_state_up", "weight", "tags"],
-    plain: &[("backup", "false"), ("monitor_address", "null"), ("monitor_port", "null"), ("vnic_type", "\"normal\""), ("request_sriov", "false")],
+    plain: &[
+        ("backup", "false"),
+        ("monitor_address", "null"),
+        ("monitor_port", "null"),
+        ("vnic_type", "\"normal\""),
+        ("request_sriov", "false"),
+    ],
 };
 
 /// The member of this pool.

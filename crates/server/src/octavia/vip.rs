@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use model::{FixedIp, Kind, LoadBalancer, LoadBalancerId, Network, NetworkId, ObjectKey, Port, PortId, PortStatus, ProjectId, Subnet, SubnetId, owner};
+use model::{
+    FixedIp, Kind, LoadBalancer, LoadBalancerId, Network, NetworkId, ObjectKey, Port, PortId, PortStatus, ProjectId, Subnet, SubnetId,
+    owner,
+};
 use uuid::Uuid;
 
 use super::Ask;
@@ -60,14 +63,8 @@ fn adopt(ask: &mut Ask, id: LoadBalancerId, port: PortId, fields: &Fields) -> Re
 fn make(ask: &mut Ask, id: LoadBalancerId, project: &ProjectId, fields: &Fields) -> Result<Vip, Fault> {
     let address = fields.address("vip_address")?;
     let (network, wanted) = place(ask, fields, address)?;
-    let request = Request {
-        network: network.id,
-        device_owner: owner::LOAD_BALANCER,
-        host: None,
-        wanted: Some(&[wanted]),
-        mac: None,
-        existing: None,
-    };
+    let request =
+        Request { network: network.id, device_owner: owner::LOAD_BALANCER, host: None, wanted: Some(&[wanted]), mac: None, existing: None };
     let got = ipam::allocate(ask.tx, &request)?;
     let fixed = *got.fixed_ips.first().ok_or_else(|| Fault::validation("the VIP network has no subnet."))?;
     let port = Port {

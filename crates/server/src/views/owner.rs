@@ -35,14 +35,32 @@ pub type SessionId = u64;
 /// What the owner is told and asked.
 pub enum Message {
     /// A node opens a stream.
-    Connect { facts: Node, answer: oneshot::Sender<Admission> },
-    Report { node: NodeName, session: SessionId, report: Report },
-    Disconnect { node: NodeName, session: SessionId },
+    Connect {
+        facts: Node,
+        answer: oneshot::Sender<Admission>,
+    },
+    Report {
+        node: NodeName,
+        session: SessionId,
+        report: Report,
+    },
+    Disconnect {
+        node: NodeName,
+        session: SessionId,
+    },
     /// What the latest batch came to.
-    Wrote { batch: Batch, result: Result<Revision, WriteError> },
-    Ask { answer: oneshot::Sender<Picture> },
+    Wrote {
+        batch: Batch,
+        result: Result<Revision, WriteError>,
+    },
+    Ask {
+        answer: oneshot::Sender<Picture>,
+    },
     /// The operator says that a node does not come back.
-    Forget { node: NodeName, answer: oneshot::Sender<Forgotten> },
+    Forget {
+        node: NodeName,
+        answer: oneshot::Sender<Forgotten>,
+    },
     #[cfg(test)]
     Break,
 }
@@ -430,7 +448,10 @@ impl Owner {
         match result {
             Ok(revision) => self.write_from = revision,
             Err(error) => {
-                tracing::warn!("status of {} ports could not be written: {error}; traffic is not affected; trying again", batch.ports.len());
+                tracing::warn!(
+                    "status of {} ports could not be written: {error}; traffic is not affected; trying again",
+                    batch.ports.len()
+                );
                 self.dirty_ports.extend(batch.ports);
                 for node in batch.nodes {
                     self.dirty_nodes.entry(node.name.clone()).or_insert(node);

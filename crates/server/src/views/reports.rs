@@ -166,7 +166,11 @@ impl Reports {
         }
         match port.home().filter(|_| port.is_admin_up) {
             Some(home) if self.node(home).is_some() => {
-                if self.is_installed(port.id, home) { PortStatus::Active } else { PortStatus::Down }
+                if self.is_installed(port.id, home) {
+                    PortStatus::Active
+                } else {
+                    PortStatus::Down
+                }
             }
             Some(home) if !self.moved.contains(&port.id) && !self.is_forgotten(home) => port.status,
             _ => PortStatus::Down,

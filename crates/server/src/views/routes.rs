@@ -62,9 +62,11 @@ impl IntoResponse for Problem {
                 (StatusCode::BAD_REQUEST, "Bad Request", format!("timeout={secs}: give at most {WAIT_SECS_MAX} seconds"))
             }
             Problem::NoNode(node) => (StatusCode::NOT_FOUND, "Not Found", format!("no node named {node} is known")),
-            Problem::Connected(node) => {
-                (StatusCode::CONFLICT, "Conflict", format!("node {node} is connected and would be there again at once: stop ladon node there first"))
-            }
+            Problem::Connected(node) => (
+                StatusCode::CONFLICT,
+                "Conflict",
+                format!("node {node} is connected and would be there again at once: stop ladon node there first"),
+            ),
             Problem::NotWritten(error) => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", error.to_string()),
         };
         (status, Json(json!({ "error": { "code": status.as_u16(), "title": title, "message": message } }))).into_response()
@@ -151,13 +153,19 @@ impl Picture {
         }
         let Some(home) = port.home() else {
             let id = port.id;
-            return Some(format!("no node has its interface; it has no traffic; plug it in with external_ids:iface-id={id}, or bind it to a host"));
+            return Some(format!(
+                "no node has its interface; it has no traffic; plug it in with external_ids:iface-id={id}, or bind it to a host"
+            ));
         };
         let Some(node) = self.nodes.get(home) else {
-            return Some(format!("no node named {home} has ever connected; it has no traffic; start ladon node there, or correct the port's host"));
+            return Some(format!(
+                "no node named {home} has ever connected; it has no traffic; start ladon node there, or correct the port's host"
+            ));
         };
         let Some(report) = self.reports.node(home) else {
-            return Some(format!("node {home} has not reported since this server started; its flows stay as they are; check ladon node there"));
+            return Some(format!(
+                "node {home} has not reported since this server started; its flows stay as they are; check ladon node there"
+            ));
         };
         self.missing_on(port, home, report).or_else(|| {
             let gone = "its flows stay as they are and do not follow changes; check ladon node and its way to the server";
@@ -167,13 +175,15 @@ impl Picture {
 
     fn missing_on(&self, port: &Port, home: &NodeName, report: &super::reports::NodeReport) -> Option<String> {
         match report.present.get(&port.id.to_string()) {
-            None => Some(format!("its interface is not on the switch of node {home}; it has no traffic; check the pod, virtual machine or plug there")),
+            None => Some(format!(
+                "its interface is not on the switch of node {home}; it has no traffic; check the pod, virtual machine or plug there"
+            )),
             Some(error) if !error.is_empty() => {
                 Some(format!("the switch of node {home} cannot use its interface: {error}; it has no traffic; see ovs-vsctl show there"))
             }
-            Some(_) if !report.installed.contains(&port.id) => {
-                Some(format!("its flows are not in the switch of node {home} yet; it has no traffic; see ladon wait, and the log of ladon node there"))
-            }
+            Some(_) if !report.installed.contains(&port.id) => Some(format!(
+                "its flows are not in the switch of node {home} yet; it has no traffic; see ladon wait, and the log of ladon node there"
+            )),
             Some(_) => None,
         }
     }

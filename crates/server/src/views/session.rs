@@ -166,7 +166,11 @@ async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Ar
     if position.revision > Revision::default()
         && let Some(batch) = resume(views, node, position, admission).await
     {
-        tracing::info!("node {node} resumes from revision {} with {} changes", position.revision, batch.upserts.len() + batch.removals.len());
+        tracing::info!(
+            "node {node} resumes from revision {} with {} changes",
+            position.revision,
+            batch.upserts.len() + batch.removals.len()
+        );
         return Ok(Lead::Changes(batch));
     }
     let permit = views.snapshots.clone().acquire_owned().await.map_err(|_| Ended)?;

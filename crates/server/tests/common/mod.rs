@@ -31,10 +31,7 @@ impl World {
     fn on(store: Arc<store::Memory>, secs: i64) -> World {
         let secs = Arc::new(AtomicI64::new(secs));
         let clock = secs.clone();
-        let core = Core::start_with_clock(
-            store.clone(),
-            Arc::new(move || Timestamp::from_second(clock.load(Ordering::SeqCst)).unwrap()),
-        );
+        let core = Core::start_with_clock(store.clone(), Arc::new(move || Timestamp::from_second(clock.load(Ordering::SeqCst)).unwrap()));
         World { core: core.unwrap(), store, secs }
     }
 

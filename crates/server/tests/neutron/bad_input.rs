@@ -82,12 +82,22 @@ async fn attributes_that_do_not_fit_are_refused_by_name() {
     world.refuses("PUT", &path, json!({"network": {"project_id": "1"}}), BAD, "Cannot update read-only attribute").await;
     let missing = "Failed to parse request. Required attribute 'network_id' not specified";
     world.refuses("POST", "ports", json!({"port": {}}), BAD, missing).await;
-    world.refuses("POST", "networks", json!({"network": {"name": 7}}), BAD, "Invalid input for name. Reason: '7' is not a valid string.").await;
+    world
+        .refuses("POST", "networks", json!({"network": {"name": 7}}), BAD, "Invalid input for name. Reason: '7' is not a valid string.")
+        .await;
     world.refuses("POST", "networks", json!({"network": {"name": null}}), BAD, "'None' is not a valid string").await;
     world.refuses("POST", "networks", json!({"network": {"name": "x".repeat(256)}}), BAD, "exceeds maximum length of 255").await;
     world.refuses("POST", "networks", json!({"network": {"admin_state_up": "up"}}), INVALID, "'up' cannot be converted to boolean").await;
     world.refuses("POST", "networks", json!({"network": {"tenant_id": "a", "project_id": "b"}}), BAD, "do not match").await;
-    world.refuses("POST", "ports", json!({"port": {"network_id": "x"}}), BAD, "Invalid input for network_id. Reason: 'x' is not a valid UUID.").await;
+    world
+        .refuses(
+            "POST",
+            "ports",
+            json!({"port": {"network_id": "x"}}),
+            BAD,
+            "Invalid input for network_id. Reason: 'x' is not a valid UUID.",
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -129,21 +139,43 @@ async fn subnets_refuse_what_makes_no_sense() {
         (json!({"cidr": "10.5.0.0/24", "gateway_ip": "10.5.0.0"}), INVALID, "Gateway is not valid on subnet"),
         (json!({"cidr": "10.5.0.0/24", "gateway_ip": "10.5.0.255"}), INVALID, "Gateway is not valid on subnet"),
         (json!({"cidr": "10.5.0.0/24", "gateway_ip": "fd00::1"}), INVALID, "gateway_ip 'fd00::1' does not match"),
-        (json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.1", "end": "10.5.0.9"}]}),
-            (409, "GatewayConflictWithAllocationPools"), "Gateway ip 10.5.0.1 conflicts with allocation pool 10.5.0.1-10.5.0.9"),
-        (json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.9", "end": "10.5.0.2"}]}), (400, "InvalidAllocationPool"), "not valid"),
-        (json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.9", "end": "10.6.0.2"}]}), (400, "OutOfBoundsAllocationPool"), "spans beyond"),
-        (json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.5", "end": "10.5.0.9"}, {"start": "10.5.0.9", "end": "10.5.0.10"}]}),
-            (409, "OverlappingAllocationPools"), "overlapping"),
+        (
+            json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.1", "end": "10.5.0.9"}]}),
+            (409, "GatewayConflictWithAllocationPools"),
+            "Gateway ip 10.5.0.1 conflicts with allocation pool 10.5.0.1-10.5.0.9",
+        ),
+        (
+            json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.9", "end": "10.5.0.2"}]}),
+            (400, "InvalidAllocationPool"),
+            "not valid",
+        ),
+        (
+            json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.9", "end": "10.6.0.2"}]}),
+            (400, "OutOfBoundsAllocationPool"),
+            "spans beyond",
+        ),
+        (
+            json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.5", "end": "10.5.0.9"}, {"start": "10.5.0.9", "end": "10.5.0.10"}]}),
+            (409, "OverlappingAllocationPools"),
+            "overlapping",
+        ),
         (json!({"cidr": "10.5.0.0/24", "allocation_pools": [{"start": "10.5.0.9"}]}), BAD, "Validation of dictionary's keys failed"),
         (json!({"cidr": "10.5.0.0/24", "dns_nameservers": dns}), (400, "DNSNameServersExhausted"), "exceeds the limit 5"),
         (json!({"cidr": "10.5.0.0/24", "dns_nameservers": ["fd00::1"]}), INVALID, "dns_nameserver 'fd00::1' does not match"),
         (json!({"cidr": "10.5.0.0/24", "dns_nameservers": ["x"]}), BAD, "not a valid nameserver"),
         (json!({"cidr": "10.5.0.0/24", "host_routes": host_routes}), (400, "HostRoutesExhausted"), "exceeds the limit 20"),
-        (json!({"cidr": "10.5.0.0/24", "host_routes": [{"destination": "fd00::/64", "nexthop": "fd00::1"}]}), INVALID, "does not match the ip_version"),
+        (
+            json!({"cidr": "10.5.0.0/24", "host_routes": [{"destination": "fd00::/64", "nexthop": "fd00::1"}]}),
+            INVALID,
+            "does not match the ip_version",
+        ),
         (json!({"cidr": "10.5.0.0/24", "ipv6_ra_mode": "slaac"}), INVALID, "ipv6_ra_mode is not valid when ip_version is 4"),
         (json!({"cidr": "fd00::/64", "ipv6_ra_mode": "slaac", "ipv6_address_mode": "dhcpv6-stateful"}), INVALID, "must be the same value"),
-        (json!({"cidr": "fd00::/64", "ipv6_ra_mode": "slaac", "enable_dhcp": false}), INVALID, "cannot be set when enable_dhcp is set to False"),
+        (
+            json!({"cidr": "fd00::/64", "ipv6_ra_mode": "slaac", "enable_dhcp": false}),
+            INVALID,
+            "cannot be set when enable_dhcp is set to False",
+        ),
         (json!({"cidr": "fd00::/80", "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}), INVALID, "requires the prefix to be /64"),
         (json!({"cidr": "fd00::/64", "ipv6_ra_mode": "x"}), BAD, "x is not in ['dhcpv6-stateful', 'dhcpv6-stateless', 'slaac']"),
     ] {
@@ -156,7 +188,8 @@ async fn subnets_refuse_what_makes_no_sense() {
 #[tokio::test]
 async fn ports_refuse_addresses_that_they_cannot_have() {
     let world = world().await;
-    let taken = world.api.port(&world.network, json!({"mac_address": "fa:16:3e:00:00:01", "fixed_ips": [{"ip_address": "10.0.0.9"}]})).await;
+    let taken =
+        world.api.port(&world.network, json!({"mac_address": "fa:16:3e:00:00:01", "fixed_ips": [{"ip_address": "10.0.0.9"}]})).await;
     let elsewhere = world.api.network().await;
     let foreign = id(&world.api.subnet(&elsewhere, "10.7.0.0/24").await);
     let pairs: Vec<Value> = (0..11).map(|n| json!({"ip_address": format!("10.0.1.{n}")})).collect();
@@ -175,7 +208,11 @@ async fn ports_refuse_addresses_that_they_cannot_have() {
         (json!({"allowed_address_pairs": pairs}), (400, "AllowedAddressPairExhausted"), "exceeds the maximum 10"),
         (json!({"allowed_address_pairs": [{"ip_address": "10.0.0.1/33"}]}), BAD, "is not a valid IP subnet"),
         (json!({"allowed_address_pairs": [{"mac_address": "fa:16:3e:00:00:01"}]}), (400, "AllowedAddressPairsMissingIP"), "ip_address"),
-        (json!({"allowed_address_pairs": [{"ip_address": "10.0.0.1"}], "port_security_enabled": false}), (409, "AddressPairAndPortSecurityRequired"), "Port Security"),
+        (
+            json!({"allowed_address_pairs": [{"ip_address": "10.0.0.1"}], "port_security_enabled": false}),
+            (409, "AddressPairAndPortSecurityRequired"),
+            "Port Security",
+        ),
         (json!({"binding:vnic_type": "direct"}), BAD, "direct is not in ['normal']"),
         (json!({"binding:profile": {"a": 1}}), BAD, "binding:profile"),
         (json!({"device_owner": "network:router_interface"}), (409, "UnsupportedPortDeviceOwner"), "not supported for device_owner"),
@@ -228,9 +265,12 @@ async fn rules_refuse_what_no_packet_can_match() {
         rule.as_object_mut().unwrap().append(&mut fields.as_object().unwrap().clone());
         world.refuses("POST", "security-group-rules", json!({"security_group_rule": rule}), (400, kind), "").await;
     }
-    let unknown = json!({"security_group_rule": {"security_group_id": group, "direction": "ingress", "remote_group_id": uuid::Uuid::new_v4()}});
+    let unknown =
+        json!({"security_group_rule": {"security_group_id": group, "direction": "ingress", "remote_group_id": uuid::Uuid::new_v4()}});
     world.refuses("POST", "security-group-rules", unknown, (404, "SecurityGroupNotFound"), "").await;
-    world.refuses("POST", "security-groups", json!({"security_group": {"name": "Default"}}), (409, "SecurityGroupDefaultAlreadyExists"), "").await;
+    world
+        .refuses("POST", "security-groups", json!({"security_group": {"name": "Default"}}), (409, "SecurityGroupDefaultAlreadyExists"), "")
+        .await;
 }
 
 #[tokio::test]

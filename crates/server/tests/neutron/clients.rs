@@ -83,7 +83,10 @@ async fn the_openstack_client_manages_everything() {
     let port = served
         .json("port create port1 --network net1 --fixed-ip subnet=sub1,ip-address=10.0.0.50 --security-group sg1 --allowed-address ip-address=10.0.0.60 --extra-dhcp-option name=mtu,value=1400 --host n1 --device-owner compute:nova --tag t1")
         .await;
-    assert_eq!((&port["fixed_ips"][0]["ip_address"], &port["binding_vif_type"], &port["status"]), (&"10.0.0.50".into(), &"ovs".into(), &"DOWN".into()));
+    assert_eq!(
+        (&port["fixed_ips"][0]["ip_address"], &port["binding_vif_type"], &port["status"]),
+        (&"10.0.0.50".into(), &"ovs".into(), &"DOWN".into())
+    );
     served.ok("port set port1 --name port2 --no-security-group --disable-port-security --no-allowed-address").await;
     assert_eq!(served.json("port show port2").await["port_security_enabled"], Value::Bool(false));
     served.ok("router create r1").await;

@@ -9,11 +9,39 @@ use crate::api::{Api, id};
 
 /// Attributes of extensions that are not served.
 const NOT_SERVED: &[&str] = &[
-    "qos_policy_id", "qos_network_policy_id", "dns_domain", "dns_name", "dns_assignment", "dns_publish_fixed_ip", "is_default",
-    "availability_zone_hints", "availability_zones", "ipv4_address_scope", "ipv6_address_scope", "l2_adjacency", "service_types",
-    "segment_id", "propagate_uplink_status", "device_profile", "numa_affinity_policy", "data_plane_status", "resource_request",
-    "ip_allocation", "distributed", "ha", "ha_vr_id", "flavor_id", "conntrack_helpers", "enable_ndp_proxy", "gw_port_id",
-    "enable_default_route_ecmp", "enable_default_route_bfd", "stateful", "shared", "remote_address_group_id", "standard_attr_id",
+    "qos_policy_id",
+    "qos_network_policy_id",
+    "dns_domain",
+    "dns_name",
+    "dns_assignment",
+    "dns_publish_fixed_ip",
+    "is_default",
+    "availability_zone_hints",
+    "availability_zones",
+    "ipv4_address_scope",
+    "ipv6_address_scope",
+    "l2_adjacency",
+    "service_types",
+    "segment_id",
+    "propagate_uplink_status",
+    "device_profile",
+    "numa_affinity_policy",
+    "data_plane_status",
+    "resource_request",
+    "ip_allocation",
+    "distributed",
+    "ha",
+    "ha_vr_id",
+    "flavor_id",
+    "conntrack_helpers",
+    "enable_ndp_proxy",
+    "gw_port_id",
+    "enable_default_route_ecmp",
+    "enable_default_route_bfd",
+    "stateful",
+    "shared",
+    "remote_address_group_id",
+    "standard_attr_id",
     "bound_drivers",
 ];
 /// Attributes that real answers leave out now and then, and Ladon's own.
@@ -55,7 +83,8 @@ fn differences(at: &str, own: &Value, real: &Value) -> Vec<String> {
 }
 
 fn key_differences(at: &str, own: &Map<String, Value>, real: &Map<String, Value>) -> Vec<String> {
-    let is_missing = |key: &&String| !own.contains_key(*key) && !NOT_SERVED.contains(&key.as_str()) && !SUBNET_NOT_SERVED.contains(&key.as_str());
+    let is_missing =
+        |key: &&String| !own.contains_key(*key) && !NOT_SERVED.contains(&key.as_str()) && !SUBNET_NOT_SERVED.contains(&key.as_str());
     let is_extra = |key: &&String| !real.contains_key(*key) && !OWN.contains(&key.as_str());
     let missing = real.keys().filter(is_missing).map(|key| format!("{at}.{key} is missing"));
     let extra = own.keys().filter(is_extra).map(|key| format!("{at}.{key} is not Neutron's"));
@@ -94,7 +123,9 @@ async fn networks_and_subnets_look_like_neutrons() {
     assert_eq!((&subnet["subnet"]["gateway_ip"], &subnet["subnet"]["allocation_pools"]), (&real["gateway_ip"], &real["allocation_pools"]));
     let overlap = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.9.0.0/25"}});
     let refused = compare(&api, "012-subnet-overlap", "POST", "subnets", overlap).await;
-    let message = format!("Invalid input for operation: Requested subnet with cidr: 10.9.0.0/25 for network: {network} overlaps with another subnet.");
+    let message = format!(
+        "Invalid input for operation: Requested subnet with cidr: 10.9.0.0/25 for network: {network} overlaps with another subnet."
+    );
     assert_eq!(refused["NeutronError"]["message"], message);
     compare(&api, "051-tags", "PUT", &format!("networks/{network}/tags"), json!({"tags": ["x", "y"]})).await;
 }
@@ -112,7 +143,14 @@ async fn ports_look_like_neutrons() {
         "device_owner": "compute:nova", "binding:profile": {}}});
     let bound = compare(&api, "015-port-bind", "PUT", &path, bind).await;
     assert_eq!(bound["port"]["binding:vif_type"], "ovs");
-    compare(&api, "027-port-ip-conflict", "POST", "ports", json!({"port": {"network_id": network, "fixed_ips": [{"ip_address": "10.9.0.1"}], "mac_address": "zz"}})).await;
+    compare(
+        &api,
+        "027-port-ip-conflict",
+        "POST",
+        "ports",
+        json!({"port": {"network_id": network, "fixed_ips": [{"ip_address": "10.9.0.1"}], "mac_address": "zz"}}),
+    )
+    .await;
     let refused = compare(&api, "028-port-404", "GET", "ports/deadbeef", Value::Null).await;
     assert_eq!(refused, sample("028-port-404")["body"]);
     let refused = compare(&api, "029-port-badattr", "POST", "ports", json!({"port": {"network_id": network, "bogus": 1}})).await;
@@ -137,7 +175,8 @@ async fn routers_look_like_neutrons() {
     let router = compare(&api, "030-router-create", "POST", "routers", json!({"router": {"name": "gr"}})).await;
     let path = format!("routers/{}", id(&router["router"]));
     compare(&api, "031-router-add-if", "PUT", &format!("{path}/add_router_interface"), json!({"subnet_id": subnet})).await;
-    let refused = compare(&api, "032-router-add-if-dup", "PUT", &format!("{path}/add_router_interface"), json!({"subnet_id": subnet})).await;
+    let refused =
+        compare(&api, "032-router-add-if-dup", "PUT", &format!("{path}/add_router_interface"), json!({"subnet_id": subnet})).await;
     assert_eq!(refused["NeutronError"]["message"], format!("Bad router request: Router already has a port on subnet {subnet}."));
     let routes = json!({"router": {"routes": [{"destination": "10.77.0.0/16", "nexthop": "10.9.0.5"}]}});
     compare(&api, "033-router-extraroute", "PUT", &format!("{path}/add_extraroutes"), routes).await;
@@ -176,7 +215,8 @@ async fn the_rest_looks_like_neutrons() {
 #[tokio::test]
 async fn every_alias_of_neutrons_own_is_one_that_neutron_has() {
     let real = sample("004-extensions");
-    let real: Vec<&str> = real["body"]["extensions"].as_array().unwrap().iter().filter_map(|extension| extension["alias"].as_str()).collect();
+    let real: Vec<&str> =
+        real["body"]["extensions"].as_array().unwrap().iter().filter_map(|extension| extension["alias"].as_str()).collect();
     for extension in server::neutron::EXTENSIONS {
         assert!(extension.alias.starts_with("ladon-") || real.contains(&extension.alias), "{}", extension.alias);
     }

@@ -7,7 +7,8 @@ use crate::api::{Api, id};
 #[tokio::test]
 async fn an_administrator_chooses_a_free_segmentation_id_and_nobody_else_gets_it() {
     let api = Api::new();
-    let first = api.make("networks", "network", json!({"name": "a", "provider:network_type": "geneve", "provider:segmentation_id": 2})).await;
+    let first =
+        api.make("networks", "network", json!({"name": "a", "provider:network_type": "geneve", "provider:segmentation_id": 2})).await;
     assert_eq!(first["provider:segmentation_id"], 2);
     let again = api.post("networks", json!({"network": {"provider:segmentation_id": 2}})).await;
     assert_eq!(again.error(), (409, "TunnelIdInUse"));
@@ -63,7 +64,8 @@ async fn bulk_makes_all_or_nothing() {
 async fn null_is_no_gateway_and_unset_is_the_first_address() {
     let api = Api::new();
     let network = api.network().await;
-    let none = api.make("subnets", "subnet", json!({"network_id": network, "ip_version": 4, "cidr": "10.1.0.0/29", "gateway_ip": null})).await;
+    let none =
+        api.make("subnets", "subnet", json!({"network_id": network, "ip_version": 4, "cidr": "10.1.0.0/29", "gateway_ip": null})).await;
     assert_eq!(none["gateway_ip"], Value::Null);
     assert_eq!(none["allocation_pools"], json!([{"start": "10.1.0.1", "end": "10.1.0.6"}]));
     let usual = api.subnet(&network, "10.2.0.0/29").await;
@@ -94,7 +96,8 @@ async fn ports_gain_and_lose_the_addresses_of_a_slaac_subnet() {
     api.subnet(&network, "10.0.0.0/16").await;
     let plain = id(&api.port(&network, json!({"mac_address": "fa:16:3e:80:fe:1f"})).await);
     let pod = id(&api.port(&network, json!({"device_owner": "ladon:pod", "binding:host_id": "n1"})).await);
-    let slaac = json!({"network_id": network, "ip_version": 6, "cidr": "fd00:9::/64", "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"});
+    let slaac =
+        json!({"network_id": network, "ip_version": 6, "cidr": "fd00:9::/64", "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"});
     let subnet = id(&api.make("subnets", "subnet", slaac).await);
     let ips = |port: Value| -> Vec<String> {
         port["port"]["fixed_ips"].as_array().unwrap().iter().map(|fixed| fixed["ip_address"].as_str().unwrap().to_string()).collect()

@@ -17,7 +17,13 @@ async fn other_projects_objects_do_not_exist() {
     let router = api.router().await;
     let group = id(&api.make("security-groups", "security_group", json!({"name": "g"})).await);
     let other = member("b");
-    for path in [format!("networks/{network}"), format!("subnets/{subnet}"), format!("ports/{port}"), format!("routers/{router}"), format!("security-groups/{group}")] {
+    for path in [
+        format!("networks/{network}"),
+        format!("subnets/{subnet}"),
+        format!("ports/{port}"),
+        format!("routers/{router}"),
+        format!("security-groups/{group}"),
+    ] {
         for method in ["GET", "DELETE"] {
             assert_eq!(api.call_as(&other, method, &path, Value::Null).await.status, 404, "{method} {path}");
         }
@@ -106,7 +112,12 @@ async fn ports_that_make_nodes_act_are_for_administrators_to_make_and_to_change(
     let made = api.call_as(&admin, "POST", "ports", fields).await;
     assert_eq!((made.status.as_u16(), &made.body["port"]["project_id"]), (201, &json!("a")));
     let path = format!("ports/{}", id(&made.body["port"]));
-    for change in [json!({"device_owner": "compute:nova"}), json!({"device_owner": "ladon:node"}), json!({"device_id": "other"}), json!({"binding:host_id": "n2"})] {
+    for change in [
+        json!({"device_owner": "compute:nova"}),
+        json!({"device_owner": "ladon:node"}),
+        json!({"device_id": "other"}),
+        json!({"binding:host_id": "n2"}),
+    ] {
         assert_eq!(api.put(&path, json!({"port": change})).await.error(), (403, "PolicyNotAuthorized"), "{change}");
         let changed = api.call_as(&admin, "PUT", &path, json!({"port": change})).await;
         assert_eq!(changed.status, 200, "{changed:?}");

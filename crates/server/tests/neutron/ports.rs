@@ -20,7 +20,8 @@ async fn a_port_changes_its_addresses_and_keeps_what_it_still_wants() {
     let (api, network) = world().await;
     let port = api.port(&network, json!({"fixed_ips": [{"ip_address": "10.0.0.9"}, {"ip_address": "10.0.0.10"}]})).await;
     let changed = set(&api, &id(&port), json!({"fixed_ips": [{"ip_address": "10.0.0.10"}, {"ip_address": "10.0.0.11"}]})).await;
-    let ips: Vec<&str> = changed.body["port"]["fixed_ips"].as_array().unwrap().iter().map(|fixed| fixed["ip_address"].as_str().unwrap()).collect();
+    let ips: Vec<&str> =
+        changed.body["port"]["fixed_ips"].as_array().unwrap().iter().map(|fixed| fixed["ip_address"].as_str().unwrap()).collect();
     assert_eq!(ips, ["10.0.0.10", "10.0.0.11"]);
     let other = api.port(&network, json!({})).await;
     let taken = set(&api, &id(&other), json!({"fixed_ips": [{"ip_address": "10.0.0.11"}]})).await;
@@ -75,7 +76,8 @@ async fn a_new_host_moves_the_port_out_of_its_block() {
 #[tokio::test]
 async fn another_mac_moves_the_slaac_address_and_is_refused_when_bound() {
     let (api, network) = world().await;
-    let slaac = json!({"network_id": network, "ip_version": 6, "cidr": "fd00:9::/64", "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"});
+    let slaac =
+        json!({"network_id": network, "ip_version": 6, "cidr": "fd00:9::/64", "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"});
     api.make("subnets", "subnet", slaac).await;
     let port = id(&api.port(&network, json!({"allowed_address_pairs": [{"ip_address": "10.9.0.1"}]})).await);
     let changed = set(&api, &port, json!({"mac_address": "fa:16:3e:80:fe:1f"})).await.body["port"].clone();
@@ -88,8 +90,12 @@ async fn another_mac_moves_the_slaac_address_and_is_refused_when_bound() {
 #[tokio::test]
 async fn dhcp_options_are_changed_one_by_one() {
     let (api, network) = world().await;
-    let port = id(&api.port(&network, json!({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1400"}, {"opt_name": "26", "opt_value": "1"}]})).await);
-    let changed = set(&api, &port, json!({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1300"}, {"opt_name": "26", "opt_value": null}]})).await;
+    let port = id(&api
+        .port(&network, json!({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1400"}, {"opt_name": "26", "opt_value": "1"}]}))
+        .await);
+    let changed =
+        set(&api, &port, json!({"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1300"}, {"opt_name": "26", "opt_value": null}]}))
+            .await;
     assert_eq!(changed.body["port"]["extra_dhcp_opts"], json!([{"opt_name": "mtu", "opt_value": "1300", "ip_version": 4}]));
 }
 

@@ -28,7 +28,8 @@ fn some(state: &State, kind: Kind, pick: u8) -> String {
 }
 
 fn cidr(pick: u8) -> (u8, &'static str) {
-    [(4, "10.0.0.0/29"), (4, "10.0.0.0/24"), (4, "10.1.0.0/18"), (6, "fd00::/64"), (6, "fd01::/64"), (6, "fd02::/96")][usize::from(pick) % 6]
+    [(4, "10.0.0.0/29"), (4, "10.0.0.0/24"), (4, "10.1.0.0/18"), (6, "fd00::/64"), (6, "fd01::/64"), (6, "fd02::/96")]
+        [usize::from(pick) % 6]
 }
 
 fn address(pick: u8) -> String {
@@ -74,7 +75,11 @@ fn request(state: &State, step: &Step) -> (&'static str, String, Value) {
         20 => ("POST", "security-groups".into(), json!({"security_group": {"name": "g"}})),
         _ if d % 3 == 0 => ("DELETE", format!("security-groups/{group}"), Value::Null),
         _ if d % 3 == 1 => ("DELETE", format!("security-group-rules/{rule}"), Value::Null),
-        _ => ("POST", "security-group-rules".into(), json!({"security_group_rule": {"security_group_id": group, "direction": "ingress", "remote_group_id": of(Kind::SecurityGroup, a)}})),
+        _ => (
+            "POST",
+            "security-group-rules".into(),
+            json!({"security_group_rule": {"security_group_id": group, "direction": "ingress", "remote_group_id": of(Kind::SecurityGroup, a)}}),
+        ),
     }
 }
 
@@ -104,12 +109,17 @@ fn check(state: &State) {
         assert!(state.network(subnet.network).is_some());
     }
     for router in state.all::<Router>() {
-        let cidrs: Vec<ipnet::IpNet> = state.interfaces_of(router.id).flat_map(|port| &port.fixed_ips).map(|fixed| state.subnet(fixed.subnet).unwrap().cidr).collect();
+        let cidrs: Vec<ipnet::IpNet> =
+            state.interfaces_of(router.id).flat_map(|port| &port.fixed_ips).map(|fixed| state.subnet(fixed.subnet).unwrap().cidr).collect();
         for (at, cidr) in cidrs.iter().enumerate() {
             assert!(cidrs[..at].iter().all(|other| !other.contains(cidr) && !cidr.contains(other)));
         }
     }
-    assert!(state.all::<Rule>().all(|rule| state.group(rule.group).is_some() && rule.remote_group.is_none_or(|group| state.group(group).is_some())));
+    assert!(
+        state
+            .all::<Rule>()
+            .all(|rule| state.group(rule.group).is_some() && rule.remote_group.is_none_or(|group| state.group(group).is_some()))
+    );
 }
 
 proptest! {
@@ -146,16 +156,53 @@ proptest! {
 /// JSON with the API's own words in it.
 fn json_value() -> impl Strategy<Value = Value> {
     let word = prop::sample::select(vec![
-        "name", "network_id", "cidr", "ip_version", "gateway_ip", "allocation_pools", "fixed_ips", "ip_address", "subnet_id", "mac_address",
-        "allowed_address_pairs", "extra_dhcp_opts", "opt_name", "opt_value", "host_routes", "destination", "nexthop", "dns_nameservers",
-        "security_groups", "routes", "protocol", "port_range_min", "direction", "ethertype", "remote_ip_prefix", "tags", "binding:profile",
-        "mtu", "shared", "start", "end", "description", "admin_state_up", "security_group_id",
+        "name",
+        "network_id",
+        "cidr",
+        "ip_version",
+        "gateway_ip",
+        "allocation_pools",
+        "fixed_ips",
+        "ip_address",
+        "subnet_id",
+        "mac_address",
+        "allowed_address_pairs",
+        "extra_dhcp_opts",
+        "opt_name",
+        "opt_value",
+        "host_routes",
+        "destination",
+        "nexthop",
+        "dns_nameservers",
+        "security_groups",
+        "routes",
+        "protocol",
+        "port_range_min",
+        "direction",
+        "ethertype",
+        "remote_ip_prefix",
+        "tags",
+        "binding:profile",
+        "mtu",
+        "shared",
+        "start",
+        "end",
+        "description",
+        "admin_state_up",
+        "security_group_id",
     ]);
     let text = prop_oneof![
-        prop::sample::select(vec!["10.0.0.0/24", "10.0.0.1", "fd00::/64", "::", "ff:ff:ff:ff:ff:ff", "ingress", "tcp", "65536", "-1", ""]).prop_map(str::to_string),
+        prop::sample::select(vec!["10.0.0.0/24", "10.0.0.1", "fd00::/64", "::", "ff:ff:ff:ff:ff:ff", "ingress", "tcp", "65536", "-1", ""])
+            .prop_map(str::to_string),
         ".*",
     ];
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), text.prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        text.prop_map(Value::from)
+    ];
     leaf.prop_recursive(4, 64, 6, move |inner| {
         let keys = prop_oneof![4 => word.clone().prop_map(str::to_string), 1 => ".{0,4}"];
         prop_oneof![

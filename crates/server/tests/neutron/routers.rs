@@ -51,7 +51,10 @@ async fn interfaces_come_by_subnet_and_by_port_and_go_again() {
     assert_eq!(world.api.get(&format!("ports/{port}")).await.body["port"]["security_groups"], json!([]));
     assert_eq!(world.call("remove_router_interface", json!({"port_id": port})).await.status, 200);
     assert_eq!(world.call("remove_router_interface", json!({"subnet_id": subnet})).await.status, 200);
-    assert_eq!(world.call("remove_router_interface", json!({"subnet_id": subnet})).await.error(), (404, "RouterInterfaceNotFoundForSubnet"));
+    assert_eq!(
+        world.call("remove_router_interface", json!({"subnet_id": subnet})).await.error(),
+        (404, "RouterInterfaceNotFoundForSubnet")
+    );
     assert_eq!(world.call("remove_router_interface", json!({"port_id": port})).await.error(), (404, "RouterInterfaceNotFound"));
     assert_eq!(world.api.delete(&format!("routers/{}", world.router)).await.status, 204);
 }
@@ -83,7 +86,10 @@ async fn interfaces_that_would_confuse_packets_are_refused() {
     assert_eq!(inside.error(), BAD);
     assert!(inside.message().contains("overlaps"), "{}", inside.message());
     let network = world.api.network().await;
-    let bare = world.api.make("subnets", "subnet", json!({"network_id": network, "ip_version": 4, "cidr": "10.9.0.0/24", "gateway_ip": null})).await;
+    let bare = world
+        .api
+        .make("subnets", "subnet", json!({"network_id": network, "ip_version": 4, "cidr": "10.9.0.0/24", "gateway_ip": null}))
+        .await;
     let bare = world.add(&id(&bare)).await;
     assert_eq!((bare.error(), bare.message()), (BAD, "Bad router request: Subnet for router interface must have a gateway IP."));
     let both = json!({"subnet_id": subnet, "port_id": subnet});
@@ -111,7 +117,10 @@ async fn routes_go_through_connected_subnets_and_hold_them() {
         (route("10.0.0.1"), "InvalidRoutes"),
         (json!([{"destination": "fd00::/64", "nexthop": "10.0.0.5"}]), "InvalidRoutes"),
         (json!([{"destination": "10.77.0.1/16", "nexthop": "10.0.0.5"}]), "HTTPBadRequest"),
-        (json!((0..31).map(|n| json!({"destination": format!("10.{n}.0.0/16"), "nexthop": "10.0.0.5"})).collect::<Vec<_>>()), "RoutesExhausted"),
+        (
+            json!((0..31).map(|n| json!({"destination": format!("10.{n}.0.0/16"), "nexthop": "10.0.0.5"})).collect::<Vec<_>>()),
+            "RoutesExhausted",
+        ),
     ] {
         assert_eq!(world.routes(routes.clone()).await.error(), (400, kind), "{routes}");
     }

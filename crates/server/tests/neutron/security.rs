@@ -28,11 +28,16 @@ async fn a_new_group_lets_everything_out_and_nothing_in() {
 async fn rules_are_kept_in_one_form_and_shown_as_written() {
     let (api, group) = world().await;
     let shown = |answer: Answer| answer.body["security_group_rule"].clone();
-    let icmp = shown(rule(&api, &group, json!({"direction": "ingress", "ethertype": "ipv6", "protocol": "icmp", "port_range_min": 128})).await);
-    assert_eq!((&icmp["protocol"], &icmp["ethertype"], &icmp["port_range_min"], &icmp["port_range_max"]), (&json!("ipv6-icmp"), &json!("IPv6"), &json!(128), &Value::Null));
+    let icmp =
+        shown(rule(&api, &group, json!({"direction": "ingress", "ethertype": "ipv6", "protocol": "icmp", "port_range_min": 128})).await);
+    assert_eq!(
+        (&icmp["protocol"], &icmp["ethertype"], &icmp["port_range_min"], &icmp["port_range_max"]),
+        (&json!("ipv6-icmp"), &json!("IPv6"), &json!(128), &Value::Null)
+    );
     let host = shown(rule(&api, &group, json!({"direction": "ingress", "remote_ip_prefix": "10.0.0.5"})).await);
     assert_eq!((&host["remote_ip_prefix"], &host["normalized_cidr"]), (&json!("10.0.0.5/32"), &json!("10.0.0.5/32")));
-    let all = shown(rule(&api, &group, json!({"direction": "ingress", "protocol": "tcp", "port_range_min": 1, "port_range_max": 65535})).await);
+    let all =
+        shown(rule(&api, &group, json!({"direction": "ingress", "protocol": "tcp", "port_range_min": 1, "port_range_max": 65535})).await);
     assert_eq!((&all["port_range_min"], &all["port_range_max"]), (&Value::Null, &Value::Null));
     let any = shown(rule(&api, &group, json!({"direction": "ingress", "protocol": "any"})).await);
     assert_eq!(any["protocol"], Value::Null);
@@ -51,7 +56,10 @@ async fn the_same_rule_in_other_words_is_a_duplicate() {
         assert_eq!(again.error(), (409, "SecurityGroupRuleExists"));
         assert!(again.message().contains(&old));
     }
-    assert_eq!(rule(&api, &group, json!({"direction": "egress", "protocol": "6", "port_range_min": 80, "port_range_max": 80})).await.status, 201);
+    assert_eq!(
+        rule(&api, &group, json!({"direction": "egress", "protocol": "6", "port_range_min": 80, "port_range_max": 80})).await.status,
+        201
+    );
     let twice = json!({"security_group_id": group, "direction": "ingress", "protocol": "udp"});
     let bulk = api.post("security-group-rules", json!({"security_group_rules": [twice, twice]})).await;
     assert_eq!(bulk.error(), (409, "SecurityGroupRuleExists"));

@@ -23,7 +23,10 @@ fn member(name: &str, key: u32, ips: (&str, &str), groups: &[&str]) -> Port {
 /// `own` is judged; `peer` is plugged in beside it and may send whatever it likes.
 fn world(rules: impl IntoIterator<Item = Rule>) -> Engine {
     let pair = |ip: &str, key| AddressPair { ip: ip.parse().unwrap(), mac: Mac::from_bits(key) };
-    let wide = Port { address_pairs: vec![pair("10.7.0.0/16", 12), pair("fd07::/32", 12)], ..member("wide", 12, ("10.0.0.12", "fd00::12"), &["a"]) };
+    let wide = Port {
+        address_pairs: vec![pair("10.7.0.0/16", 12), pair("fd07::/32", 12)],
+        ..member("wide", 12, ("10.0.0.12", "fd00::12"), &["a"])
+    };
     let objects = [
         here("node0", "192.0.2.1"),
         put(node("node1", "192.0.2.2")),
@@ -99,14 +102,16 @@ fn a_rule() -> impl Strategy<Value = Rule> {
         prop_oneof![Just("10.0.0.0/24"), Just("10.0.0.10/31"), Just("0.0.0.0/0")].prop_map(|prefix| (None, Some(prefix))),
         prop_oneof![Just("fd00::10/124"), Just("fd07::/16"), Just("::/0")].prop_map(|prefix| (None, Some(prefix))),
     ];
-    (a_direction(), prop_oneof![Just("a"), Just("b")], any::<bool>(), a_protocol(), remote).prop_map(|(direction, of, is_v6, protocol, remote)| {
-        let remote_prefix: Option<ipnet::IpNet> = remote.1.map(|prefix| prefix.parse().unwrap());
-        let is_v6 = remote_prefix.map_or(is_v6, |prefix| prefix.addr().is_ipv6());
-        let (protocol, range_min, range_max) = protocol;
-        let remote_group = remote.0.map(|name| SecurityGroupId(id(name)));
-        let ethertype = if is_v6 { EtherType::Ipv6 } else { EtherType::Ipv4 };
-        Rule { protocol, range_min, range_max, remote_prefix, remote_group, ..rule("", of, direction, ethertype) }
-    })
+    (a_direction(), prop_oneof![Just("a"), Just("b")], any::<bool>(), a_protocol(), remote).prop_map(
+        |(direction, of, is_v6, protocol, remote)| {
+            let remote_prefix: Option<ipnet::IpNet> = remote.1.map(|prefix| prefix.parse().unwrap());
+            let is_v6 = remote_prefix.map_or(is_v6, |prefix| prefix.addr().is_ipv6());
+            let (protocol, range_min, range_max) = protocol;
+            let remote_group = remote.0.map(|name| SecurityGroupId(id(name)));
+            let ethertype = if is_v6 { EtherType::Ipv6 } else { EtherType::Ipv4 };
+            Rule { protocol, range_min, range_max, remote_prefix, remote_group, ..rule("", of, direction, ethertype) }
+        },
+    )
 }
 
 proptest! {
@@ -156,7 +161,8 @@ fn a_port_without_port_security_has_nothing_to_fear() {
 
 #[test]
 fn an_unknown_port_number_is_no_reason_to_end() {
-    let web = Rule { protocol: Some(132), range_min: Some(80), range_max: Some(80), ..rule("web", "a", Direction::Ingress, EtherType::Ipv4) };
+    let web =
+        Rule { protocol: Some(132), range_min: Some(80), range_max: Some(80), ..rule("web", "a", Direction::Ingress, EtherType::Ipv4) };
     let sctp = Opening { proto: 132, dst_port: None, ..opening(Direction::Ingress, false, 0, 6, 80) };
     assert!(judged(&world([web]), &sctp));
 }

@@ -9,7 +9,8 @@ use super::world::*;
 fn a_network_shared_by_two_projects_is_one_network_for_the_nodes_of_both() {
     let shared = Network { is_shared: true, ..network(1) };
     let theirs = Port { project: ProjectId("other".into()), ..vm(12, 1, 2) };
-    let world = World::of([shared.clone().into(), subnet(1, 1).into(), node(1).into(), node(2).into(), vm(11, 1, 1).into(), theirs.clone().into()]);
+    let world =
+        World::of([shared.clone().into(), subnet(1, 1).into(), node(1).into(), node(2).into(), vm(11, 1, 1).into(), theirs.clone().into()]);
     let all = keys([key(shared), key(subnet(1, 1)), key(node(1)), key(node(2)), key(vm(11, 1, 1)), key(theirs)]);
     assert_eq!(world.view(&name(1)), all);
     assert_eq!(world.view(&name(2)), all);

@@ -47,7 +47,8 @@ impl Served {
 
     /// A node's stream, up to date with what there is.
     async fn follow(&self, n: u32) -> Following {
-        let target = Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
+        let target =
+            Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
         let hello = Hello { node: name(n).0, view_format: VIEW_FORMAT, ..Hello::default() };
         stream::follow(&target, hello).await.unwrap()
     }
@@ -127,7 +128,8 @@ async fn a_second_stream_of_one_node_takes_the_place_of_the_first() {
 #[tokio::test]
 async fn a_hello_that_makes_no_sense_is_refused_with_the_reason() {
     let served = Served::new(vec![]).await;
-    let target = Target { address: served.address.to_string(), credentials: Authority::open(served.dir.path()).unwrap().node(&name(1)).unwrap() };
+    let target =
+        Target { address: served.address.to_string(), credentials: Authority::open(served.dir.path()).unwrap().node(&name(1)).unwrap() };
     let hello = Hello { node: name(1).0, view_format: VIEW_FORMAT, tunnel: "gre".into(), ..Hello::default() };
     let mut following = stream::follow(&target, hello).await.unwrap();
     assert!(matches!(next(&mut following).await, Body::Refused(refused) if refused.reason.contains("'gre' is no tunnel type")));

@@ -127,7 +127,14 @@ pub fn router(n: u32) -> Router {
 
 pub fn block(network: u32, home: u32) -> Block {
     let v4 = ipnet::Ipv4Net::new(Ipv4Addr::from(10 << 24 | network << 16 | home << 6), 26).unwrap();
-    Block { id: Block::id(network_id(network), v4), network: network_id(network), node: name(home), subnet: SubnetId(id(2, network)), v4, v6: vec![] }
+    Block {
+        id: Block::id(network_id(network), v4),
+        network: network_id(network),
+        node: name(home),
+        subnet: SubnetId(id(2, network)),
+        v4,
+        v6: vec![],
+    }
 }
 
 pub fn group_id(n: u32) -> SecurityGroupId {
