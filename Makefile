@@ -7,7 +7,7 @@ build:
 
 # Debian packages, Kubernetes' programs and the guest's image, where they are missing.
 setup:
-	cargo run --release --quiet --package lab --bin lab-setup
+	cargo run --release --package lab --bin lab-setup
 
 demo: setup build
 	target/release/demo up
@@ -16,7 +16,7 @@ demo-down:
 	cargo run --release --quiet --package demo -- down
 
 test: setup
-	cargo run --release --quiet --package lab --bin lab-test
+	cargo run --release --package lab --bin lab-test
 
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.
 docs:
