@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pipeline::{Action, Conflict, Flow, FlowKey, Group, GroupId};
+use pipeline::{Conflict, Flow, FlowKey, Group, GroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::app::{App, Output, Root};
+use crate::merge::{effective, is_merged};
 use crate::numbers::Numbers;
 use crate::sight::Sight;
 use crate::view::{Change, Dep, View};
@@ -53,6 +54,21 @@ pub struct Work {
     pub reads: u64,
     /// Flows and groups that runs made.
     pub made: u64,
+    /// Actions, clauses and buckets of the flows and groups that changed: what the switch is told.
+    pub written: u64,
+}
+
+impl std::ops::Sub for Work {
+    type Output = Work;
+
+    fn sub(self, before: Work) -> Work {
+        Work {
+            runs: self.runs - before.runs,
+            reads: self.reads - before.reads,
+            made: self.made - before.made,
+            written: self.written - before.written,
+        }
+    }
 }
 
 /// Keeps the desired flows equal to what the apps say of the view.
@@ -61,10 +77,9 @@ pub struct Engine {
     view: View,
     ran: FxHashMap<Unit, Ran>,
     readers: FxHashMap<Dep, FxHashSet<Unit>>,
-    /// Who wants a flow. Clauses of conjunctions that share a match become one flow, and so do copies
-    /// of a packet. Otherwise more than one unit may want the
-    /// same; if they want different things it is a conflict, and the least flow holds, so that every order of changes ends
-    /// the same.
+    /// Who wants a flow. Clauses of conjunctions that share a match are merged, and so are copies of a packet
+    /// ([`crate::merge`]). Otherwise more than one unit may want the same; if they want different things it is a conflict, and
+    /// the least flow holds, so that every order of changes ends the same.
     flows: FxHashMap<FlowKey, BTreeMap<Unit, Flow>>,
     groups: FxHashMap<GroupId, BTreeMap<Unit, Group>>,
     work: Work,
@@ -103,7 +118,7 @@ impl Engine {
 
     /// Every desired flow.
     pub fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
-        self.flows.values().filter_map(effective)
+        self.flows.values().flat_map(|wanted| effective(wanted.values()))
     }
 
     /// Every desired group.
@@ -115,8 +130,7 @@ impl Engine {
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.flows.values().filter_map(|wanted| {
             let first = wanted.values().min()?;
-            let merge = |flow: &Flow| (is_clause(flow) && is_clause(first)) || (is_copy(flow) && is_copy(first));
-            let is_other = |flow: &&Flow| (flow.actions != first.actions || flow.goto != first.goto) && !merge(flow);
+            let is_other = |flow: &&Flow| (flow.actions != first.actions || flow.goto != first.goto) && !is_merged(flow, first);
             let second = wanted.values().find(is_other)?;
             Some(Conflict { first: Box::new(first.clone()), second: Box::new(second.clone()) })
         })
@@ -147,27 +161,30 @@ impl Engine {
     }
 
     fn run(&mut self, units: BTreeSet<Unit>) -> Delta {
-        let mut flows: BTreeMap<FlowKey, Option<Flow>> = BTreeMap::new();
+        let mut flows: BTreeMap<FlowKey, Vec<Flow>> = BTreeMap::new();
         let mut groups: BTreeMap<GroupId, Option<Group>> = BTreeMap::new();
         for unit in units {
             let (read, output) = self.look(unit);
             let old = self.ran.remove(&unit).unwrap_or_default();
             self.reread(unit, &old.read, &read);
             for key in &old.flows {
-                flows.entry(key.clone()).or_insert_with(|| least(&self.flows, key));
+                flows.entry(key.clone()).or_insert_with(|| in_force(&self.flows, key));
             }
             for id in &old.groups {
                 groups.entry(*id).or_insert_with(|| first(&self.groups, *id));
             }
             for flow in &output.flows {
-                flows.entry(flow.key.clone()).or_insert_with(|| least(&self.flows, &flow.key));
+                flows.entry(flow.key.clone()).or_insert_with(|| in_force(&self.flows, &flow.key));
             }
             for group in &output.groups {
                 groups.entry(group.id).or_insert_with(|| first(&self.groups, group.id));
             }
             self.rewrite(unit, old, read, output);
         }
-        self.difference(flows, groups)
+        let delta = self.difference(flows, groups);
+        self.work.written += delta.flows.iter().map(|flow| flow.actions.len() as u64).sum::<u64>();
+        self.work.written += delta.groups.iter().map(|group| group.buckets.len() as u64).sum::<u64>();
+        delta
     }
 
     /// Runs one unit; a root that is not there any more says nothing.
@@ -231,14 +248,13 @@ impl Engine {
         }
     }
 
-    fn difference(&self, flows: BTreeMap<FlowKey, Option<Flow>>, groups: BTreeMap<GroupId, Option<Group>>) -> Delta {
+    fn difference(&self, flows: BTreeMap<FlowKey, Vec<Flow>>, groups: BTreeMap<GroupId, Option<Group>>) -> Delta {
         let mut delta = Delta::default();
         for (key, before) in flows {
-            match least(&self.flows, &key) {
-                after if after == before => {}
-                Some(after) => delta.flows.push(after),
-                None => delta.removed_flows.push(key),
-            }
+            let after = in_force(&self.flows, &key);
+            let gone = before.iter().map(|flow| &flow.key).filter(|key| after.iter().all(|flow| flow.key != **key));
+            delta.removed_flows.extend(gone.cloned());
+            delta.flows.extend(after.into_iter().filter(|flow| !before.contains(flow)));
         }
         for (id, before) in groups {
             match first(&self.groups, id) {
@@ -262,30 +278,8 @@ impl Engine {
     }
 }
 
-fn least(flows: &FxHashMap<FlowKey, BTreeMap<Unit, Flow>>, key: &FlowKey) -> Option<Flow> {
-    effective(flows.get(key)?)
-}
-
-/// The one flow that the switch gets for what several units want of the same packets.
-fn effective(wanted: &BTreeMap<Unit, Flow>) -> Option<Flow> {
-    let mut flow = wanted.values().min()?.clone();
-    if wanted.len() > 1 && wanted.values().all(is_clause) {
-        let clauses: BTreeSet<&Action> = wanted.values().flat_map(|flow| &flow.actions).collect();
-        flow.actions = clauses.into_iter().cloned().collect();
-    } else if wanted.len() > 1 && wanted.values().all(is_copy) {
-        let copies: BTreeSet<&Vec<Action>> = wanted.values().map(|flow| &flow.actions).collect();
-        flow.actions = copies.into_iter().flatten().cloned().collect();
-    }
-    Some(flow)
-}
-
-/// A flow that only lets a copy of the packet go somewhere: several of them together let several copies go.
-fn is_copy(flow: &Flow) -> bool {
-    flow.goto.is_none() && matches!(flow.actions.last(), Some(Action::Copy(_) | Action::Output(_)))
-}
-
-fn is_clause(flow: &Flow) -> bool {
-    !flow.actions.is_empty() && flow.actions.iter().all(|action| matches!(action, Action::Conjunction { .. }))
+fn in_force(flows: &FxHashMap<FlowKey, BTreeMap<Unit, Flow>>, key: &FlowKey) -> Vec<Flow> {
+    flows.get(key).map(|wanted| effective(wanted.values())).unwrap_or_default()
 }
 
 fn first(groups: &FxHashMap<GroupId, BTreeMap<Unit, Group>>, id: GroupId) -> Option<Group> {

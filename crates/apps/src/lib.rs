@@ -13,6 +13,7 @@ mod apps;
 mod domains;
 mod engine;
 mod identities;
+mod merge;
 mod numbers;
 mod sight;
 mod view;

@@ -109,6 +109,9 @@ pub mod fields {
         TO_POD = Field::register("to_pod", 4, 18..19).live(Receive, IngressState);
         /// The source port is a member of some pool and may be answering itself.
         IS_MEMBER = Field::register("is_member", 4, 19..20).live(Classify, Hairpin);
+        /// Always zero, and never written. Tests of it under different masks make several flows of one match, where one flow
+        /// would be too long for a message.
+        PAGE = Field::register("page", 4, 20..28);
         /// Routing domain of the source port, from Receive on of the destination port: the smallest key of the networks that
         /// routers connect with the port's own.
         DOMAIN = Field::register("domain", 5, 0..32);

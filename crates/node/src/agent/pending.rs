@@ -183,7 +183,7 @@ mod tests {
     fn refused(flow: FlowMod) -> Failure {
         let bytes = [6, 1, 0, 12, 0, 0, 0, 1, 0, 2, 0, 0];
         let Ok((Message::Error(error), _)) = openflow::decode(&bytes) else { panic!("an error message") };
-        Failure { message: Message::FlowMod(flow), error }
+        Failure { message: Message::FlowMod(flow), error: error.into() }
     }
 
     #[test]

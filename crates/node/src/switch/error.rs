@@ -28,7 +28,23 @@ pub enum SwitchError {
 #[derive(Debug)]
 pub struct Failure {
     pub message: Message,
-    pub error: ErrorMessage,
+    pub error: Refusal,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    BySwitch(ErrorMessage),
+    /// OpenFlow has no form for it.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+impl From<ErrorMessage> for Refusal {
+    fn from(error: ErrorMessage) -> Refusal {
+        Refusal::BySwitch(error)
+    }
 }
 
 /// Why changes were not made.

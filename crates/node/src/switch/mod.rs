@@ -34,7 +34,7 @@ use openflow::{
 use tokio::sync::{mpsc, oneshot};
 
 pub use changes::{Changes, Commit, SLICE_MAX};
-pub use error::{CommitError, Failure, SwitchError};
+pub use error::{CommitError, Failure, Refusal, SwitchError};
 use link::Link;
 use pending::Command;
 

@@ -149,6 +149,11 @@ impl Pending {
         let mut all = vec![control(bundle, BundleControlKind::OpenRequest)];
         all.extend(messages.into_iter().map(add));
         all.push(Message::BarrierRequest);
+        let failures = unwritable(&all);
+        if !failures.is_empty() {
+            drop(reply.send(Err(CommitError::Refused { failures })));
+            return;
+        }
         match self.write(&all) {
             Err(error) => drop(reply.send(Err(error.into()))),
             Ok((first, count)) => {
@@ -181,7 +186,7 @@ impl Pending {
         match (answer, phase) {
             (Message::Error(error), Phase::Ending(end)) if xid == end => {
                 if failures.is_empty() {
-                    failures.push(Failure { message: control(bundle, BundleControlKind::CommitRequest), error });
+                    failures.push(Failure { message: control(bundle, BundleControlKind::CommitRequest), error: error.into() });
                 }
                 drop(reply.send(Err(CommitError::Refused { failures })));
                 None
@@ -189,7 +194,7 @@ impl Pending {
             (Message::Error(error), _) => {
                 let message = messages.get(xid.wrapping_sub(first) as usize);
                 if let Some(message) = message.filter(|_| failures.len() < FAILURES_MAX) {
-                    failures.push(Failure { message: content(message).clone(), error });
+                    failures.push(Failure { message: content(message).clone(), error: error.into() });
                 }
                 Some(Kind::Bundle { bundle, phase, messages, failures, reply })
             }
@@ -254,6 +259,18 @@ impl Waiting {
             Kind::Bundle { reply, .. } => drop(reply.send(Err(error().into()))),
         }
     }
+}
+
+/// The messages that are too long for OpenFlow. The switch never hears of them, and would not take them: they are refused like
+/// those that it does not take, so that everything else is.
+fn unwritable(messages: &[Message]) -> Vec<Failure> {
+    let mut bytes = Vec::new();
+    let failure = |message: &Message| {
+        bytes.clear();
+        let error = message.encode(0, &mut bytes).err()?;
+        Some(Failure { message: content(message).clone(), error: error.into() })
+    };
+    messages.iter().filter_map(failure).take(FAILURES_MAX).collect()
 }
 
 /// The message that a bundle-add carries.
