@@ -4,7 +4,7 @@
 //! the numbers that the rest of the pipeline needs of the port. At the other end, Receive does the same for the destination
 //! port, and Deliver hands the packet to its interface.
 
-use model::{Network, Port, owner};
+use model::{Mac, Network, Port, owner};
 use pipeline::{Action, Flow, Header, OfPort, Priority, Reason, Table, fields::*, in_port};
 
 use crate::app::{App, Output, Root, RootKind};
@@ -88,8 +88,13 @@ pub(crate) fn is_member(sight: &Sight, port: &Port) -> bool {
 /// The port's addresses, with those that its address pairs name one by one: a machine's own port has the machine's underlay
 /// addresses as pairs.
 pub(crate) fn own_addresses(port: &Port) -> impl Iterator<Item = std::net::IpAddr> + '_ {
-    let pairs = port.address_pairs.iter().filter(|pair| pair.ip.prefix_len() == pair.ip.max_prefix_len()).map(|pair| pair.ip.addr());
-    port.addresses().chain(pairs)
+    port.addresses().chain(single_pairs(port).map(|(ip, _)| ip))
+}
+
+/// The addresses that the port's address pairs name one by one, each with its MAC: VRRP's, say.
+pub(crate) fn single_pairs(port: &Port) -> impl Iterator<Item = (std::net::IpAddr, Mac)> + '_ {
+    let single = port.address_pairs.iter().filter(|pair| pair.ip.prefix_len() == pair.ip.max_prefix_len());
+    single.map(|pair| (pair.ip.addr(), pair.mac))
 }
 
 pub(crate) fn key(port: &Port) -> model::ObjectKey {

@@ -2,16 +2,20 @@
 //!
 //! Nothing is learned and nothing known is flooded: the model says where every MAC is. One flow sends a whole block to its
 //! node; a port that is an exception has a flow of its own. Broadcast and multicast go to the network's ports on this node
-//! and, once per node, to the nodes that have ports on the network, where a network floods at all. A MAC that ports merely
-//! carry by their address pairs (VRRP) is copied to all that carry it. What came from a tunnel never leaves through one.
+//! and, once per node, to the nodes that have ports on the network, where a network floods at all. What ports merely carry by
+//! their address pairs (VRRP) is copied to all that carry it: packets for a MAC, and questions who has an address, which reach
+//! the carriers whether the network floods or not. What came from a tunnel never leaves through one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use model::{Block, Kind, Mac, Network, ObjectKey, Port};
-use pipeline::{Action, Flow, Header, OfPort, Priority, Punt, Reason, Table, Test, eth_dst, eth_dst_masked, fields::*};
+use pipeline::{Action, Draft, Flow, Header, OfPort, Priority, Punt, Reason, Table, Test, eth_dst, eth_dst_masked, fields::*};
 
 use crate::app::{App, Output, Root, RootKind};
-use crate::classify::{key, tunnel_header};
+use crate::classify::{key, single_pairs, tunnel_header};
+use crate::neighbours::{announces, asks_for, probes};
 use crate::sight::Sight;
 use crate::view::Index;
 
@@ -34,14 +38,14 @@ pub const COPIES_MAX: usize = 900;
 fn run(sight: &Sight, root: Root) -> Output {
     match root {
         Root::Attached(id) => sight.live(id).map(|(port, _, network)| {
-            let carried = foreign_macs(port).flat_map(|mac| to_carrier_here(port, network, mac));
+            let carried = carried(port, network).into_iter().flat_map(|what| to_carrier_here(port, what));
             [to_local(port, network)].into_iter().chain(carried).collect()
         }),
         Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).and_then(|port| for_port(sight, port)),
         Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).and_then(|block| for_block(sight, block)),
         Root::Object(key) => sight.network(key.id).filter(|network| network.is_flooding).map(|network| flood(sight, network)),
         Root::Address(..) => None,
-        Root::Here => Some(to_everybody().into_iter().chain(through_tunnel(sight)).collect()),
+        Root::Here => Some(to_everybody().into_iter().chain(probes_to_everybody()).chain(through_tunnel(sight)).collect()),
     }
     .unwrap_or_default()
     .into()
@@ -61,32 +65,50 @@ fn for_port(sight: &Sight, port: &Port) -> Option<Vec<Flow>> {
     if port.is_router_interface() {
         return Some(vec![to_next_router(port, network)]);
     }
-    let home = port.home().filter(|home| port.block.is_none() && !sight.is_here(home))?;
-    let tunnel = sight.tunnel_to(home)?;
-    let out = OfPort(sight.here().tunnel_port?);
-    let carried = foreign_macs(port).map(|mac| to_carrier_there(port, network, mac, tunnel, out));
-    Some([to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port))].into_iter().chain(carried).collect())
+    let told = single_pairs(port).filter_map(|(ip, _)| announcement_to_everybody(network, port, ip));
+    let there = port.home().filter(|home| port.block.is_none() && !sight.is_here(home)).and_then(|home| sight.tunnel_to(home));
+    let there = there.zip(sight.here().tunnel_port.map(OfPort)).map(|(tunnel, out)| {
+        let carried = carried(port, network).into_iter().map(move |what| to_carrier_there(port, what, tunnel, out));
+        [to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port))].into_iter().chain(carried)
+    });
+    Some(told.chain(there.into_iter().flatten()).collect())
 }
 
-/// MACs of the port's address pairs that are not its own: VRRP's, say. Several ports may carry the same.
-fn foreign_macs(port: &Port) -> impl Iterator<Item = Mac> {
-    let macs: std::collections::BTreeSet<Mac> = port.address_pairs.iter().map(|pair| pair.mac).filter(|mac| *mac != port.mac).collect();
-    macs.into_iter()
+/// Packets that go to every port that carries something by its address pairs: in this table, with this priority.
+struct Carried {
+    table: Table,
+    tests: Vec<Test>,
+    priority: Priority,
 }
 
-/// A packet for a MAC that ports only carry is copied to each of them; a port whose own MAC it is comes first.
-fn to_carrier_here(port: &Port, network: &Network, mac: Mac) -> [Flow; 2] {
+/// What `port` carries: MACs that are not its own (VRRP's, say), behind a port whose own MAC it is, and questions for addresses.
+/// Where the network floods, a question for an address in a wider prefix is flooded, because an announcement looks the same.
+fn carried(port: &Port, network: &Network) -> Vec<Carried> {
+    let macs: BTreeSet<Mac> = port.address_pairs.iter().map(|pair| pair.mac).filter(|mac| *mac != port.mac).collect();
+    let macs = macs.into_iter().map(|mac| Carried { table: Table::L2Lookup, tests: to(network, mac).into(), priority: Priority::Fallback });
+    let addresses: BTreeSet<IpNet> = port.address_pairs.iter().map(|pair| pair.ip.trunc()).collect();
+    let asked = addresses.into_iter().filter(|ip| !network.is_flooding || ip.prefix_len() == ip.max_prefix_len());
+    let questions = asked.map(|ip| Carried {
+        table: Table::Carriers,
+        tests: asks_for(network, ip).into(),
+        priority: Priority::Prefix(ip.prefix_len()),
+    });
+    macs.chain(questions).collect()
+}
+
+/// A packet for something that ports only carry is copied to each of them.
+fn to_carrier_here(port: &Port, what: Carried) -> [Flow; 2] {
     [0u8, 1].map(|from_tunnel| {
-        let tests = to(network, mac).into_iter().chain([FROM_TUNNEL.is(from_tunnel)]);
+        let tests = what.tests.iter().copied().chain([FROM_TUNNEL.is(from_tunnel)]);
         let copy = [Action::set(DST_PORT, port.key.0), Action::Copy(Table::Receive)];
-        Table::L2Lookup.when(tests).priority(Priority::Fallback).acts(copy).because(key(port))
+        what.table.when(tests).priority(what.priority).acts(copy).because(key(port))
     })
 }
 
 /// The same, for a carrier on another node.
-fn to_carrier_there(port: &Port, network: &Network, mac: Mac, tunnel: IpAddr, out: OfPort) -> Flow {
-    let tests = to(network, mac).into_iter().chain([FROM_TUNNEL.is(0u8)]);
-    Table::L2Lookup.when(tests).priority(Priority::Fallback).acts(copies(&[tunnel], out)).because(key(port))
+fn to_carrier_there(port: &Port, what: Carried, tunnel: IpAddr, out: OfPort) -> Flow {
+    let tests = what.tests.into_iter().chain([FROM_TUNNEL.is(0u8)]);
+    what.table.when(tests).priority(what.priority).acts(copies(&[tunnel], out)).because(key(port))
 }
 
 /// A packet whose next hop is another router passes that router too.
@@ -118,10 +140,29 @@ fn to_nobody(tests: Vec<Test>, because: ObjectKey) -> Flow {
     Table::L2Lookup.when(tests).priority(Priority::Low).punt(Punt::NoHost).because(because)
 }
 
-/// A broadcast or multicast packet is for everybody.
+/// A broadcast or multicast packet is for everybody, unless it is a question for somebody.
 fn to_everybody() -> Vec<Flow> {
+    vec![Table::L2Lookup.when([to_group()]).priority(Priority::High).goto(Table::Carriers).because(Reason::Pipeline)]
+}
+
+/// A probe for duplicates is for everybody, whoever carries the address.
+fn probes_to_everybody() -> [Flow; 2] {
+    probes().map(|probe| no_question(probe).because(Reason::Pipeline))
+}
+
+/// A carrier that tells who has its address now tells everybody.
+fn announcement_to_everybody(network: &Network, port: &Port, ip: IpAddr) -> Option<Flow> {
+    let IpAddr::V4(ip) = ip else { return None };
+    Some(no_question(announces(network, ip)).because(key(port)))
+}
+
+fn no_question(tests: impl IntoIterator<Item = Test>) -> Draft {
+    Table::L2Lookup.when(tests.into_iter().chain([to_group()])).priority(Priority::Guard).goto(Table::Flood)
+}
+
+fn to_group() -> Test {
     let group_bit = Mac([1, 0, 0, 0, 0, 0]);
-    vec![Table::L2Lookup.when([eth_dst_masked(group_bit, group_bit)]).priority(Priority::High).goto(Table::Flood).because(Reason::Pipeline)]
+    eth_dst_masked(group_bit, group_bit)
 }
 
 /// A packet to everybody on `network` is copied to its ports here, and to its nodes if it comes from here.

@@ -3,10 +3,11 @@
 //! A packet that asks for a MAC (ARP request, neighbour solicitation) is turned into the answer and sent back. One flow
 //! answers for a whole block: the MAC is computed from the address that is asked for. A port that is an exception has
 //! a flow of its own, and so has every router interface and VIP. Not answered: a port that asks for its own address (it probes
-//! for duplicates, RFC 5227, RFC 4862), and an address of somebody's address pairs, unless a bound port has it as its own:
-//! those questions go on and are flooded where the network floods.
+//! for duplicates, RFC 5227, RFC 4862), the address of a port that is not bound, even inside a block (users of VRRP reserve
+//! their address with such a port), and what is merely in somebody's address pairs. Those questions go on, and L2 copies them
+//! to whoever may have the address now.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Block, Kind, Mac, Network, ObjectKey, Port, V6Range, V6Shape, link_local};
@@ -77,16 +78,14 @@ pub(crate) fn mac_of_block(block: &Block, from: pipeline::Place, to: Header, sha
 
 fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
     let Some(network) = sight.network(port.network) else { return Vec::new() };
-    let pairs = port.address_pairs.iter().filter_map(|pair| ask_everybody(network, port, pair.ip.trunc()));
-    let own = is_answered_for(port).then(|| answers(network, port));
-    own.into_iter().flatten().chain(pairs).collect()
+    match port.block {
+        Some(_) => Vec::new(),
+        None if port.home().is_some() || port.is_homeless() => answers(network, port),
+        None => port.addresses().map(|ip| not_answered(network, port, ip)).collect(),
+    }
 }
 
 /// A bound port, a router interface and a VIP are answered for, unless their block already is.
-fn is_answered_for(port: &Port) -> bool {
-    port.block.is_none() && (port.home().is_some() || port.is_homeless())
-}
-
 fn answers(network: &Network, port: &Port) -> Vec<Flow> {
     let mac = vec![Action::set(Header::EthSrc, port.mac.bits())];
     let addresses = port.addresses().chain([IpAddr::V6(link_local(port.mac))]);
@@ -151,12 +150,7 @@ fn finished(made: Draft, flags: u32) -> Draft {
 
 /// A solicitation from `::` is a probe for duplicates: nobody but the address's owner answers it.
 fn probe_from_nowhere() -> Flow {
-    let nowhere = IpNet::from(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    Table::Neighbours
-        .when([icmp_type(true, SOLICITATION), ip_src(nowhere)])
-        .priority(Priority::Guard)
-        .goto(Table::L2Lookup)
-        .because(Reason::Pipeline)
+    Table::Neighbours.when(probe6()).priority(Priority::Guard).goto(Table::L2Lookup).because(Reason::Pipeline)
 }
 
 /// A question of a port about its own address is not answered.
@@ -166,23 +160,44 @@ fn own_probes(port: &Port) -> Vec<Flow> {
         let tests = std::iter::once(SRC_PORT.is(port.key.0)).chain(tests);
         Table::Neighbours.when(tests).priority(Priority::Guard).goto(Table::L2Lookup).because(key(port))
     };
-    addresses
-        .map(|ip| match ip {
-            IpAddr::V4(ip) => skip(vec![arp_op(ARP_REQUEST), arp_tpa(ip.into())]),
-            IpAddr::V6(ip) => skip(vec![icmp_type(true, SOLICITATION), nd_target(ip, Ipv6Addr::from(u128::MAX))]),
-        })
-        .collect()
+    addresses.map(|ip| skip(asks(ip.into()).to_vec())).collect()
 }
 
-/// A question about an address of somebody's address pairs goes on: whoever has it now answers.
-fn ask_everybody(network: &Network, port: &Port, asked: IpNet) -> Option<Flow> {
-    let asks = match asked {
-        IpNet::V4(net) if net.prefix_len() > 0 => vec![arp_op(ARP_REQUEST), arp_tpa(net)],
-        IpNet::V6(net) if net.prefix_len() > 0 => vec![icmp_type(true, SOLICITATION), nd_target(net.network(), net.netmask())],
-        _ => return None,
-    };
-    let tests = std::iter::once(on(network)).chain(asks);
-    Some(Table::Neighbours.when(tests).goto(Table::L2Lookup).because(key(port)))
+/// A question about the address of a port that is not bound goes on, even where a block would answer it.
+fn not_answered(network: &Network, port: &Port, ip: IpAddr) -> Flow {
+    Table::Neighbours.when(asks_for(network, ip.into())).goto(Table::L2Lookup).because(key(port))
+}
+
+/// The tests that a packet asks on `network` who has an address in `prefix`.
+pub(crate) fn asks_for(network: &Network, prefix: IpNet) -> [Test; 3] {
+    let [kind, target] = asks(prefix);
+    [on(network), kind, target]
+}
+
+fn asks(prefix: IpNet) -> [Test; 2] {
+    match prefix {
+        IpNet::V4(net) => [arp_op(ARP_REQUEST), arp_tpa(net)],
+        IpNet::V6(net) => [icmp_type(true, SOLICITATION), nd_target(net.network(), net.netmask())],
+    }
+}
+
+/// The tests that a packet asks whether anybody has an address that its sender is about to take (RFC 5227, RFC 4862).
+pub(crate) fn probes() -> [[Test; 2]; 2] {
+    [[arp_op(ARP_REQUEST), arp_spa(Ipv4Addr::UNSPECIFIED)], probe6()]
+}
+
+fn probe6() -> [Test; 2] {
+    [icmp_type(true, SOLICITATION), ip_src(IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+}
+
+/// The tests that a packet tells everybody on `network` who has `ip` now: a request in which sender and target are the same
+/// (RFC 5227, 3). The announcement of an IPv6 address is no question.
+pub(crate) fn announces(network: &Network, ip: Ipv4Addr) -> [Test; 4] {
+    [on(network), arp_op(ARP_REQUEST), arp_spa(ip), arp_tpa(ip.into())]
+}
+
+fn arp_spa(ip: Ipv4Addr) -> Test {
+    Test::exact(Header::ArpSpa.into(), ip.to_bits().into())
 }
 
 /// `fe80::/64`.

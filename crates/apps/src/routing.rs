@@ -2,20 +2,20 @@
 //!
 //! A packet for a router's MAC is the router's (RouterMac). If it is for one of the router's own addresses, the router answers
 //! the ping or refuses (RouterSelf); if its time is up, the sender is told. The longest prefix says the way (Route): out on a
-//! connected network or to a next hop. NextHop finds the MAC, computed for blocks, looked up for exceptions; the packet goes
-//! on at L2Lookup as if it had been on that network all along. If the next hop is a router, the packet re-enters there.
+//! connected network or to a next hop. NextHop finds the MAC, computed for blocks, looked up for exceptions, every carrier's
+//! for an address that ports merely carry by their address pairs; the packet goes on at L2Lookup as if it had been on that network all along. If the next hop is a router, the packet re-enters there.
 //! IPv4 and IPv6 are one path (RFC 1812, RFC 8200, RFC 4443).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use model::{Block, Kind, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
+use model::{Block, Kind, Mac, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
 use pipeline::{
     Action, Draft, Flow, Header, Place, Priority, Punt, Reason, Table, Test, eth_dst, fields::*, icmp_code, icmp_type, ip_dst, ipv4, ipv6,
 };
 
 use crate::app::{App, Output, Root, RootKind};
-use crate::classify::key;
+use crate::classify::{key, single_pairs};
 use crate::neighbours::mac_of_block;
 use crate::sight::Sight;
 
@@ -47,7 +47,9 @@ fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
     let vip = if port.device_owner == model::owner::LOAD_BALANCER { to_vip(sight, port, network) } else { Vec::new() };
     let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless());
     let hops = if is_reachable { port.addresses().map(|ip| next_hop(network, port, ip)).collect() } else { Vec::new() };
-    [interface, vip, hops].concat()
+    let carried = if port.home().is_some() { single_pairs(port).collect() } else { Vec::new() };
+    let carried = carried.into_iter().map(|(ip, mac)| next_hop_carried(network, port, ip, mac)).collect();
+    [interface, vip, hops, carried].concat()
 }
 
 fn for_interface(sight: &Sight, router: &Router, port: &Port, network: &Network) -> Vec<Flow> {
@@ -190,11 +192,26 @@ fn extra_route(router: &Router, route: &Route, interface: &Port, network: &Netwo
 
 /// A packet whose next hop is the exception `port` gets `port`'s MAC.
 fn next_hop(network: &Network, port: &Port, ip: IpAddr) -> Flow {
-    let (family, hop) = match ip {
-        IpAddr::V4(ip) => (ipv4(), NEXT_HOP.is(ip.to_bits())),
-        IpAddr::V6(ip) => (ipv6(), NEXT_HOP6.is(ip.to_bits())),
-    };
-    Table::NextHop.when([on(network), family, hop]).set(Header::EthDst, port.mac.bits()).goto(Table::L2Lookup).because(key(port))
+    Table::NextHop
+        .when(by(network, ip))
+        .priority(Priority::High)
+        .set(Header::EthDst, port.mac.bits())
+        .goto(Table::L2Lookup)
+        .because(key(port))
+}
+
+/// A packet whose next hop ports merely carry by their address pairs (VRRP) is copied to each of them: the model does not know
+/// who has it now. Those that share its MAC get one copy here, which L2 copies.
+fn next_hop_carried(network: &Network, port: &Port, ip: IpAddr, mac: Mac) -> Flow {
+    let copy = [Action::set(Header::EthDst, mac.bits()), Action::Copy(Table::L2Lookup)];
+    Table::NextHop.when(by(network, ip)).priority(Priority::Low).acts(copy).because(key(port))
+}
+
+fn by(network: &Network, ip: IpAddr) -> [Test; 3] {
+    match ip {
+        IpAddr::V4(ip) => [on(network), ipv4(), NEXT_HOP.is(ip.to_bits())],
+        IpAddr::V6(ip) => [on(network), ipv6(), NEXT_HOP6.is(ip.to_bits())],
+    }
 }
 
 /// A packet whose next hop lies in `block` gets the MAC that follows from the address.
@@ -202,7 +219,7 @@ fn next_hops_of_block(sight: &Sight, block: &Block) -> Vec<Flow> {
     let Some(network) = sight.network(block.network) else { return Vec::new() };
     let flow = |tests: [Test; 2], mac: Vec<Action>| {
         let tests = [on(network)].into_iter().chain(tests);
-        Table::NextHop.when(tests).priority(Priority::Low).acts(mac).goto(Table::L2Lookup).because(ObjectKey::new(Kind::Block, block.id))
+        Table::NextHop.when(tests).acts(mac).goto(Table::L2Lookup).because(ObjectKey::new(Kind::Block, block.id))
     };
     let v4 = NEXT_HOP.is_masked(block.v4.network().to_bits().into(), block.v4.netmask().to_bits().into());
     let v4 = flow([ipv4(), v4], mac_of_block(block, NEXT_HOP.into(), Header::EthDst, model::V6Shape::Embedded));

@@ -88,6 +88,8 @@ tables! {
     NextHop owned by "routing", miss Drop;
     /// Choose where the packet goes by its MAC: a local port, another node, everybody, or another router.
     L2Lookup owned by "l2", miss Drop;
+    /// Copy a question (ARP, neighbour solicitation) for an address that ports carry by their address pairs to those ports.
+    Carriers owned by "l2", miss Goto(Table::Flood);
     /// Copy a broadcast or multicast packet to the network's ports and nodes.
     Flood owned by "l2", miss Drop;
     /// Send the packet to another node.
