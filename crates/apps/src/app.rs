@@ -1,7 +1,7 @@
 //! What an app is.
 
 use ipnet::IpNet;
-use model::{Kind, NetworkId, ObjectKey, PortId};
+use model::{Kind, ObjectKey, PortId};
 use pipeline::{Flow, Group};
 
 use crate::sight::Sight;
@@ -13,7 +13,7 @@ pub enum RootKind {
     Object(Kind),
     /// Every port that is attached here.
     Attached,
-    /// Every address in view that belongs to a security group.
+    /// Every address in view that belongs to a security group that some rule names.
     Address,
     /// Once per node.
     Here,
@@ -24,7 +24,8 @@ pub enum RootKind {
 pub enum Root {
     Object(ObjectKey),
     Attached(PortId),
-    Address(NetworkId, IpNet),
+    /// An address in a routing domain.
+    Address(u32, IpNet),
     Here,
 }
 

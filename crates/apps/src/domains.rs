@@ -50,7 +50,7 @@ impl Domains {
     }
 }
 
-pub fn component(seed: NetworkId, neighbours: impl Fn(NetworkId) -> Vec<NetworkId>) -> BTreeSet<NetworkId> {
+fn component(seed: NetworkId, neighbours: impl Fn(NetworkId) -> Vec<NetworkId>) -> BTreeSet<NetworkId> {
     let mut found = BTreeSet::from([seed]);
     let mut queue = vec![seed];
     while let Some(network) = queue.pop() {

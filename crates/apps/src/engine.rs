@@ -142,6 +142,7 @@ impl Engine {
         for change in changes {
             self.view.apply(change, &mut touched);
         }
+        self.view.settle(&mut touched);
         let mut units: BTreeSet<Unit> = touched.iter().filter_map(|dep| self.readers.get(dep)).flatten().copied().collect();
         units.extend(touched.iter().flat_map(|dep| self.units_of(*dep)));
         self.run(units)
@@ -153,7 +154,7 @@ impl Engine {
             Dep::Object(key) => Root::Object(key),
             Dep::Attachment(port) => Root::Attached(port),
             Dep::Here => Root::Here,
-            Dep::Address(network, address) => Root::Address(network, address),
+            Dep::Address(domain, address) => Root::Address(domain, address),
             Dep::Index(_) | Dep::Domain(_) => return Vec::new(),
         };
         let is_root = |app: &&'static App| app.roots.contains(&root.kind());
@@ -205,7 +206,7 @@ impl Engine {
         match root {
             Root::Object(key) => self.view.object(key).is_some(),
             Root::Attached(port) => self.view.attachment(port).is_some(),
-            Root::Address(network, address) => self.view.address_identity(network, address).is_some(),
+            Root::Address(domain, address) => self.view.address_identity(domain, address).is_some(),
             Root::Here => true,
         }
     }

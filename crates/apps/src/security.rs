@@ -12,7 +12,7 @@ mod judge;
 mod ports;
 
 use ipnet::IpNet;
-use model::{Direction, EtherType, Kind, NetworkId, ObjectKey, Port, Rule, owner};
+use model::{Direction, EtherType, Kind, ObjectKey, Port, Rule, owner};
 use pipeline::{
     Action, Flow, Priority, Reason, Table, Test, conj_id, ct, ct_state, fields::*, icmp_type, ip_dst, ip_proto, ip_src, ipv4, ipv6, tcp,
     tcp_flags_clear,
@@ -75,7 +75,7 @@ const INGRESS: Way = Way {
 fn run(sight: &Sight, root: Root) -> Output {
     match root {
         Root::Attached(id) => sight.live(id).map(|(port, ..)| for_port(port)),
-        Root::Address(network, address) => Some(for_address(sight, network, address)),
+        Root::Address(domain, address) => Some(for_address(sight, domain, address)),
         Root::Object(key) => sight.rule(key.id).map(|rule| for_rule(sight, rule)),
         Root::Here => Some([&EGRESS, &INGRESS].into_iter().flat_map(for_everybody).collect()),
     }
@@ -146,21 +146,15 @@ fn admit_own_node(port: &Port) -> Flow {
 }
 
 /// A packet to or from an address of a group that some rule names gets the address's identity.
-fn for_address(sight: &Sight, network: NetworkId, address: IpNet) -> Vec<Flow> {
-    let Some((number, groups)) = sight.address_identity(network, address) else { return Vec::new() };
-    if !groups.iter().any(|group| sight.any(Index::RulesNaming(*group))) {
-        return Vec::new();
-    }
-    let domain = sight.domain(network);
-    let Some(owner) = sight.ids(Index::PortsWith(network, address)).into_iter().next() else { return Vec::new() };
-    let because = ObjectKey::new(Kind::Port, owner);
+fn for_address(sight: &Sight, domain: u32, address: IpNet) -> Vec<Flow> {
+    let Some((number, owner)) = sight.address_identity(domain, address) else { return Vec::new() };
     let identify = |way: &Way| {
         way.remote
             .when([DOMAIN.is(domain), (way.remote_in)(address)])
             .priority(Priority::Prefix(address.prefix_len()))
             .set(REMOTE_IDENTITY, number)
             .goto(way.rules)
-            .because(because)
+            .because(ObjectKey::new(Kind::Port, owner))
     };
     vec![identify(&EGRESS), identify(&INGRESS)]
 }

@@ -137,10 +137,13 @@ impl<'a> Sight<'a> {
         self.view.numbers().borrow_mut().identity(&port.security_groups.iter().copied().collect())
     }
 
-    /// The identity of an address on a network: its number and its set of groups.
-    pub fn address_identity(&self, network: NetworkId, address: IpNet) -> Option<(u32, &'a BTreeSet<SecurityGroupId>)> {
-        self.note(Dep::Address(network, address));
-        self.view.address_identity(network, address)
+    /// The number of the identity of an address in a routing domain, and a port that has the address.
+    pub fn address_identity(&self, domain: u32, address: IpNet) -> Option<(u32, PortId)> {
+        self.note(Dep::Address(domain, address));
+        let (number, _) = self.view.address_identity(domain, address)?;
+        let network = self.view.networks_with(domain, address).next()?;
+        let owner = self.ids(Index::PortsWith(network, address)).into_iter().next()?;
+        Some((number, PortId(owner)))
     }
 
     /// The numbers in an index of identities, in order.

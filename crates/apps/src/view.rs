@@ -15,8 +15,8 @@ use pipeline::OfPort;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
-use crate::domains::{Domains, component};
-use crate::identities::Addresses;
+use crate::domains::Domains;
+use crate::identities::{Addresses, Place};
 use crate::numbers::Numbers;
 
 /// A port that is plugged into this node's switch, with the numbers that the node keeps for it.
@@ -74,11 +74,13 @@ pub enum Index {
     AttachedAs(u32),
     /// Numbers of the sets of groups of ports attached here that hold the group.
     IdentitiesWith(SecurityGroupId),
+    /// Ports in view that are members of a group.
+    PortsIn(SecurityGroupId),
     /// Ports that have an address on a network, as a fixed one or by an address pair.
     PortsWith(NetworkId, IpNet),
-    /// Addresses in view, by the number of their set of groups.
+    /// Addresses in view, by the number of their identity.
     AddressesAs(u32),
-    /// Numbers of the sets of groups of addresses in view that hold the group.
+    /// Numbers of the identities of addresses in view that hold the group.
     AddressIdentitiesWith(SecurityGroupId),
     BalancersOn(NetworkId),
     /// Networks of a routing domain that have load balancers.
@@ -101,8 +103,16 @@ pub enum Dep {
     Here,
     /// The routing domain of a network.
     Domain(NetworkId),
-    /// The identity of an address on a network.
-    Address(NetworkId, IpNet),
+    /// The identity of an address in a routing domain.
+    Address(u32, IpNet),
+}
+
+/// Addresses whose identity may have changed, until [`View::settle`].
+#[derive(Default, Debug)]
+struct Unsettled {
+    places: BTreeSet<Place>,
+    /// Groups that rules name now and did not before, or the other way round.
+    groups: BTreeSet<SecurityGroupId>,
 }
 
 /// A node's view.
@@ -114,6 +124,7 @@ pub struct View {
     indexes: FxHashMap<Index, BTreeSet<Uuid>>,
     domains: Domains,
     addresses: Addresses,
+    unsettled: Unsettled,
     numbers: RefCell<Numbers>,
 }
 
@@ -129,9 +140,14 @@ impl View {
         &self.numbers
     }
 
-    /// The identity of an address on a network, if it belongs to any group: its number and its groups.
-    pub fn address_identity(&self, network: NetworkId, address: IpNet) -> Option<(u32, &BTreeSet<SecurityGroupId>)> {
-        self.addresses.of(network, address)
+    /// The identity of exactly this address or prefix in a routing domain, if it has one of its own: its number and its groups.
+    pub fn address_identity(&self, domain: u32, address: IpNet) -> Option<(u32, &BTreeSet<SecurityGroupId>)> {
+        self.addresses.of(domain, address)
+    }
+
+    /// The networks of a domain on which ports have exactly this address.
+    pub(crate) fn networks_with(&self, domain: u32, address: IpNet) -> impl Iterator<Item = NetworkId> + '_ {
+        self.addresses.networks(domain, address)
     }
 
     pub fn object(&self, key: ObjectKey) -> Option<&Arc<Object>> {
@@ -164,12 +180,7 @@ impl View {
         self.domains.of(network)
     }
 
-    /// The networks of the routing domain of `network`, itself included.
-    pub fn domain_networks(&self, network: NetworkId) -> BTreeSet<NetworkId> {
-        component(network, &|network| self.neighbours_of(network))
-    }
-
-    /// Makes `change` true and adds what it touched to `touched`.
+    /// Makes `change` true and adds what it touched to `touched`; identities follow when the view settles.
     pub fn apply(&mut self, change: Change, touched: &mut FxHashSet<Dep>) {
         match change {
             Change::Put(object) => self.replace(object.key(), Some(object), touched),
@@ -198,7 +209,7 @@ impl View {
         let after = new.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
         self.move_memberships(key.id, &before, &after, touched);
         self.recompute_domains(old.as_deref(), new.as_deref(), touched);
-        self.recompute_addresses(&before, &after, touched);
+        self.unsettle(before.union(&after));
     }
 
     fn reattach(&mut self, port: PortId, new: Option<Attachment>, touched: &mut FxHashSet<Dep>) {
@@ -226,29 +237,67 @@ impl View {
         }
     }
 
-    /// Addresses whose owners changed have a new set of groups.
-    fn recompute_addresses(&mut self, before: &BTreeSet<Index>, after: &BTreeSet<Index>, touched: &mut FxHashSet<Dep>) {
-        let concerned: Vec<(NetworkId, IpNet)> = before
-            .union(after)
-            .filter_map(|index| if let Index::PortsWith(network, address) = index { Some((*network, *address)) } else { None })
-            .collect();
-        for (network, address) in concerned {
-            let owners = self.ids(Index::PortsWith(network, address)).filter_map(|id| self.port(id));
-            let groups: BTreeSet<SecurityGroupId> = owners.flat_map(|port| port.security_groups.iter().copied()).collect();
-            let number = self.numbers.get_mut().identity(&groups);
-            let member = Addresses::member(network, address);
-            let old = self.addresses.replace(network, address, number, groups);
-            if old == number {
-                continue;
-            }
-            touched.insert(Dep::Address(network, address));
-            if old != 0 {
-                self.leave(Index::AddressesAs(old), member, touched);
-            }
-            if number != 0 {
-                self.join(Index::AddressesAs(number), member, touched);
+    /// Addresses whose owners changed may have another identity.
+    fn unsettle<'a>(&mut self, indexes: impl Iterator<Item = &'a Index>) {
+        for index in indexes {
+            if let Index::PortsWith(network, address) = index
+                && let Some(domain) = self.domains.of(*network)
+            {
+                self.unsettled.places.insert((domain, *address));
             }
         }
+    }
+
+    /// After some changes: gives every address its identity. Not after each, so that no set of groups that was only passed
+    /// through gets a number.
+    pub fn settle(&mut self, touched: &mut FxHashSet<Dep>) {
+        let Unsettled { mut places, groups } = std::mem::take(&mut self.unsettled);
+        places.extend(groups.into_iter().flat_map(|group| self.places_in(group)));
+        let mut concerned = BTreeSet::new();
+        for place in places {
+            let groups = self.own_groups(place);
+            concerned.extend(self.addresses.set_own(place, groups));
+        }
+        for place in concerned {
+            self.settle_place(place, touched);
+        }
+    }
+
+    fn settle_place(&mut self, place: Place, touched: &mut FxHashSet<Dep>) {
+        let groups = self.addresses.groups(place);
+        let number = self.numbers.get_mut().identity(&groups);
+        let old = self.addresses.replace(place, number, groups);
+        if old == number {
+            return;
+        }
+        touched.insert(Dep::Address(place.0, place.1));
+        let member = Addresses::member(place);
+        if old != 0 {
+            self.leave(Index::AddressesAs(old), member, touched);
+        }
+        if number != 0 {
+            self.join(Index::AddressesAs(number), member, touched);
+        }
+    }
+
+    /// Where the members of a group are.
+    fn places_in(&self, group: SecurityGroupId) -> Vec<Place> {
+        let ports = self.ids(Index::PortsIn(group)).filter_map(|id| self.port(id));
+        let places = |port: &model::Port| {
+            let domain = self.domains.of(port.network);
+            domain.into_iter().flat_map(|domain| addresses_of(port).map(move |address| (domain, address))).collect::<Vec<_>>()
+        };
+        ports.flat_map(places).collect()
+    }
+
+    /// The groups with a name in some rule that exactly this address has, on every network of the domain where ports have it.
+    fn own_groups(&self, (domain, address): Place) -> BTreeSet<SecurityGroupId> {
+        let is_named = |group: &SecurityGroupId| self.indexes.contains_key(&Index::RulesNaming(*group));
+        let on_network = |network| -> BTreeSet<SecurityGroupId> {
+            let owners = self.ids(Index::PortsWith(network, address)).filter_map(|id| self.port(id));
+            owners.flat_map(|port| port.security_groups.iter().copied()).filter(is_named).collect()
+        };
+        self.networks_with(domain, address).map(on_network).reduce(|groups, others| &groups & &others).unwrap_or_default()
     }
 
     fn join(&mut self, index: Index, id: Uuid, touched: &mut FxHashSet<Dep>) {
@@ -257,6 +306,7 @@ impl View {
         set.insert(id);
         touched.insert(Dep::Index(index));
         if is_first {
+            self.begin_or_end(index, true, touched);
             for (above, id) in self.above(index) {
                 self.join(above, id, touched);
             }
@@ -270,9 +320,26 @@ impl View {
         touched.insert(Dep::Index(index));
         if is_empty {
             self.indexes.remove(&index);
+            self.begin_or_end(index, false, touched);
             for (above, id) in self.above(index) {
                 self.leave(above, id, touched);
             }
+        }
+    }
+
+    /// An index has its first member, or lost its last.
+    fn begin_or_end(&mut self, index: Index, begins: bool, touched: &mut FxHashSet<Dep>) {
+        match index {
+            Index::RulesNaming(group) => drop(self.unsettled.groups.insert(group)),
+            Index::PortsWith(network, address) => {
+                let domain = self.domains.of(network);
+                match begins {
+                    true => self.addresses.enter(network, address, domain),
+                    false => self.addresses.exit(network, address, domain),
+                }
+                touched.extend(domain.map(|domain| Dep::Address(domain, address)));
+            }
+            _ => {}
         }
     }
 
@@ -324,6 +391,9 @@ impl View {
         self.domains = domains;
         for (network, old, new) in changes {
             touched.insert(Dep::Domain(network));
+            let moved = self.addresses.move_network(network, old, new);
+            touched.extend(moved.iter().map(|(domain, address)| Dep::Address(*domain, *address)));
+            self.unsettled.places.extend(moved);
             self.move_balanced(network, old, new, touched);
         }
     }
@@ -386,9 +456,9 @@ impl View {
         let interface = port.router().map(|router| [Index::InterfacesOn(port.network), Index::InterfacesOf(router)]);
         let home = port.home().filter(|_| port.block.is_none()).map(|home| Index::PortsAt(port.network, home.id().0));
         let groups: BTreeSet<SecurityGroupId> = port.security_groups.iter().copied().collect();
-        let addresses = port.addresses().map(IpNet::from).chain(port.address_pairs.iter().map(|pair| pair.ip.trunc()));
-        let grouped = addresses.filter(|_| !groups.is_empty()).map(|address| Index::PortsWith(port.network, address));
-        let mut indexes: BTreeSet<Index> = interface.into_iter().flatten().chain(home).chain(grouped).collect();
+        let addresses = addresses_of(port).filter(|_| !groups.is_empty()).map(|address| Index::PortsWith(port.network, address));
+        let member = groups.iter().map(|group| Index::PortsIn(*group));
+        let mut indexes: BTreeSet<Index> = interface.into_iter().flatten().chain(home).chain(addresses).chain(member).collect();
         if is_attached {
             let number = self.numbers.borrow_mut().identity(&groups);
             indexes.insert(Index::AttachedOn(port.network));
@@ -396,6 +466,11 @@ impl View {
         }
         indexes
     }
+}
+
+/// The port's own addresses and those of its address pairs.
+fn addresses_of(port: &model::Port) -> impl Iterator<Item = IpNet> + '_ {
+    port.addresses().map(IpNet::from).chain(port.address_pairs.iter().map(|pair| pair.ip.trunc()))
 }
 
 /// The object of one kind with the id, if it is in view.

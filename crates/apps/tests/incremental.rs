@@ -2,9 +2,9 @@
 //! change does not grow with what it does not concern.
 
 use apps::testing::*;
-use apps::{ALL, Change, Engine, Numbers};
+use apps::{ALL, Change, Engine, Numbers, Work};
 use model::*;
-use pipeline::Flow;
+use pipeline::{Action, Flow};
 use proptest::prelude::*;
 
 fn sorted(engine: &Engine) -> Vec<Flow> {
@@ -13,7 +13,7 @@ fn sorted(engine: &Engine) -> Vec<Flow> {
     flows
 }
 
-/// Some change to a world of three networks, two routers, eight ports, three nodes, two groups and two load balancers.
+/// Some change to a world of three networks, two routers, eight ports, three nodes, three groups and two load balancers.
 fn edit() -> impl Strategy<Value = Change> {
     let small = 0u32..4;
     prop_oneof![
@@ -22,14 +22,17 @@ fn edit() -> impl Strategy<Value = Change> {
             .prop_map(|(n, is_dhcp)| put(Subnet { is_dhcp, ..subnet(&format!("sub{n}"), &format!("net{n}"), &format!("10.0.{n}.0/24")) })),
         (0u32..3, a_mode()).prop_map(|(n, mode)| put(a_six(n, mode))),
         (0u32..8, 0u32..3, 0u32..4, any::<bool>()).prop_map(|(p, n, home, secure)| put(a_port(p, n, home, secure))),
+        (0u32..8, 0u32..3, 0u32..4, a_pairing()).prop_map(|(p, n, home, pairs)| put(paired(a_port(p, n, home, true), n, &pairs))),
+        (0u32..8, 0u32..2, proptest::collection::vec(0u32..3, 0..3))
+            .prop_map(|(p, n, groups)| put(grouped(a_port(p, n, 1, true), &groups))),
         (0u32..8, 1u32..9).prop_map(|(p, ofport)| attach(&format!("port{p}"), 10 * (p + 1) + ofport)),
         (0u32..8).prop_map(|p| Change::Detach(PortId(id(&format!("port{p}"))))),
         (0u32..2, 0u32..3).prop_map(|(r, n)| put(an_interface(r, n))),
         (0u32..2, any::<bool>()).prop_map(|(r, is_admin_up)| put(Router { is_admin_up, ..router(&format!("router{r}"), 1 + r) })),
         (0u32..3, 1u32..5).prop_map(|(n, last)| put(node(&format!("node{n}"), &format!("192.0.2.{last}")))),
         (0u32..2, 0u32..3).prop_map(|(b, home)| put(a_block(b, home))),
-        (0u32..2).prop_map(|g| put(group(&format!("group{g}"), 1 + g))),
-        (0u32..4, 0u32..2, proptest::option::of(0u32..2)).prop_map(|(r, g, remote)| put(a_rule(r, g, remote))),
+        (0u32..3).prop_map(|g| put(group(&format!("group{g}"), 1 + g))),
+        (0u32..4, 0u32..3, a_remote(), a_protocol()).prop_map(|(r, g, remote, protocol)| put(a_rule(r, g, remote, protocol))),
         (small.clone(), 0u32..2, prop_oneof![Just(0u16), Just(1), Just(256)]).prop_map(|(m, p, weight)| put(a_member(m, p, weight))),
         (0u32..2, 0u32..3).prop_map(|(b, n)| put(a_vip(b, n))),
         (0u32..2, 0u32..3, any::<bool>())
@@ -74,11 +77,64 @@ fn a_block(b: u32, home: u32) -> Block {
     block("net0", &format!("node{home}"), "sub0", &format!("10.0.0.{}/26", 64 * b), v6)
 }
 
-fn a_rule(r: u32, g: u32, remote: Option<u32>) -> Rule {
-    let remote_group = remote.map(|g| SecurityGroupId(id(&format!("group{g}"))));
+/// Single addresses, own MAC and VRRP's, another port's address, and prefixes within each other.
+const PAIRS: [(&str, Option<&str>); 7] = [
+    ("10.0.0.250/32", None),
+    ("10.0.0.250/32", Some("00:00:5e:00:01:07")),
+    ("10.0.0.101/32", None),
+    ("10.0.0.0/25", None),
+    ("0.0.0.0/0", None),
+    ("fd00::/64", None),
+    ("fd00:0::250/128", Some("00:00:5e:00:02:07")),
+];
+
+fn a_pairing() -> impl Strategy<Value = Vec<usize>> {
+    proptest::collection::vec(0..PAIRS.len(), 0..3)
+}
+
+fn paired(port: Port, n: u32, pairs: &[usize]) -> Port {
+    let pair = |at: &usize| {
+        let (ip, mac) = PAIRS[*at];
+        let ip = if n == 1 { ip.replace("10.0.0.", "10.0.1.") } else { ip.to_string() };
+        AddressPair { ip: ip.parse().unwrap(), mac: mac.map_or(port.mac, |mac| mac.parse().unwrap()) }
+    };
+    Port { address_pairs: pairs.iter().map(pair).collect(), ..port }
+}
+
+fn grouped(port: Port, groups: &[u32]) -> Port {
+    let groups: std::collections::BTreeSet<u32> = groups.iter().copied().collect();
+    Port { security_groups: groups.iter().map(|g| SecurityGroupId(id(&format!("group{g}")))).collect(), ..port }
+}
+
+#[derive(Clone, Debug)]
+enum Remote {
+    Anybody,
+    Group(u32),
+    Prefix(&'static str),
+}
+
+fn a_remote() -> impl Strategy<Value = Remote> {
+    let prefixes = prop_oneof![Just("10.0.0.0/8"), Just("10.0.0.0/24"), Just("0.0.0.0/0"), Just("fd00::/32"), Just("fd00::/64")];
+    prop_oneof![2 => Just(Remote::Anybody), 3 => (0u32..3).prop_map(Remote::Group), 2 => prefixes.prop_map(Remote::Prefix)]
+}
+
+/// Protocol with the two numbers of a range.
+fn a_protocol() -> impl Strategy<Value = (Option<u8>, Option<u16>, Option<u16>)> {
+    prop_oneof![
+        Just((None, None, None)),
+        (prop_oneof![Just(6u8), Just(17)], 80u16..84, 0u16..9).prop_map(|(proto, min, more)| (Some(proto), Some(min), Some(min + more))),
+        prop_oneof![Just(None), Just(Some(8)), Just(Some(128))].prop_map(|kind| (Some(1), kind, kind.map(|_| 0))),
+    ]
+}
+
+fn a_rule(r: u32, g: u32, remote: Remote, (protocol, range_min, range_max): (Option<u8>, Option<u16>, Option<u16>)) -> Rule {
+    let remote_group = if let Remote::Group(g) = remote { Some(SecurityGroupId(id(&format!("group{g}")))) } else { None };
+    let remote_prefix: Option<ipnet::IpNet> = if let Remote::Prefix(prefix) = remote { Some(prefix.parse().unwrap()) } else { None };
+    let is_v6 = remote_prefix.map_or(r == 3, |prefix| prefix.addr().is_ipv6());
     let direction = if r % 2 == 0 { Direction::Ingress } else { Direction::Egress };
-    let base = rule(&format!("rule{r}"), &format!("group{g}"), direction, EtherType::Ipv4);
-    Rule { remote_group, protocol: Some(6), range_min: Some(80), range_max: Some(80 + r as u16), ..base }
+    let ethertype = if is_v6 { EtherType::Ipv6 } else { EtherType::Ipv4 };
+    let base = rule(&format!("rule{r}"), &format!("group{g}"), direction, ethertype);
+    Rule { remote_group, remote_prefix, protocol, range_min, range_max, ..base }
 }
 
 fn a_vip(b: u32, n: u32) -> Port {
@@ -106,7 +162,7 @@ fn a_key(kind: Kind, n: u32) -> ObjectKey {
         Kind::Network => format!("net{}", n % 3),
         Kind::Subnet => format!("{}{}", if two == 0 { "sub" } else { "six" }, n % 3),
         Kind::Router => format!("router{two}"),
-        Kind::SecurityGroup => format!("group{two}"),
+        Kind::SecurityGroup => format!("group{}", n % 3),
         Kind::Rule => format!("rule{}", n % 4),
         Kind::Block => return ObjectKey::new(kind, a_block(two, 0).id),
         Kind::Port if n < 4 => format!("port{n}"),
@@ -154,17 +210,33 @@ proptest! {
 }
 
 /// One port more on a network of `others` ports: how much work is that?
-fn work_of_one_more(others: u32) -> apps::Work {
-    let mut engine = Engine::new(ALL, Numbers::default());
+fn work_of_one_more(others: u32) -> Work {
     let remote = |n: u32| {
         let ip = format!("10.{}.{}.{}", 1 + n / 62_500, n / 250 % 250, 1 + n % 250);
         put(Port { host: Some(NodeName("node1".into())), ..port(&format!("p{n}"), 1000 + n, "net", &[("sub", &ip)]) })
     };
-    let base =
-        [here("node0", "192.0.2.1"), put(node("node1", "192.0.2.2")), put(network("net", 7)), put(subnet("sub", "net", "10.0.0.0/8"))];
-    engine.update(base.into_iter().chain((0..others).map(remote)));
+    work_of(others, remote)
+}
+
+fn ground() -> Vec<Change> {
+    vec![
+        here("node0", "192.0.2.1"),
+        put(node("node1", "192.0.2.2")),
+        put(Network { is_flooding: false, ..network("net", 7) }),
+        put(subnet("sub", "net", "10.0.0.0/8")),
+    ]
+}
+
+/// The work of the last of `others + 1` things.
+fn work_of(others: u32, one: impl Fn(u32) -> Change) -> Work {
+    work_after(ground(), others, one)
+}
+
+fn work_after(ground: Vec<Change>, others: u32, one: impl Fn(u32) -> Change) -> Work {
+    let mut engine = Engine::new(ALL, Numbers::default());
+    engine.update(ground.into_iter().chain((0..others).map(&one)));
     let before = engine.work();
-    let delta = engine.update([remote(others)]);
+    let delta = engine.update([one(others)]);
     assert!(!delta.flows.is_empty());
     engine.work() - before
 }
@@ -172,4 +244,139 @@ fn work_of_one_more(others: u32) -> apps::Work {
 #[test]
 fn a_port_costs_the_same_among_ten_and_among_ten_thousand() {
     assert_eq!(work_of_one_more(10), work_of_one_more(10_000));
+}
+
+fn member_of(n: u32, groups: &[&str]) -> Port {
+    let ip = format!("10.1.{}.{}", n / 250, 1 + n % 250);
+    let security_groups = groups.iter().map(|group| SecurityGroupId(id(group))).collect();
+    Port { host: Some(NodeName("node1".into())), security_groups, ..port(&format!("p{n}"), 1000 + n, "net", &[("sub", &ip)]) }
+}
+
+/// A port here in the group `own`, whose one rule lets in the group `web`.
+fn one_that_asks() -> Vec<Change> {
+    let asks = Rule { remote_group: Some(SecurityGroupId(id("web"))), ..rule("asks", "own", Direction::Ingress, EtherType::Ipv4) };
+    let own = Port { host: Some(NodeName("node0".into())), ..member_of(60_000, &["own"]) };
+    [ground(), vec![put(group("web", 1)), put(group("own", 2)), put(asks), put(own), attach("p60000", 11)]].concat()
+}
+
+fn clauses(engine: &Engine) -> usize {
+    let is_clause = |action: &&Action| matches!(action, Action::Conjunction { .. });
+    engine.flows().map(|flow| flow.actions.iter().filter(is_clause).count()).sum()
+}
+
+/// The members' other groups are nobody's business here.
+#[test]
+fn a_rule_costs_the_same_however_different_the_members_of_its_remote_group_are() {
+    let after = |members: u32| {
+        let mut engine = Engine::new(ALL, Numbers::default());
+        engine.update(one_that_asks());
+        let private = |n: u32| put(member_of(n, &["web", &format!("private {n}")]));
+        engine.update((0..members).map(private));
+        (clauses(&engine), engine.numbers().len())
+    };
+    assert_eq!(after(1), after(1_000));
+}
+
+#[test]
+fn a_group_that_a_rule_begins_to_name_counts_and_one_that_no_rule_names_any_more_does_not() {
+    let mut engine = Engine::new(ALL, Numbers::default());
+    engine.update(one_that_asks());
+    engine.update((0..4).map(|n| put(member_of(n, &["web", if n < 2 { "low" } else { "high" }]))));
+    let (one, before) = (clauses(&engine), sorted(&engine));
+    let low = Rule { remote_group: Some(SecurityGroupId(id("low"))), ..rule("low", "own", Direction::Ingress, EtherType::Ipv4) };
+    engine.update([put(low.clone())]);
+    assert_eq!(sorted(&engine), sorted(&engine.recomputed()));
+    assert!(clauses(&engine) > one, "web now has two identities, and there is a rule more");
+    engine.update([Change::Remove(ObjectKey::new(Kind::Rule, low.id))]);
+    assert_eq!(sorted(&engine), before);
+}
+
+#[test]
+fn a_member_of_a_named_group_costs_the_same_among_ten_and_among_ten_thousand() {
+    let work = |others| work_after(one_that_asks(), others, |n| put(member_of(n, &["web"])));
+    assert_eq!(work(10), work(10_000));
+}
+
+/// IPv6 rules with ports: a later fragment looks the same to all of them.
+fn port_rule(n: u32) -> Change {
+    let ports = Rule { protocol: Some(6), range_min: Some(1_000 + n as u16), range_max: Some(1_000 + n as u16), ..six("own", n) };
+    put(ports)
+}
+
+fn six(group: &str, n: u32) -> Rule {
+    rule(&format!("six {n}"), group, Direction::Ingress, EtherType::Ipv6)
+}
+
+#[test]
+fn no_flow_is_too_long_for_a_message_with_five_thousand_rules_for_the_same_packets() {
+    let mut engine = Engine::new(ALL, Numbers::default());
+    engine.update(one_that_asks().into_iter().chain((0..5_000).map(port_rule)));
+    let longest = engine.flows().map(|flow| flow.actions.len()).max().unwrap();
+    assert!(longest < 1_000, "a flow with {longest} actions");
+    assert_eq!(engine.conflicts().count(), 0);
+}
+
+#[test]
+fn a_rule_costs_no_more_among_five_thousand_than_pages_of_clauses_are_long() {
+    let work = |others| work_after(one_that_asks(), others, port_rule);
+    let (few, many) = (work(10), work(5_000));
+    assert_eq!((few.runs, few.reads, few.made), (many.runs, many.reads, many.made));
+    assert!(many.written < 6_000, "{many:?}");
+}
+
+#[test]
+fn carriers_of_one_mac_beyond_what_a_flow_holds_get_no_copy() {
+    let vrrp = |n: u32| AddressPair { ip: format!("10.9.0.{n}/32").parse().unwrap(), mac: "00:00:5e:00:01:07".parse().unwrap() };
+    let carrier = |n: u32| put(Port { address_pairs: vec![vrrp(1)], ..member_of(n, &[]) });
+    let nodes = |n: u32| put(node(&format!("far{n}"), &format!("198.51.{}.{}", 100 + n / 250, 1 + n % 250)));
+    let at = |n: u32| match carrier(n) {
+        Change::Put(object) => match (*object).clone() {
+            Object::Port(port) => put(Port { host: Some(NodeName(format!("far{n}"))), ..port }),
+            other => put(other),
+        },
+        other => other,
+    };
+    let mut engine = Engine::new(ALL, Numbers::default());
+    engine.update(ground().into_iter().chain((0..1_500).flat_map(|n| [nodes(n), at(n)])));
+    let longest = engine.flows().map(|flow| flow.actions.len()).max().unwrap();
+    assert_eq!(longest, 3 * apps::l2::COPIES_MAX);
+}
+
+#[test]
+fn a_block_costs_the_same_among_ten_and_among_five_hundred() {
+    let work = |others| {
+        work_of(others, |n| {
+            let (v4, v6) = (
+                format!("10.200.{}.{}/26", n / 4, n % 4 * 64),
+                V6Range { subnet: SubnetId(id("six")), prefix: "fd00::/64".parse().unwrap(), shape: V6Shape::Embedded },
+            );
+            put(block("net", "node1", "sub", &v4, vec![v6]))
+        })
+    };
+    assert_eq!(work(10), work(500));
+}
+
+#[test]
+fn a_listener_costs_the_same_among_ten_and_among_a_thousand() {
+    let ports =
+        vec![put(vip("vip", 300, "net", &[("sub", "10.0.0.9")])), put(balancer("lb", &vip("vip", 300, "net", &[("sub", "10.0.0.9")])))];
+    let ground =
+        [one_that_asks(), ports, vec![put(pool("pool", "lb", ListenerProtocol::Tcp)), put(member("m", "pool", "10.1.0.1", 80, 1))]]
+            .concat();
+    let work = |others| {
+        work_after(ground.clone(), others, |n| {
+            put(listener(&format!("l{n}"), 1 + n, "lb", ListenerProtocol::Tcp, 1_000 + n as u16, "pool"))
+        })
+    };
+    assert_eq!(work(10), work(1_000));
+}
+
+/// On a network that does not flood: where it floods, the list of copies is written anew.
+#[test]
+fn an_attachment_costs_the_same_among_ten_and_among_a_thousand() {
+    let ground =
+        [one_that_asks(), (0..1_001).map(|n| put(Port { host: Some(NodeName("node0".into())), ..member_of(n, &["own"]) })).collect()]
+            .concat();
+    let work = |others| work_after(ground.clone(), others, |n| attach(&format!("p{n}"), 20 + n));
+    assert_eq!(work(10), work(1_000));
 }

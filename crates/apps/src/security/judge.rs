@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{Direction, EtherType, Kind, NetworkId, ObjectKey, Port, PortId, Rule, SecurityGroupId, link_local, owner};
+use model::{Direction, EtherType, Kind, ObjectKey, Port, PortId, Rule, SecurityGroupId, link_local, owner};
 
 use super::ports;
 use crate::view::{Index, View, find};
@@ -36,8 +36,8 @@ pub struct Judge<'a> {
     view: &'a View,
     port: &'a Port,
     rules: Vec<&'a Rule>,
-    /// The networks of the port's routing domain.
-    networks: BTreeSet<NetworkId>,
+    /// The port's routing domain, if its network is in view.
+    domain: Option<u32>,
     /// Addresses of this machine's own ports there, if the port is a pod.
     own_node: Vec<IpNet>,
     /// The groups of the addresses that were asked about.
@@ -50,9 +50,9 @@ impl<'a> Judge<'a> {
         let port: &Port = find(view, Kind::Port, port)?;
         let groups: BTreeSet<SecurityGroupId> = port.security_groups.iter().copied().collect();
         let rules = groups.into_iter().flat_map(|group| view.ids(Index::RulesOf(group))).filter_map(|id| find(view, Kind::Rule, id));
-        let networks = view.domain_networks(port.network);
+        let domain = view.domain(port.network);
         let own_node = if port.device_owner == owner::POD { node_addresses(view) } else { Vec::new() };
-        Some(Judge { view, port, rules: rules.collect(), networks, own_node, remotes: RefCell::default() })
+        Some(Judge { view, port, rules: rules.collect(), domain, own_node, remotes: RefCell::default() })
     }
 
     /// True if the rules would let the connection begin now.
@@ -102,19 +102,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The groups of an address: those of the longest prefix around it that belongs to a group that some rule names.
+    /// The groups of an address: the identity of the longest prefix around it.
     fn groups_of(&self, remote: IpAddr) -> BTreeSet<SecurityGroupId> {
         let host = IpNet::from(remote);
         let prefixes = (0..=host.prefix_len()).rev().filter_map(|length| IpNet::new(remote, length).ok()).map(|prefix| prefix.trunc());
-        prefixes.into_iter().find_map(|prefix| self.identity(prefix)).cloned().unwrap_or_default()
-    }
-
-    fn identity(&self, prefix: IpNet) -> Option<&'a BTreeSet<SecurityGroupId>> {
-        let identities = self.networks.iter().filter_map(|network| self.view.address_identity(*network, prefix));
-        let is_named =
-            |groups: &BTreeSet<SecurityGroupId>| groups.iter().any(|group| self.view.ids(Index::RulesNaming(*group)).next().is_some());
-        // Two networks of a domain with one address are a user's mistake; the engine installs the flow with the least number.
-        identities.filter(|(_, groups)| is_named(groups)).min_by_key(|(number, _)| *number).map(|(_, groups)| groups)
+        let mut identities = self.domain.into_iter().flat_map(|domain| prefixes.clone().map(move |prefix| (domain, prefix)));
+        let found = identities.find_map(|(domain, prefix)| self.view.address_identity(domain, prefix));
+        found.map(|(_, groups)| groups.clone()).unwrap_or_default()
     }
 }
 
