@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use model::{Block, Kind, Mac, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
+use model::{Block, FixedIp, Kind, Mac, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
 use pipeline::{
     Action, Draft, Flow, Header, Place, Priority, Punt, Reason, Table, Test, eth_dst, fields::*, icmp_code, icmp_type, ip_dst, ipv4, ipv6,
 };
@@ -49,7 +49,8 @@ fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
     let hops = if is_reachable { port.addresses().map(|ip| next_hop(network, port, ip)).collect() } else { Vec::new() };
     let carried = if port.home().is_some() { single_pairs(port).collect() } else { Vec::new() };
     let carried = carried.into_iter().map(|(ip, mac)| next_hop_carried(network, port, ip, mac)).collect();
-    [interface, vip, hops, carried].concat()
+    let machine = if port.device_owner == model::owner::NODE && is_reachable { to_machine(sight, port, network) } else { Vec::new() };
+    [interface, vip, hops, carried, machine].concat()
 }
 
 fn for_interface(sight: &Sight, router: &Router, port: &Port, network: &Network) -> Vec<Flow> {
@@ -183,11 +184,35 @@ fn extra_routes(sight: &Sight, router: &Router) -> Vec<Flow> {
 
 /// A packet for an extra route goes by the route's next hop.
 fn extra_route(router: &Router, route: &Route, interface: &Port, network: &Network) -> Flow {
-    let hop = match route.nexthop {
+    let because = ObjectKey::new(Kind::Router, router.id);
+    leave(router, route.destination.trunc(), interface, network).act(by_way_of(route.nexthop)).because(because)
+}
+
+/// The packet's next hop is `ip`.
+fn by_way_of(ip: IpAddr) -> Action {
+    match ip {
         IpAddr::V4(ip) => Action::set(NEXT_HOP, ip.to_bits()),
         IpAddr::V6(ip) => Action::set(NEXT_HOP6, ip.to_bits()),
-    };
-    leave(router, route.destination.trunc(), interface, network).act(hop).because(ObjectKey::new(Kind::Router, router.id))
+    }
+}
+
+/// A packet for an underlay address of a machine goes to the machine's own port, which has the address among its pairs. No router
+/// lists these ways, or each machine that comes would change all that every node knows of the router. A router's own route to the
+/// same address comes first.
+fn to_machine(sight: &Sight, machine: &Port, network: &Network) -> Vec<Flow> {
+    let underlay: Vec<IpNet> = single_pairs(machine).map(|(ip, _)| IpNet::from(ip)).collect();
+    let mut flows = Vec::new();
+    for interface in sight.interfaces_on(network.id).into_iter().filter(|port| port.is_admin_up) {
+        let router = interface.router().and_then(|id| sight.router(id)).filter(|router| router.is_admin_up);
+        let Some(router) = router else { continue };
+        let is_on = |fixed: &FixedIp| interface.fixed_ips.iter().any(|own| own.subnet == fixed.subnet);
+        for hop in machine.fixed_ips.iter().filter(|fixed| is_on(fixed)).map(|fixed| fixed.ip) {
+            let is_led = |ip: &IpNet| ip.addr().is_ipv4() == hop.is_ipv4() && router.routes.iter().all(|route| route.destination != *ip);
+            let way = |ip: &IpNet| leave(router, *ip, interface, network).act(by_way_of(hop)).because(key(machine));
+            flows.extend(underlay.iter().filter(|ip| is_led(ip)).map(way));
+        }
+    }
+    flows
 }
 
 /// A packet whose next hop is the exception `port` gets `port`'s MAC.
@@ -230,3 +255,6 @@ fn next_hops_of_block(sight: &Sight, block: &Block) -> Vec<Flow> {
     });
     std::iter::once(v4).chain(v6).collect()
 }
+
+#[cfg(test)]
+mod tests;

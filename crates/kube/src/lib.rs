@@ -5,7 +5,7 @@
 //! run ── elector: waits for the Lease, renews it; while it is ours:
 //!         ├── topology: networks, subnets, router, group            (built once before the rest, then kept)
 //!         ├── ports:    pods                          → ports
-//!         ├── machines: Nodes                         → ports and routes
+//!         ├── machines: Nodes                         → ports
 //!         ├── services: Services and EndpointSlices   → load balancers
 //!         └── events:   reports                       → Events
 //! ```

@@ -1,8 +1,8 @@
 //! A port for every machine: the node is a host on the network.
 //!
 //! Each Kubernetes Node (and each machine that the configuration adds) has one port on the pod network. The machine's underlay
-//! addresses belong to it too: as address pairs, and as a /32 or /128 route of the cluster's router by way of the port. So pods
-//! reach kubelets, the API server reaches pods, and neither is translated.
+//! addresses belong to it too, as address pairs, and the network's routers lead to them by way of the port without being told. So
+//! pods reach kubelets, the API server reaches pods, and neither is translated.
 //!
 //! Task: one, which owns everything here. Machines are few, so its requests follow one another.
 
@@ -13,19 +13,18 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node as KubeNode, ObjectReference};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::config::{Config, Host};
 use crate::events::{Report, Reporter};
 use crate::ids::Keys;
 use crate::mirror::{Mirror, Name, watch};
-use crate::neutron::types::{AddressPair, NewPort, Port, Route};
+use crate::neutron::types::{AddressPair, NewPort, Port};
 use crate::neutron::{ApiError, Neutron};
 use crate::queue::Queue;
 use crate::topology::Topology;
@@ -59,34 +58,6 @@ fn has_pairs(port: &Port, addresses: &BTreeSet<IpAddr>) -> bool {
     there.as_ref() == Some(addresses)
 }
 
-/// Routes to the machines' underlay addresses, each by way of the port's address of the same family.
-fn routes_to(machines: &BTreeMap<Name, Machine>, ports: &HashMap<Name, Port>) -> BTreeSet<Route> {
-    let routes = machines.iter().filter_map(|(name, machine)| Some((machine, ports.get(name)?))).flat_map(|(machine, port)| {
-        machine.addresses.iter().filter_map(|address| {
-            let nexthop = port.fixed_ips.iter().map(|fixed| fixed.ip_address).find(|ip| ip.is_ipv4() == address.is_ipv4())?;
-            Some(Route { destination: IpNet::from(*address), nexthop })
-        })
-    });
-    routes.collect()
-}
-
-/// The router's routes as they should be: ours replaced, everybody else's kept. Ours lead to a single address by way of the pod
-/// network. None if nothing differs.
-fn merged_routes(there: &[Route], wanted: &BTreeSet<Route>, topology: &Topology) -> Option<Vec<Route>> {
-    let is_ours = |route: &Route| {
-        route.destination.prefix_len() == route.destination.max_prefix_len()
-            && topology.plan.pods.iter().any(|subnet| subnet.cidr.contains(&route.nexthop))
-    };
-    let ours: BTreeSet<Route> = there.iter().copied().filter(is_ours).collect();
-    (ours != *wanted).then(|| there.iter().copied().filter(|route| !is_ours(route)).chain(wanted.iter().copied()).collect())
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-enum Key {
-    Machine(Name),
-    Routes,
-}
-
 /// See the module.
 pub struct Machines {
     neutron: Neutron,
@@ -97,7 +68,7 @@ pub struct Machines {
     nodes: Mirror<Machine>,
     watch: BoxStream<'static, Event<KubeNode>>,
     ports: HashMap<Name, Port>,
-    queue: Queue<Key>,
+    queue: Queue<Name>,
     resync: Interval,
     is_listed: bool,
 }
@@ -134,7 +105,7 @@ impl Machines {
             tokio::select! {
                 Some(event) = self.watch.next() => {
                     for change in self.nodes.apply(event, machine) {
-                        self.queue.push_fresh(Key::Machine(change.name), Instant::now());
+                        self.queue.push_fresh(change.name, Instant::now());
                     }
                 }
                 () = until(due) => self.work().await,
@@ -165,7 +136,7 @@ impl Machines {
                 self.ports = ports.into_iter().map(|port| (port.device_id.clone(), port)).collect();
                 self.is_listed = true;
                 let names: BTreeSet<Name> = self.ports.keys().cloned().chain(self.machines().into_keys()).collect();
-                names.into_iter().map(Key::Machine).chain([Key::Routes]).for_each(|key| self.queue.push(key, Instant::now()));
+                names.into_iter().for_each(|name| self.queue.push(name, Instant::now()));
             }
             Err(error) => {
                 warn!(%error, advice = error.advice(), "cannot list the nodes' ports; trying again");
@@ -175,23 +146,17 @@ impl Machines {
     }
 
     async fn work(&mut self) {
-        let Some(key) = self.queue.pop(Instant::now()) else { return };
-        let result = match &key {
-            Key::Machine(name) => self.ensure(name).await,
-            Key::Routes => self.ensure_routes().await,
-        };
-        match result {
-            Ok(()) => self.queue.done(&key),
+        let Some(name) = self.queue.pop(Instant::now()) else { return };
+        match self.ensure(&name).await {
+            Ok(()) => self.queue.done(&name),
             Err(error) => {
-                warn!(?key, %error, advice = error.advice(), "a node's port is not as it should be; trying again");
-                self.queue.failed(&key, Instant::now());
-                if let Key::Machine(name) = &key {
-                    let note = format!(
-                        "the node has no usable port on the pod network: pods and the node do not reach each other; {}; {error}",
-                        error.advice()
-                    );
-                    self.report(name, note);
-                }
+                warn!(node = name, %error, advice = error.advice(), "a node's port is not as it should be; trying again");
+                self.queue.failed(&name, Instant::now());
+                let note = format!(
+                    "the node has no usable port on the pod network: pods and the node do not reach each other; {}; {error}",
+                    error.advice()
+                );
+                self.report(&name, note);
             }
         }
     }
@@ -216,18 +181,6 @@ impl Machines {
             }
             // A create whose answer was lost may have left one.
             (None, None) => self.neutron.delete_port(self.keys.node(name)).await?,
-        }
-        self.queue.push(Key::Routes, Instant::now());
-        Ok(())
-    }
-
-    async fn ensure_routes(&mut self) -> Result<(), ApiError> {
-        let topology = self.topology.borrow().clone();
-        let wanted = routes_to(&self.machines(), &self.ports);
-        let there = self.neutron.router(topology.router).await?.map(|router| router.routes).unwrap_or_default();
-        if let Some(routes) = merged_routes(&there, &wanted, &topology) {
-            debug!(routes = routes.len(), "routes to the nodes changed");
-            self.neutron.set_routes(topology.router, &routes).await?;
         }
         Ok(())
     }
@@ -274,31 +227,18 @@ impl Machines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::neutron::types::FixedIp;
-    use crate::topology::plan::Plan;
     use serde_json::json;
     use uuid::Uuid;
 
-    fn topology() -> Topology {
-        let plan =
-            Plan::new(&["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()], &["10.96.0.0/16".parse().unwrap()]).unwrap();
-        Topology { plan, pod_network: Uuid::nil(), group: Uuid::nil(), router: Uuid::nil(), service_subnets: vec![] }
-    }
-
-    fn port(addresses: &[&str], pairs: &[&str]) -> Port {
-        let fixed = |ip: &&str| FixedIp { subnet_id: Uuid::nil(), ip_address: ip.parse().unwrap() };
+    fn port(pairs: &[&str]) -> Port {
         Port {
             id: Uuid::nil(),
             device_id: "n1".into(),
             status: "ACTIVE".into(),
             host: Some("n1".into()),
-            fixed_ips: addresses.iter().map(fixed).collect(),
+            fixed_ips: Vec::new(),
             allowed_address_pairs: pairs.iter().map(|pair| AddressPair { ip_address: (*pair).into() }).collect(),
         }
-    }
-
-    fn route(destination: &str, nexthop: &str) -> Route {
-        Route { destination: destination.parse().unwrap(), nexthop: nexthop.parse().unwrap() }
     }
 
     fn two_addresses() -> Machine {
@@ -310,35 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn a_nodes_internal_addresses_are_routed_to_its_port_each_in_its_family() {
-        let machines = [("n1".to_owned(), two_addresses())].into();
-        let ports = [("n1".to_owned(), port(&["10.244.0.9", "fd00:244::9"], &[]))].into();
-        let routes: Vec<Route> = routes_to(&machines, &ports).into_iter().collect();
-        assert_eq!(routes, [route("192.0.2.11/32", "10.244.0.9"), route("2001:db8::11/128", "fd00:244::9")]);
-    }
-
-    #[test]
-    fn a_family_that_the_pod_network_lacks_is_not_routed() {
-        let machines = [("n1".to_owned(), two_addresses())].into();
-        let ports = [("n1".to_owned(), port(&["10.244.0.9"], &[]))].into();
-        assert_eq!(routes_to(&machines, &ports).len(), 1);
-    }
-
-    #[test]
-    fn the_routes_of_others_stay_and_stale_ones_of_ours_go() {
-        let theirs = route("203.0.113.0/24", "10.244.0.77");
-        let there = [theirs, route("192.0.2.12/32", "10.244.0.8")];
-        let wanted: BTreeSet<Route> = [route("192.0.2.11/32", "10.244.0.9")].into();
-        let merged = merged_routes(&there, &wanted, &topology()).unwrap();
-        assert_eq!(merged, [theirs, route("192.0.2.11/32", "10.244.0.9")]);
-        assert_eq!(merged_routes(&merged, &wanted, &topology()), None);
+    fn a_machine_has_the_internal_addresses_of_its_node() {
+        assert_eq!(two_addresses().addresses, ["192.0.2.11", "2001:db8::11"].map(|ip| ip.parse().unwrap()).into());
     }
 
     #[test]
     fn address_pairs_are_compared_as_addresses() {
         let addresses = two_addresses().addresses;
-        assert!(has_pairs(&port(&[], &["192.0.2.11/32", "2001:db8::11"]), &addresses));
-        assert!(!has_pairs(&port(&[], &["192.0.2.11"]), &addresses));
-        assert!(!has_pairs(&port(&[], &["192.0.2.11", "2001:db8::11", "192.0.2.0/24"]), &addresses));
+        assert!(has_pairs(&port(&["192.0.2.11/32", "2001:db8::11"]), &addresses));
+        assert!(!has_pairs(&port(&["192.0.2.11"]), &addresses));
+        assert!(!has_pairs(&port(&["192.0.2.11", "2001:db8::11", "192.0.2.0/24"]), &addresses));
     }
 }

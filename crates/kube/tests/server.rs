@@ -85,13 +85,33 @@ async fn a_node_is_a_host_on_the_network() -> Claim {
     let _kube = world.start("a").await;
     let name = format!("node-{}-r", world.namespace);
     world.node(&name, &["192.0.2.11", "2001:db8::11"]).await;
-    let routes = || async { world.list("/v2.0/routers").await.pop().map(|router| router["routes"].clone()).unwrap_or_default() };
-    eventually("two routes", || async { routes().await.as_array().is_some_and(|routes| routes.len() == 2) }).await;
-    world.delete_node(&name).await;
-    eventually("port and routes are gone", || async {
-        routes().await.as_array().is_some_and(Vec::is_empty) && world.list("/v2.0/ports?device_owner=ladon:node").await.is_empty()
+    let ports = || world.list("/v2.0/ports?device_owner=ladon:node");
+    eventually("it has a port with its addresses", || async {
+        ports().await.iter().any(|port| port["allowed_address_pairs"].as_array().is_some_and(|pairs| pairs.len() == 2))
     })
     .await;
+    world.delete_node(&name).await;
+    eventually("the port is gone", || async { ports().await.is_empty() }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_of_nodes_is_too_large_for_the_router() -> Claim {
+    const NODES: u8 = 40;
+    let world = world().await;
+    let _kube = world.start("a").await;
+    let names: Vec<String> = (0..NODES).map(|number| format!("node-{}-{number}", world.namespace)).collect();
+    for (number, name) in names.iter().enumerate() {
+        world.node(name, &[&format!("192.0.2.{}", number + 11), &format!("2001:db8::{}", number + 11)]).await;
+    }
+    eventually("every node has a port", || async { world.list("/v2.0/ports?device_owner=ladon:node").await.len() == usize::from(NODES) })
+        .await;
+    assert!(world.events().await.iter().all(|(reason, _)| reason != "LadonNodeFailed"));
+    let routers = world.list("/v2.0/routers").await;
+    assert!(routers.iter().all(|router| router["routes"].as_array().is_some_and(Vec::is_empty)), "a router grows with the nodes");
+    for name in &names {
+        world.delete_node(name).await;
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::types::{AddressPair, Balancer, Group, Listener, Member, Named, NewPort, PORT_FIELDS, Pool, Port, Route, Router, Subnet};
+use super::types::{AddressPair, Balancer, Group, Listener, Member, Named, NewPort, PORT_FIELDS, Pool, Port, Router, Subnet};
 use super::{ApiError, Neutron, PAGE, escaped};
 
 /// A kind of object: where it is and how documents call it.
@@ -116,10 +116,6 @@ impl Neutron {
 
     pub async fn router(&self, id: Uuid) -> Result<Option<Router>, ApiError> {
         self.show(&ROUTER, id).await
-    }
-
-    pub async fn set_routes(&self, router: Uuid, routes: &[Route]) -> Result<Router, ApiError> {
-        self.update(&ROUTER, router, json!({ "routes": routes })).await
     }
 
     pub async fn add_router_interface(&self, router: Uuid, subnet: Uuid) -> Result<(), ApiError> {

@@ -21,15 +21,6 @@ pub struct Subnet {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Router {
     pub id: Uuid,
-    #[serde(default)]
-    pub routes: Vec<Route>,
-}
-
-/// An extra route of a router.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct Route {
-    pub destination: IpNet,
-    pub nexthop: IpAddr,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
