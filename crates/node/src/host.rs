@@ -85,34 +85,39 @@ struct Desired {
     routes: Vec<Route>,
 }
 
-/// The task's state.
-pub struct Host {
+/// The machine, as its configuration describes it.
+#[derive(Clone, Debug)]
+pub struct Machine {
     pub node: NodeName,
     /// Name of the interface that is the node's own port.
-    pub node_interface: String,
-    pub bridge: Link,
-    pub bridge_name: String,
+    pub interface: String,
+    pub bridge: String,
     pub is_userspace: bool,
-    pub local: watch::Receiver<Arc<Local>>,
-    pub in_force: watch::Receiver<Arc<InForce>>,
+    /// Its addresses outside of the network, where tunnels end.
+    pub underlay: Vec<IpAddr>,
+}
+
+/// The task's state.
+pub struct Host {
+    machine: Machine,
+    bridge: Link,
+    local: watch::Receiver<Arc<Local>>,
+    in_force: watch::Receiver<Arc<InForce>>,
     plugged: BTreeMap<String, Plugged>,
     record: Record,
 }
 
 impl Host {
     pub fn new(
-        node: NodeName,
-        node_interface: String,
+        machine: Machine,
         bridge: Link,
-        bridge_name: String,
-        is_userspace: bool,
         local: watch::Receiver<Arc<Local>>,
         in_force: watch::Receiver<Arc<InForce>>,
         state_dir: &Path,
     ) -> Result<Host, RecordError> {
         let record = Record::new(state_dir, "interfaces.json")?;
         let plugged = record.load()?;
-        Ok(Host { node, node_interface, bridge, bridge_name, is_userspace, local, in_force, plugged, record })
+        Ok(Host { machine, bridge, local, in_force, plugged, record })
     }
 
     /// Runs until nobody can wish for anything any more.
@@ -151,7 +156,7 @@ impl Host {
 
     fn plug(&mut self, request: PlugRequest) -> Result<bool, HostError> {
         let PlugRequest { interface, port, default_route, routes, deadline_ms: _ } = request;
-        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) || interface == self.node_interface {
+        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) || interface == self.machine.interface {
             return Err(HostError::Refused(format!(
                 "`{interface}` cannot be the name of an interface: 1 to 15 bytes, none of them / or a space"
             )));
@@ -176,7 +181,7 @@ impl Host {
             let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
             return Err(HostError::Refused(format!("{name} is not plugged in here; plugged in are: {known}")));
         };
-        let removed = self.bridge.remove_port(&self.bridge_name, &interface).await;
+        let removed = self.bridge.remove_port(&self.machine.bridge, &interface).await;
         removed.map_err(|source| HostError::Bridge { interface: interface.clone(), source })?;
         self.plugged.remove(&interface);
         self.record.save(&self.plugged)?;
@@ -186,7 +191,7 @@ impl Host {
     fn describe(&self, interface: &str) -> Option<PluggedInterface> {
         let plugged = self.plugged.get(interface)?;
         let local = self.local.borrow();
-        let desired = desired(local.port(plugged.port)?, plugged.default_route, &plugged.routes);
+        let desired = desired(local.port(plugged.port)?, plugged, &self.machine.underlay);
         Some(PluggedInterface {
             link: InterfaceLink { interface: interface.to_string(), mac: desired.mac, mtu: desired.mtu.into() },
             port: plugged.port,
@@ -198,9 +203,9 @@ impl Host {
     /// The interfaces that should exist, by name.
     fn wanted(&self) -> BTreeMap<String, Plugged> {
         let local = self.local.borrow();
-        let is_own = |port: &&Arc<LocalPort>| port.port.device_owner == owner::NODE && port.port.device_id == self.node.0;
+        let is_own = |port: &&Arc<LocalPort>| port.port.device_owner == owner::NODE && port.port.device_id == self.machine.node.0;
         let own = local.ports().find(is_own).map(|port| Plugged { port: port.port.id, default_route: false, routes: Vec::new() });
-        own.map(|own| (self.node_interface.clone(), own)).into_iter().chain(self.plugged.clone()).collect()
+        own.map(|own| (self.machine.interface.clone(), own)).into_iter().chain(self.plugged.clone()).collect()
     }
 
     async fn reconcile(&mut self) {
@@ -220,7 +225,7 @@ impl Host {
         }
         let interfaces = self.bridge.interfaces().borrow().clone().unwrap_or_default();
         for interface in unwanted(&interfaces, &wanted.into_keys().collect()) {
-            match self.bridge.remove_port(&self.bridge_name, interface).await {
+            match self.bridge.remove_port(&self.machine.bridge, interface).await {
                 Ok(()) => tracing::info!(interface, "removed an interface of the machine that is no port any more"),
                 Err(error) => tracing::warn!(interface, error = describe(&error), "an interface that is no port any more stays for now"),
             }
@@ -231,9 +236,9 @@ impl Host {
     async fn make(&self, interface: &str) -> Result<(), HostError> {
         let Some(plugged) = self.wanted().remove(interface) else { return Ok(()) };
         let Some(port) = self.local.borrow().port(plugged.port).cloned() else { return Ok(()) };
-        let desired = desired(&port, plugged.default_route, &plugged.routes);
+        let desired = desired(&port, &plugged, &self.machine.underlay);
         let mac = desired.mac.to_string();
-        let mut spec = PortSpec::new(&self.bridge_name, interface, "internal")
+        let mut spec = PortSpec::new(&self.machine.bridge, interface, "internal")
             .external_id("iface-id", &desired.port.to_string())
             .external_id("attached-mac", &mac)
             .external_id("iface-status", "active")
@@ -241,7 +246,7 @@ impl Host {
         spec.mtu_request = Some(desired.mtu);
         spec.mac = Some(mac);
         self.bridge.ensure_port(spec).await.map_err(|source| HostError::Bridge { interface: interface.into(), source })?;
-        let (name, is_userspace) = (interface.to_string(), self.is_userspace);
+        let (name, is_userspace) = (interface.to_string(), self.machine.is_userspace);
         let configured = tokio::task::spawn_blocking(move || configure(&name, &desired, is_userspace)).await;
         let failed = |reason: String| HostError::Netlink { interface: interface.into(), reason };
         configured.map_err(|error| failed(error.to_string()))?.map_err(failed)
@@ -254,13 +259,17 @@ fn unwanted<'a>(interfaces: &'a Interfaces, wanted: &BTreeSet<String>) -> Vec<&'
     interfaces.values().filter(is_ours).map(|interface| interface.name.as_str()).filter(|name| !wanted.contains(*name)).collect()
 }
 
-fn desired(port: &LocalPort, default_route: bool, routes: &[IpNet]) -> Desired {
+/// What the interface of `port` should be. A subnet somewhere on the network that covers the machine's own underlay is not routed
+/// there: tunnels and servers would be unreachable.
+fn desired(port: &LocalPort, plugged: &Plugged, underlay: &[IpAddr]) -> Desired {
     let addresses = port.addresses();
+    let is_elsewhere = |net: &&IpNet| !underlay.iter().any(|own| net.contains(own));
     let mut through = Vec::new();
     for (address, subnet) in &addresses {
         let is_same = |net: &&IpNet| net.addr().is_ipv4() == address.addr().is_ipv4();
-        let by_gateway = port.network.reachable.iter().chain(routes).filter(is_same).map(|net| (*net, subnet.gateway));
-        let default = default_route.then(|| (everywhere(address.addr()), subnet.gateway));
+        let by_gateway =
+            port.network.reachable.iter().filter(is_elsewhere).chain(&plugged.routes).filter(is_same).map(|net| (*net, subnet.gateway));
+        let default = plugged.default_route.then(|| (everywhere(address.addr()), subnet.gateway));
         let host_routes = subnet.host_routes.iter().map(|route| (route.destination, Some(route.nexthop)));
         let all = by_gateway.chain(default).chain(host_routes).filter(|(_, gateway)| gateway.is_some_and(|ip| ip != address.addr()));
         through.extend(all.map(|(destination, gateway)| Route { destination: destination.trunc(), gateway, source: Some(address.addr()) }));
@@ -311,4 +320,55 @@ fn configure(interface: &str, desired: &Desired, is_userspace: bool) -> Result<(
         netlink.add_route(link.index, route).map_err(plain)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use apps::testing::{interface, network, node, port, put, router, subnet};
+    use apps::{Numbers, View};
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A port of this machine on `pods`, with a router to `office`, whose subnet covers the underlay, and to `lab`.
+    fn machine_port() -> Arc<LocalPort> {
+        let own = model::Port {
+            device_owner: owner::NODE.into(),
+            host: Some(NodeName("n1".into())),
+            ..port("own", 9, "pods", &[("four", "10.244.0.9")])
+        };
+        let mut view = View::new(Numbers::default());
+        let changes = [
+            put(node("n1", "192.0.2.11")),
+            put(network("pods", 1)),
+            put(network("office", 2)),
+            put(network("lab", 3)),
+            put(subnet("four", "pods", "10.244.0.0/16")),
+            put(subnet("offices", "office", "192.0.0.0/16")),
+            put(subnet("labs", "lab", "10.9.0.0/24")),
+            put(router("r", 4)),
+            put(interface("r1", 11, "pods", "r", &[("four", "10.244.0.1")])),
+            put(interface("r2", 12, "office", "r", &[("offices", "192.0.0.1")])),
+            put(interface("r3", 13, "lab", "r", &[("labs", "10.9.0.1")])),
+            put(own.clone()),
+        ];
+        changes.into_iter().for_each(|change| view.apply(change, &mut Default::default()));
+        Local::of(&view, &BTreeSet::from([own.id])).port(own.id).expect("it lives here").clone()
+    }
+
+    #[test]
+    fn a_subnet_over_the_underlay_is_not_routed_through_the_network() {
+        let local = machine_port();
+        let plugged = |routes: &[&str]| Plugged {
+            port: local.port.id,
+            default_route: false,
+            routes: routes.iter().map(|net| net.parse().unwrap()).collect(),
+        };
+        let destinations = |plugged: &Plugged| -> Vec<String> {
+            let desired = desired(&local, plugged, &["192.0.2.11".parse().unwrap()]);
+            desired.routes.iter().map(|route| route.destination.to_string()).collect()
+        };
+        assert_eq!(destinations(&plugged(&[])), ["10.9.0.0/24"]);
+        assert_eq!(destinations(&plugged(&["198.51.100.0/24"])), ["10.9.0.0/24", "198.51.100.0/24"]);
+    }
 }

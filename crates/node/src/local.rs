@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use apps::{Index, View};
 use ipnet::IpNet;
-use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterKey, Subnet};
+use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterKey, Subnet, owner};
 use pipeline::OfPort;
 use uuid::Uuid;
 
@@ -87,7 +87,7 @@ impl LocalPort {
 pub struct Local {
     ports: BTreeMap<PortId, Arc<LocalPort>>,
     by_key: HashMap<u32, PortId>,
-    by_device: BTreeMap<String, PortId>,
+    pods: BTreeMap<String, PortId>,
     networks: HashMap<u32, Arc<LocalNetwork>>,
 }
 
@@ -103,8 +103,8 @@ impl Local {
             let ofport = view.attachment(port.id).map(|attachment| attachment.ofport);
             local.by_key.insert(port.key.0, port.id);
             local.networks.insert(network.network.key.0, network.clone());
-            if !port.device_id.is_empty() {
-                local.by_device.insert(port.device_id.clone(), port.id);
+            if port.device_owner == owner::POD {
+                local.pods.insert(port.device_id.clone(), port.id);
             }
             local.ports.insert(port.id, Arc::new(LocalPort { port: port.clone(), network, ofport }));
         }
@@ -125,9 +125,9 @@ impl Local {
         self.networks.get(&key)
     }
 
-    /// The port with the `device_id`.
-    pub fn by_device(&self, device: &str) -> Option<&Arc<LocalPort>> {
-        self.ports.get(self.by_device.get(device)?)
+    /// The port of the pod with the uid. Whatever else calls itself that is no pod.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<LocalPort>> {
+        self.ports.get(self.pods.get(uid)?)
     }
 
     pub fn ports(&self) -> impl Iterator<Item = &Arc<LocalPort>> {
@@ -195,4 +195,29 @@ fn domain(view: &View, network: NetworkId) -> BTreeSet<NetworkId> {
         queue.extend(networks.into_iter().filter(|network| found.insert(*network)));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use apps::Numbers;
+    use apps::testing::{network, port, put};
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_found_whoever_else_has_its_uid_as_device_id() {
+        let of = |name: &str, key, owner: &str| Port { device_owner: owner.into(), device_id: "uid".into(), ..port(name, key, "net", &[]) };
+        let pod = of("pod", 1, owner::POD);
+        // Whichever comes last in the order of ids.
+        let others = ["x", "y", "z"].map(|name| of(name, 2, "compute:nova"));
+        let mut view = View::new(Numbers::default());
+        let all = others.iter().chain([&pod]);
+        [put(network("net", 1))]
+            .into_iter()
+            .chain(all.clone().cloned().map(put))
+            .for_each(|change| view.apply(change, &mut Default::default()));
+        let local = Local::of(&view, &all.map(|port| port.id).collect());
+        assert_eq!(local.pod("uid").map(|found| found.port.id), Some(pod.id));
+        assert!(local.pod("other").is_none());
+    }
 }

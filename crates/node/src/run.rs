@@ -17,7 +17,7 @@ use crate::bridge::{BridgeError, BridgeSpec, Interfaces, Link, PortSpec, Setting
 use crate::config::Config;
 use crate::connections::{Connections, Unixctl, mailbox};
 use crate::control::Control;
-use crate::host::Host;
+use crate::host::{Host, Machine};
 use crate::local::Local;
 use crate::pods::{self, Pods};
 use crate::record::RecordError;
@@ -72,16 +72,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let userspace = config.ovs.is_userspace();
     let plugin_server =
         Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
-    let host = Host::new(
-        node.clone(),
-        config.host_interface.clone(),
-        bridge.clone(),
-        config.ovs.bridge.clone(),
-        userspace,
-        local_seen.clone(),
-        in_force_seen.clone(),
-        &config.state_dir,
-    )?;
+    let machine = Machine {
+        node: node.clone(),
+        interface: config.host_interface.clone(),
+        bridge: config.ovs.bridge.clone(),
+        is_userspace: userspace,
+        underlay: addresses.clone(),
+    };
+    let host = Host::new(machine, bridge.clone(), local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
     let control =
         Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };
 

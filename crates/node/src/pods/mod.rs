@@ -298,7 +298,7 @@ fn find<'a>(local: &'a Local, pod: &PodName) -> Option<&'a Arc<LocalPort>> {
     let is_pod = |port: &&Arc<LocalPort>| port.port.device_owner == owner::POD;
     let name = format!("{}/{}", pod.pod_namespace, pod.pod_name);
     match &pod.pod_uid {
-        Some(uid) => local.by_device(uid).filter(is_pod),
+        Some(uid) => local.pod(uid),
         None => local.ports().filter(is_pod).find(|port| port.port.name == name),
     }
 }
