@@ -5,6 +5,7 @@
 //! sees what arrives on `eth0`, so it is told not to answer there; otherwise every packet would be handled twice.
 //! The integration bridge is not made here: that is the controller's business.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -61,7 +62,9 @@ impl Ovs {
                 "-vsyslog:off".into(),
             ]),
         )?;
-        database.wait_until("ovsdb-server to listen", READY, || Ok(dir.join("db.sock").exists().then_some(())))?;
+        // The socket's file is there a moment before anybody listens.
+        let listens = || UnixStream::connect(dir.join("db.sock")).map(|_| Some(())).map_err(|error| error.to_string());
+        database.wait_until("ovsdb-server to listen", READY, listens)?;
         let switch = host.spawn(
             "ovs-vswitchd",
             Command::new("ovs-vswitchd").envs(places(&dir)).args([
