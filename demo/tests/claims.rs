@@ -32,6 +32,15 @@ fn processes(text: &str) -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(text)).collect()
 }
 
+/// From nothing but built programs to the last claim.
+const DEMO_SECS_MAX: u32 = 120;
+
+/// How long coming up and proving took, of `up in 24 s, proved in 43 s; …`.
+fn seconds(said: &str) -> Option<u32> {
+    let (up, proved) = said.lines().find_map(|line| line.strip_prefix("up in "))?.split_once(" s, proved in ")?;
+    Some(up.parse::<u32>().ok()? + proved.split_once(' ')?.0.parse::<u32>().ok()?)
+}
+
 #[test]
 fn every_claim_of_the_demo_holds_and_nothing_is_left_of_it() -> Result<()> {
     let name = format!("d{}", std::process::id());
@@ -43,6 +52,8 @@ fn every_claim_of_the_demo_holds_and_nothing_is_left_of_it() -> Result<()> {
     let last = proved.lines().last().unwrap_or_default();
     let passed: usize = last.strip_suffix(" passed, 0 failed").with_context(|| last.to_string())?.parse()?;
     ensure!(passed >= 40, "{last}");
+    let secs = seconds(&proved).context("the demo says how long it took")?;
+    ensure!(secs < DEMO_SECS_MAX, "the demo took {secs} s");
     ensure!(!dir.exists(), "{} is left", dir.display());
     ensure!(namespaces(&format!("{name}-")).is_empty(), "namespaces are left: {:?}", namespaces(&name));
     let text = dir.to_string_lossy().into_owned();

@@ -178,17 +178,26 @@ fn a_server_that_keeps_sending_does_not_keep_its_connection() -> Result<()> {
     let closing = allow(&pair, &web, 8080, json!({}))?;
     let server = pair.plug(&blue, 1, "server", json!({"security_groups": [id(&web)]}))?;
     let client = pair.plug(&blue, 0, "client", json!({}))?;
-    let talk = talk(&client, &server, (server.v4, 8080).into(), 8080)?;
-    let port = talk.client_port()?;
-    let download = Download::start(talk)?;
-    wait::until("the download to run", DEADLINE, || Ok::<_, String>((download.arrived.load(Ordering::Relaxed) > 100_000).then_some(())))?;
+    let talks = [server.v4, server.v6].map(|ip| talk(&client, &server, (ip, 8080).into(), 8080));
+    let mut downloads = Vec::new();
+    for talk in talks {
+        let talk = talk?;
+        downloads.push((talk.client_port()?, Download::start(talk)?));
+    }
+    for (_, download) in &downloads {
+        let has_arrived = || Ok::<_, String>((download.arrived.load(Ordering::Relaxed) > 100_000).then_some(()));
+        wait::until("the download to run", DEADLINE, has_arrived)?;
+    }
     forbid(&pair, &closing)?;
-    wait::until("the download to stall", DEADLINE, || {
-        let silent = download.last.lock().unwrap().elapsed();
-        if silent > SILENCE { Ok(Some(())) } else { Err(format!("something arrived {silent:?} ago")) }
-    })
-    .with_context(|| pair.ladon.logs())?;
-    wait_forgotten(&pair, 1, port)
+    for (port, download) in &downloads {
+        wait::until("the download to stall", DEADLINE, || {
+            let silent = download.last.lock().unwrap().elapsed();
+            if silent > SILENCE { Ok(Some(())) } else { Err(format!("something arrived {silent:?} ago")) }
+        })
+        .with_context(|| pair.ladon.logs())?;
+        wait_forgotten(&pair, 1, *port)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -201,12 +210,15 @@ fn who_leaves_a_remote_group_is_shut_out() -> Result<()> {
     let [leaving, staying] =
         [("leaving", 0), ("staying", 1)].map(|(name, node)| pair.plug(&blue, node, name, json!({"security_groups": [id(&clients)]})));
     let (leaving, staying) = (leaving?, staying?);
-    let mut ended = talk(&leaving, &server, (server.v4, 8080).into(), 8080)?;
-    let mut other = talk(&staying, &server, (server.v4, 8080).into(), 8080)?;
+    let both = |client: &Plugged| [server.v4, server.v6].map(|ip| talk(client, &server, (ip, 8080).into(), 8080));
+    let (ended, others) = (both(&leaving), both(&staying));
     pair.api().update("port", id(&leaving.port), json!({"security_groups": [id(&web)]}))?;
-    wait_forgotten(&pair, 1, ended.client_port()?)?;
-    assert!(ended.is_stalled());
-    assert!(other.flows(), "another member stays");
+    for (ended, other) in ended.into_iter().zip(others) {
+        let (mut ended, mut other) = (ended?, other?);
+        wait_forgotten(&pair, 1, ended.client_port()?)?;
+        assert!(ended.is_stalled());
+        assert!(other.flows(), "another member stays");
+    }
     Ok(())
 }
 
@@ -219,16 +231,20 @@ fn what_ended_while_the_node_was_away_ends_when_it_is_back() -> Result<()> {
     allow(&pair, &web, 8081, json!({}))?;
     let server = pair.plug(&blue, 1, "server", json!({"security_groups": [id(&web)]}))?;
     let client = pair.plug(&blue, 0, "client", json!({}))?;
-    let mut ended = talk(&client, &server, (server.v4, 8080).into(), 8080)?;
-    let mut other = talk(&client, &server, (server.v4, 8081).into(), 8081)?;
+    let mut talks = Vec::new();
+    for ip in [server.v4, server.v6] {
+        talks.push((talk(&client, &server, (ip, 8080).into(), 8080)?, talk(&client, &server, (ip, 8081).into(), 8081)?));
+    }
     let node = &pair.ladon.nodes[1].process;
     node.kill9()?;
     forbid(&pair, &closing)?;
-    assert!(ended.flows() && other.flows(), "the switch goes on by itself");
+    assert!(talks.iter_mut().all(|(ended, other)| ended.flows() && other.flows()), "the switch goes on by itself");
     node.restart()?;
-    wait_forgotten(&pair, 1, ended.client_port()?)?;
-    assert!(ended.is_stalled());
-    assert!(other.flows());
+    for (mut ended, mut other) in talks {
+        wait_forgotten(&pair, 1, ended.client_port()?)?;
+        assert!(ended.is_stalled());
+        assert!(other.flows());
+    }
     Ok(())
 }
 
@@ -238,10 +254,10 @@ struct Balanced {
     pools: Vec<(Value, Vec<Value>)>,
 }
 
-fn balanced(pair: &Pair, network: &Value, members: &[&Plugged]) -> Result<Balanced> {
-    let subnets = pair.api().list("subnet", &format!("network_id={}&ip_version=4", id(network)))?;
+fn balanced(pair: &Pair, network: &Value, version: u8, members: &[IpAddr]) -> Result<Balanced> {
+    let subnets = pair.api().list("subnet", &format!("network_id={}&ip_version={version}", id(network)))?;
     let subnet = subnets.first().context("the network has a subnet")?;
-    let lb = pair.api().create("loadbalancer", json!({"name": "lb", "vip_subnet_id": id(subnet)}))?;
+    let lb = pair.api().create("loadbalancer", json!({"name": format!("lb{version}"), "vip_subnet_id": id(subnet)}))?;
     let vip = lb["vip_address"].as_str().context("a load balancer has an address")?.parse()?;
     let mut pools = Vec::new();
     for protocol in ["TCP", "UDP"] {
@@ -250,7 +266,7 @@ fn balanced(pair: &Pair, network: &Value, members: &[&Plugged]) -> Result<Balanc
         let pool = json!({"listener_id": id(&listener), "protocol": protocol, "lb_algorithm": "SOURCE_IP_PORT"});
         let pool = pair.api().create("pool", pool)?;
         let made = members.iter().map(|member| {
-            let wanted = json!({"member": {"address": member.v4, "protocol_port": 8080, "weight": 1}});
+            let wanted = json!({"member": {"address": member, "protocol_port": 8080, "weight": 1}});
             let (status, made) = pair.api().request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&wanted))?;
             anyhow::ensure!(status == 201, "{status} {made}");
             Ok(made["member"].clone())
@@ -278,7 +294,8 @@ fn weightless() -> Option<Value> {
 /// A UDP socket of `client` with `to`, and an answer from there.
 fn datagrams(client: &Plugged, server: &Plugged, to: SocketAddr) -> Result<(UdpSocket, UdpSocket)> {
     let far = server.workload.netns().within(|| UdpSocket::bind(SocketAddr::from(([0u16; 8], 8080))))??;
-    let near = client.workload.netns().within(|| UdpSocket::bind(SocketAddr::from(([0u8; 4], 0))))??;
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let near = client.workload.netns().within(|| UdpSocket::bind((any, 0)))??;
     near.connect(to)?;
     for socket in [&near, &far] {
         socket.set_read_timeout(Some(Duration::from_millis(500)))?;
@@ -300,29 +317,32 @@ fn a_load_balancers_member_that_goes_takes_its_connections_along() -> Result<()>
     let open = || json!({"port_security_enabled": false});
     let [client, one] = [("client", 0, json!({})), ("one", 1, open())].map(|(name, node, more)| pair.plug(&blue, node, name, more));
     let (client, one) = (client?, one?);
-    let balanced = balanced(&pair, &blue, &[&one])?;
-    let at = SocketAddr::from((balanced.vip, 80));
-    let mut tcp = talk(&client, &one, at, 8080)?;
-    let mut direct = talk(&client, &one, (one.v4, 8080).into(), 8080)?;
-    let (near, _far) = datagrams(&client, &one, at)?;
-    let port = tcp.client_port()?;
-    assert_eq!(remembered(&pair, 0, port)?.len(), 2, "its rules and its member");
+    for (version, ip) in [(4, one.v4), (6, one.v6)] {
+        let balanced = balanced(&pair, &blue, version, &[ip])?;
+        let at = SocketAddr::from((balanced.vip, 80));
+        let mut tcp = talk(&client, &one, at, 8080)?;
+        let mut direct = talk(&client, &one, (ip, 8080).into(), 8080)?;
+        let (near, _far) = datagrams(&client, &one, at)?;
+        let port = tcp.client_port()?;
+        assert_eq!(remembered(&pair, 0, port)?.len(), 2, "its rules and its member");
 
-    balanced.member(&pair, 0, 0, "PUT", weightless())?;
-    balanced.member(&pair, 1, 0, "PUT", weightless())?;
-    wait_forgotten(&pair, 0, near.local_addr()?.port())?;
-    assert!(tcp.flows(), "a member that drains keeps its TCP connections");
+        balanced.member(&pair, 0, 0, "PUT", weightless())?;
+        balanced.member(&pair, 1, 0, "PUT", weightless())?;
+        wait_forgotten(&pair, 0, near.local_addr()?.port())?;
+        assert!(tcp.flows(), "a member that drains keeps its TCP connections");
 
-    balanced.member(&pair, 0, 0, "DELETE", None)?;
-    wait_forgotten(&pair, 0, port)?;
-    assert!(direct.flows(), "who asks the member itself is not concerned");
-    let mut byte = [0];
-    let ended = wait::until("the client to learn of it", DEADLINE, || {
-        let _ = tcp.client.write(b"x");
-        match tcp.client.read(&mut byte) {
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Some(())),
-            other => Err(format!("{other:?}")),
-        }
-    });
-    ended.with_context(|| pair.ladon.logs())
+        balanced.member(&pair, 0, 0, "DELETE", None)?;
+        wait_forgotten(&pair, 0, port)?;
+        assert!(direct.flows(), "who asks the member itself is not concerned");
+        let mut byte = [0];
+        let ended = wait::until("the client to learn of it", DEADLINE, || {
+            let _ = tcp.client.write(b"x");
+            match tcp.client.read(&mut byte) {
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Some(())),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        ended.with_context(|| pair.ladon.logs())?;
+    }
+    Ok(())
 }

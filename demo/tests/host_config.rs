@@ -96,11 +96,14 @@ fn v6_network(pair: &Pair, name: &str, mode: &str) -> Result<(Value, Value)> {
     Ok((network, interface))
 }
 
+fn mac(port: &Value) -> Result<Vec<u8>> {
+    let text = port["mac_address"].as_str().context("a port has a MAC")?;
+    Ok(text.split(':').map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<_, _>>()?)
+}
+
 /// The link-local address that follows from a port's MAC.
 fn link_local(port: &Value) -> Result<Ipv6Addr> {
-    let mac = port["mac_address"].as_str().context("a port has a MAC")?;
-    let bytes: Vec<u8> = mac.split(':').map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<_, _>>()?;
-    let [a, b, c, d, e, f] = bytes[..] else { anyhow::bail!("{mac}") };
+    let [a, b, c, d, e, f] = mac(port)?[..] else { anyhow::bail!("a MAC has six bytes") };
     let low = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     Ok(Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(low)))
 }
@@ -155,9 +158,7 @@ fn a_stateful_subnet_gives_addresses_by_dhcpv6_and_by_nothing_else() -> Result<(
         .with_context(|| pair.ladon.logs())?;
     assert_eq!(netns.tool("ip", &["-6", "address", "show", "dev", "eth0", "scope", "global"])?, "", "no address without DHCPv6");
     let index = netns.tool("ip", &["-o", "link", "show", "eth0"])?.split(':').next().context("an index")?.trim().parse()?;
-    let mac: Vec<u8> =
-        port["mac_address"].as_str().context("a MAC")?.split(':').map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<_, _>>()?;
-    let question = solicit(&mac);
+    let question = solicit(&mac(&port)?);
     let reply = wait::until("the answer of DHCPv6", PATIENCE, || {
         ask_dhcpv6(netns, index, &question).map(Some).map_err(|error| format!("{error:#}"))
     })?;
@@ -166,6 +167,32 @@ fn a_stateful_subnet_gives_addresses_by_dhcpv6_and_by_nothing_else() -> Result<(
     assert_eq!(reply[..4], [7, 7, 7, 7], "a reply to the question");
     assert!(says(&own.octets()), "the port's address {own} in {reply:x?}");
     assert!(says(&"fd00:9::53".parse::<Ipv6Addr>()?.octets()), "the DNS server in {reply:x?}");
+    Ok(())
+}
+
+/// INFORMATION-REQUEST of the client with the MAC.
+fn inform(mac: &[u8]) -> Vec<u8> {
+    [&[11, 9, 9, 9][..], &[0, 1, 0, 10, 0, 3, 0, 1], mac, &[0, 6, 0, 2, 0, 23]].concat()
+}
+
+#[test]
+fn a_stateless_subnet_gives_addresses_by_advertisements_and_servers_by_dhcpv6() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let (network, _) = v6_network(&pair, "stateless", "dhcpv6-stateless")?;
+    let (machine, port) = bare(&pair, &network, "a", json!({}))?;
+    let netns = machine.netns();
+    let own = address(&port, true)?;
+    wait_said(netns, &["-6", "address", "show", "dev", "eth0", "scope", "global", "-tentative"], &format!("{own}/64"))
+        .with_context(|| pair.ladon.logs())?;
+    let index = netns.tool("ip", &["-o", "link", "show", "eth0"])?.split(':').next().context("an index")?.trim().parse()?;
+    let reply = wait::until("the answer of DHCPv6", PATIENCE, || {
+        ask_dhcpv6(netns, index, &inform(&mac(&port).map_err(|error| error.to_string())?)).map(Some).map_err(|error| format!("{error:#}"))
+    })?;
+    let says = |bytes: &[u8]| reply.windows(bytes.len()).any(|window| window == bytes);
+    assert_eq!(reply[..4], [7, 9, 9, 9], "a reply to the question");
+    assert!(says(&"fd00:9::53".parse::<Ipv6Addr>()?.octets()), "the DNS server in {reply:x?}");
+    let IpAddr::V6(own) = own else { anyhow::bail!("an IPv6 address") };
+    assert!(!says(&own.octets()), "no address by DHCPv6: {reply:x?}");
     Ok(())
 }
 

@@ -35,8 +35,40 @@ fn ports_of_one_network_on_two_nodes_reach_each_other_and_no_other_network() -> 
 }
 
 #[test]
+fn the_same_by_geneve_over_ipv6() -> Result<()> {
+    two_networks_two_nodes(Tunnel { kind: "geneve", is_v6: true })
+}
+
+#[test]
+fn the_same_by_vxlan_over_ipv4() -> Result<()> {
+    two_networks_two_nodes(Tunnel { kind: "vxlan", is_v6: false })
+}
+
+#[test]
 fn the_same_by_vxlan_over_ipv6() -> Result<()> {
     two_networks_two_nodes(Tunnel { kind: "vxlan", is_v6: true })
+}
+
+/// Longer than Open vSwitch waits for a controller that says nothing (5 s), three times over.
+const DEAD: Duration = Duration::from_secs(16);
+
+#[test]
+fn a_switch_whose_node_stays_dead_forwards_as_it_did_and_learns_nothing() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let blue = pair.network("blue", 9)?;
+    let a = pair.plug(&blue, 0, "a", open())?;
+    let b = pair.plug(&blue, 1, "b", open())?;
+    ping(a.workload.netns(), b.v4, 2, Duration::from_millis(50))?;
+    let dump = || pair.ovs[0].ofctl(&["--no-names", "--no-stats", "dump-flows", "br-int"]);
+    let before = dump()?;
+    pair.ladon.nodes[0].process.kill9()?;
+    let every = Duration::from_millis(10);
+    let report = ping(a.workload.netns(), b.v4, (DEAD.as_millis() / every.as_millis()) as u32, every)?;
+    assert_eq!(report.lost, 0, "{report:?}");
+    assert_eq!(before, dump()?);
+    let learned = pair.ovs[0].appctl(&["fdb/show", "br-int"])?;
+    assert_eq!(learned.lines().count(), 1, "{learned}");
+    Ok(())
 }
 
 #[test]

@@ -34,6 +34,34 @@ fn a_router_joins_two_networks_and_answers_for_itself() -> Result<()> {
     reaches(&a, "198.51.100.7".parse()?)
 }
 
+/// More than two packets of the underlay.
+const LARGE: usize = 4_000;
+
+#[test]
+fn a_datagram_in_pieces_passes_a_rule_for_its_port_as_the_first_of_a_connection() -> Result<()> {
+    let pair = Pair::start(Tunnel::default())?;
+    let blue = pair.network("blue", 9)?;
+    let group = pair.api().create("security_group", json!({"name": "large"}))?;
+    for ethertype in ["IPv4", "IPv6"] {
+        let rule = json!({"security_group_id": id(&group), "direction": "ingress", "ethertype": ethertype, "protocol": "udp",
+            "port_range_min": 8080, "port_range_max": 8080});
+        pair.api().create("security_group_rule", rule)?;
+    }
+    let server = pair.plug(&blue, 1, "server", json!({"security_groups": [id(&group)]}))?;
+    let client = pair.plug(&blue, 0, "client", json!({}))?;
+    let _ports: Vec<EchoServer> =
+        [8080, 8081].into_iter().map(|port| EchoServer::start(server.workload.netns(), port)).collect::<Result<_, _>>()?;
+    let patience = Duration::from_secs(1);
+    // The first packet between two nodes may be lost while their switches learn each other's underlay MACs.
+    udp(client.workload.netns(), (server.v4, 8081).into(), b"hello", Duration::from_millis(300))?;
+    for ip in [server.v4, server.v6] {
+        let said = vec![b'x'; LARGE];
+        assert_eq!(udp(client.workload.netns(), (ip, 8080).into(), &said, patience)?.text().len(), LARGE, "{ip}");
+        assert!(!udp(client.workload.netns(), (ip, 8081).into(), &said, patience)?.is_answered(), "no rule lets {ip}:8081 in");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_security_group_lets_in_what_its_rules_say_and_nothing_else() -> Result<()> {
     let pair = Pair::start(Tunnel::default())?;

@@ -1,5 +1,6 @@
 //! Bad input: refused with Neutron's status code and error type, nothing changed, nobody crashed. And the operator's own commands.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -55,6 +56,9 @@ fn refused(world: &World) -> Result<String> {
     ];
     ensure!(api.list("network", &format!("name={NAME}"))?.is_empty(), "a network was made");
     ensure!(world.ladon.server.is_alive(), "the server is gone");
+    let log = fs::read_to_string(world.ladon.server.log()).context("reading the server's log")?;
+    let crash = log.lines().find(|line| line.contains("panicked") || line.contains(" ERROR "));
+    ensure!(crash.is_none(), "the server logged a user's mistake as its own: {crash:?}");
     Ok(said.join(", "))
 }
 

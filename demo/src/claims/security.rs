@@ -18,7 +18,8 @@ const SILENCE: Duration = Duration::from_millis(700);
 
 pub fn lane() -> Lane {
     let claim = |family| {
-        let sentence = format!("a security group closes a port for new and established connections and opens it again over {family}");
+        let sentence =
+            format!("a security group closes a port for new and established connections and opens it for new ones over {family}");
         Claim::new(sentence, move |world| closed_and_opened(world, family)).within(Duration::from_secs(45))
     };
     FAMILIES.map(claim).to_vec()

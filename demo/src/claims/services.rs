@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Claim, Lane};
 use crate::load::Load;
-use crate::peer::{FAMILIES, Family, Peer, shown};
+use crate::peer::{ECHO, FAMILIES, Family, Peer, shown};
 use crate::world::World;
 
 /// Connections of one measurement; with two replicas, one in 500,000 times all reach the same.
@@ -83,7 +83,38 @@ pub fn lane() -> Lane {
             hairpin(world, family)
         }));
     }
+    claims.push(Claim::new("a Service without a selector reaches metal1 by the EndpointSlice that a user wrote", by_hand).within(SCALED));
     claims
+}
+
+/// A Service that selects no pods, and the slice of its one endpoint.
+const BY_HAND: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: by-hand}
+spec: {ports: [{name: echo, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: by-hand-1, labels: {kubernetes.io/service-name: by-hand}}
+addressType: IPv4
+endpoints: [{addresses: ["ADDRESS"], conditions: {ready: true}}]
+ports: [{name: echo, port: PORT}]
+"#;
+
+fn by_hand(world: &World) -> Result<String> {
+    let metal = world.metal();
+    let text = BY_HAND.replace("ADDRESS", &metal.ip(Family::V4).to_string()).replace("PORT", &ECHO.to_string());
+    let started = Instant::now();
+    world.cluster.apply(&text)?;
+    let service = world.cluster.api().get("/api/v1/namespaces/default/services/by-hand")?.json();
+    let vip: IpAddr = service["spec"]["clusterIP"].as_str().context("a Service has a ClusterIP")?.parse()?;
+    wait::until("metal1 to answer through the Service", SCALED, || match world.pod("a").tcp((vip, 80).into(), "x") {
+        Ok(probe) if probe.is_answered() => Ok(Some(())),
+        Ok(probe) => Err(shown(&probe)),
+        Err(error) => Err(format!("{error:#}")),
+    })?;
+    Ok(format!("{vip}:80 -> {}:{ECHO} answers after {:.1} s", metal.ip(Family::V4), started.elapsed().as_secs_f32()))
 }
 
 fn by_name(world: &World, family: Family) -> Result<String> {

@@ -45,3 +45,38 @@ fn conflist(socket: &Path) -> String {
     });
     format!("{list:#}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits for the file to be there.
+    async fn written(file: &Path) -> serde_json::Value {
+        let read = async {
+            loop {
+                if let Ok(text) = std::fs::read_to_string(file) {
+                    return serde_json::from_str(&text).expect("a file is there as a whole or not at all");
+                }
+                tokio::time::advance(Duration::from_secs(1)).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("the file is written")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runtimes_are_told_of_the_plugin_once_the_node_can_serve_it_and_again_when_the_file_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("net.d").join(CONFLIST);
+        let (sender, in_force) = watch::channel(Arc::new(InForce::default()));
+        let task = tokio::spawn(announce(folder.path().join("net.d"), "/run/ladon".into(), in_force));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!file.exists(), "the view is not complete");
+        sender.send_replace(Arc::new(InForce { is_complete: true, ..InForce::default() }));
+        let list = written(&file).await;
+        assert_eq!((&list["cniVersion"], &list["plugins"][0]["socket"]), (&"1.0.0".into(), &"/run/ladon/cni.sock".into()));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(written(&file).await, list);
+        task.abort();
+    }
+}
