@@ -32,15 +32,20 @@ pub enum RunError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Tokens(#[from] TokensError),
-    #[error("the store cannot be opened")]
+    #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("the store cannot be read")]
+    #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the API cannot listen on {address}: the server does not start; is another server running?")]
+    #[error(
+        "the API cannot listen on {address}: {source}; no server runs here, and switches go on with what they have; see what else listens there"
+    )]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("nodes' streams cannot be served")]
     Views(#[from] ServeError),
-    #[error("the API cannot listen on {path}: the server does not start; check the directory and who may write there")]
+    #[error(
+        "the API cannot listen on {path}: {source}; no server runs here, and switches go on with what they have; check the directory and who may \
+         write there"
+    )]
     Socket { path: PathBuf, source: std::io::Error },
     #[error(
         "the part that tells nodes what changes has ended by a fault, which the log shows: switches go on with what they have, and the server \
@@ -149,7 +154,7 @@ impl Server {
 fn routes(core: &Core, views: &Views, settings: Settings) -> Router {
     let neutron = neutron::routes_with_claims(core.clone(), settings, views.claims());
     let apis = octavia::routes(core.clone()).merge(neutron);
-    apis.merge(views::routes(views.clone())).fallback(neutron::not_found)
+    apis.merge(views::routes(views.clone()))
 }
 
 fn credentials(config: &config::Views) -> Credentials {

@@ -225,3 +225,20 @@ async fn what_is_answered_is_in_the_file() {
     assert_eq!(*Core::start(Arc::new(store)).unwrap().state(), *state);
     assert!(state.network(NetworkId(Uuid::from_u128(10))).is_some());
 }
+
+#[test]
+fn every_refused_write_says_what_happened_what_it_means_and_what_to_do() {
+    let failed = || store::StoreError::Failed { doing: "writing", source: "the disk is gone".into() };
+    for error in [
+        WriteError::TooBusy,
+        WriteError::StoreFull,
+        store::TransactError::from(failed()).into(),
+        WriteError::KeysExhausted { kind: "port" },
+        WriteError::Internal("a panic".into()),
+        WriteError::Stopped,
+    ] {
+        assert_eq!(error.to_string().split("; ").count(), 3, "{error}");
+    }
+    let text = WriteError::from(store::TransactError::from(failed())).to_string();
+    assert_eq!(text.matches("the disk is gone").count(), 1, "{text}");
+}

@@ -109,9 +109,9 @@ pub struct Snapshot {
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactError {
-    #[error("{key} was changed by somebody else")]
+    #[error("{key} was changed by somebody else at the same time; nothing was written and traffic is not affected; try again")]
     Conflict { key: Key },
-    #[error("the store's disk is full: nothing was written; free space on the disk that holds it")]
+    #[error("the store's disk is full: nothing was written; reads and forwarding go on; free space on the disk that holds it")]
     Full,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -133,9 +133,14 @@ pub enum ChangesError {
 /// A store that cannot do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the store failed while {doing}: {source}")]
+    #[error(
+        "the store failed while {doing}: {source}; switches go on with what they have; look at the disk that holds it, then restart the server"
+    )]
     Failed { doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the store holds an entry that cannot be read: {0}")]
+    #[error(
+        "the store holds an entry that cannot be read: {0}; switches go on with what they have, and no server starts on this store; use the \
+         release that wrote it, or put the store's copy back"
+    )]
     Corrupt(#[from] DecodeError),
 }
 
@@ -150,4 +155,33 @@ pub trait Store: Send + Sync + 'static {
     /// Applies all of `transaction` or nothing, durably, and tells the revision that it made. A transaction without
     /// operations changes nothing and tells the latest revision. Deleting what is absent is no error.
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn every_error_says_what_happened_what_it_means_and_what_to_do() {
+        let path = || PathBuf::from("/store");
+        let disk = || Box::new(std::io::Error::other("the disk is gone"));
+        let failed = || StoreError::Failed { doing: "reading", source: disk() };
+        let key = Key::Record("keys".into());
+        for text in [
+            TransactError::Conflict { key }.to_string(),
+            TransactError::Full.to_string(),
+            TransactError::from(failed()).to_string(),
+            ChangesError::from(failed()).to_string(),
+            StoreError::from(DecodeError::Key("/x".into())).to_string(),
+            OpenError::InUse { path: path() }.to_string(),
+            OpenError::Format { path: path(), found: 2 }.to_string(),
+            OpenError::Empty { path: path() }.to_string(),
+            OpenError::Failed { path: path(), source: disk() }.to_string(),
+        ] {
+            assert_eq!(text.split("; ").count(), 3, "{text}");
+        }
+        assert!(failed().to_string().contains("while reading: the disk is gone; "));
+    }
 }

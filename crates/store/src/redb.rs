@@ -76,9 +76,15 @@ impl Default for Options {
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{path}: another process has the store open: the embedded store means exactly one server")]
+    #[error(
+        "{path}: another process has the store open, and a store in a file means exactly one server; nodes keep forwarding as they do; stop the \
+         other server, or give this one a file of its own"
+    )]
     InUse { path: PathBuf },
-    #[error("{path}: the store's tables have version {found}, this release knows {FORMAT_VERSION}: use the release that wrote them")]
+    #[error(
+        "{path}: the store's tables have version {found}, this release knows {FORMAT_VERSION}; nodes keep forwarding as they do; use the release \
+         that wrote them"
+    )]
     Format { path: PathBuf, found: u64 },
     /// A new store is made only where there is no file: an empty one was a store once, and starting with nothing would take every
     /// port's flows away.
@@ -86,7 +92,10 @@ pub enum OpenError {
         "{path}: the file is empty; nodes keep forwarding as they do; put the store's copy back, or remove the file to begin with nothing"
     )]
     Empty { path: PathBuf },
-    #[error("opening the store in {path}")]
+    #[error(
+        "{path}: the store cannot be opened: {source}; nodes keep forwarding as they do; see that this is a store's file and that the server may \
+         read and write it, or put the store's copy back"
+    )]
     Failed { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
@@ -115,7 +124,7 @@ impl Redb {
         if let Some(database) = &*slot {
             return Ok(database.clone());
         }
-        let opened = open(&self.path).map_err(|source| StoreError::Failed { doing: "opening its file again", source: source.into() })?;
+        let opened = open(&self.path).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
         let database = Arc::new(opened);
         *slot = Some(database.clone());
         Ok(database)
@@ -132,10 +141,8 @@ impl Redb {
                 other => break other,
             }
         };
-        if let Err(again) = &database {
-            tracing::error!(
-                "the store cannot be opened again after '{failure}': {again}; nothing can be written until it can; restart the server"
-            );
+        if let Err(error) = &database {
+            tracing::error!("{error}");
         }
         let is_there = database.and_then(|database| revision(&database)).is_ok_and(|revision| revision == wanted);
         if is_there { Ok(wanted) } else { Err(failure) }
@@ -217,6 +224,14 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     match format(&database).map_err(|error| failed(error.into()))? {
         FORMAT_VERSION => Ok(database),
         found => Err(OpenError::Format { path: path.into(), found }),
+    }
+}
+
+/// Why the file could not be opened, where somebody else says which file and what follows.
+fn cause(error: OpenError) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        OpenError::Failed { source, .. } => source,
+        other => other.into(),
     }
 }
 

@@ -448,10 +448,7 @@ impl Owner {
         match result {
             Ok(revision) => self.write_from = revision,
             Err(error) => {
-                tracing::warn!(
-                    "status of {} ports could not be written: {error}; traffic is not affected; trying again",
-                    batch.ports.len()
-                );
+                tracing::warn!("status of {} ports could not be written, which is tried again: {error}", batch.ports.len());
                 self.dirty_ports.extend(batch.ports);
                 for node in batch.nodes {
                     self.dirty_nodes.entry(node.name.clone()).or_insert(node);

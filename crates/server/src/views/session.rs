@@ -189,7 +189,7 @@ async fn resume(views: &Views, node: &NodeName, position: Position, admission: &
     let log = match views.core.changes(position.revision).await {
         Ok(log) => log,
         Err(error) => {
-            tracing::info!("node {node} cannot resume: {error}");
+            tracing::info!("node {node} cannot resume and gets a snapshot, which disturbs no traffic: {error}");
             return None;
         }
     };

@@ -32,17 +32,18 @@ pub const LAG_MAX: usize = 4096;
 /// Why a write did not happen. Nothing of it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WriteError {
-    #[error("{QUEUE_MAX} writes are waiting already; try again later")]
+    #[error("{QUEUE_MAX} writes are waiting already; nothing was written and traffic is not affected; try again later, with bulk requests")]
     TooBusy,
-    #[error("the store's disk is full: nothing was written; free space on the disk that holds it")]
+    #[error("{}", TransactError::Full)]
     StoreFull,
-    #[error("the store failed, nothing was written: {0}")]
+    /// What the store says, in its three parts.
+    #[error("nothing was written: {0}")]
     StoreFailed(String),
-    #[error("all numbers for {kind}s are in use")]
+    #[error("all numbers for {kind}s are in use; nothing was written and traffic is not affected; delete {kind}s that nobody needs")]
     KeysExhausted { kind: &'static str },
-    #[error("the write failed in the server, nothing was written: {0}")]
+    #[error("the write failed in the server: {0}; nothing was written and traffic is not affected; report it with the server's log")]
     Internal(String),
-    #[error("the server is stopping")]
+    #[error("the server is stopping; nothing was written and switches go on with what they have; try again when it is back")]
     Stopped,
 }
 
@@ -50,7 +51,7 @@ impl From<TransactError> for WriteError {
     fn from(error: TransactError) -> WriteError {
         match error {
             TransactError::Full => WriteError::StoreFull,
-            other => WriteError::StoreFailed(other.to_string()),
+            other => WriteError::StoreFailed(stream::describe(&other)),
         }
     }
 }
@@ -269,7 +270,7 @@ impl Writer {
     fn write_and_answer(&mut self, batch: &mut Vec<Box<dyn Job>>) {
         let result = self.write(batch);
         if let Err(error) = &result {
-            tracing::error!("{} writes were refused and nothing changed: {error}", batch.len());
+            tracing::error!("{} writes were refused: {error}", batch.len());
         }
         batch.drain(..).for_each(|job| job.answer(result.clone()));
     }
