@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Ipv6Mode, Subnet};
 
 use super::error::ApiError;
 use super::fields::{self, Fields};
-use super::subnet::version;
+use super::subnet::{overlaps, version};
 
 /// Most DNS servers of a subnet (Neutron's default `max_dns_nameservers`).
 pub const DNS_MAX: usize = 5;
@@ -18,6 +18,25 @@ const DHCP_V4_PREFIX_MAX: u8 = 30;
 const DHCP_V6_PREFIX_MAX: u8 = 126;
 /// Hosts that make their own address need 64 bits for it (RFC 4862, section 5.5.3, with RFC 4291's EUI-64).
 const SLAAC_PREFIX: u8 = 64;
+
+/// Ranges in which no host has an address of its network. Neutron refuses multicast and loopback only together with DHCP; without
+/// it they make no more sense. IPv4's link-local range is not here: people number links with it, and packets there are as any others.
+const HOSTLESS: [(&str, IpNet); 5] = [
+    ("Multicast", v4([224, 0, 0, 0], 4)),
+    ("Loopback", v4([127, 0, 0, 0], 8)),
+    ("Multicast", v6(0xff00 << 112, 8)),
+    ("Loopback", v6(1, 128)),
+    // Every link has it already (RFC 4291, section 2.5.6), and hosts' own ND depends on it.
+    ("Link-local", v6(0xfe80 << 112, 10)),
+];
+
+const fn v4(address: [u8; 4], prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from_bits(u32::from_be_bytes(address)), prefix))
+}
+
+const fn v6(address: u128, prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(address), prefix))
+}
 
 /// The CIDR of a new subnet.
 pub fn cidr(fields: &Fields) -> Result<IpNet, ApiError> {
@@ -37,7 +56,8 @@ pub fn cidr(fields: &Fields) -> Result<IpNet, ApiError> {
     if cidr.network() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         return Err(ApiError::invalid_input("IPv6 subnet '::' is not supported"));
     }
-    Ok(cidr)
+    let hostless = HOSTLESS.iter().find(|(_, range)| overlaps(cidr, *range));
+    hostless.map_or(Ok(cidr), |(what, _)| Err(ApiError::invalid_input(format!("{what} IP subnet is not supported"))))
 }
 
 fn same_version(wanted: i64, ip: IpAddr, shown: impl std::fmt::Display, name: &str) -> Result<(), ApiError> {
@@ -208,12 +228,6 @@ fn check_dhcp(cidr: IpNet) -> Result<(), ApiError> {
     let prefix_max = if cidr.addr().is_ipv4() { DHCP_V4_PREFIX_MAX } else { DHCP_V6_PREFIX_MAX };
     if cidr.prefix_len() > prefix_max {
         return Err(ApiError::invalid_input("Subnet has a prefix length that is incompatible with DHCP service enabled"));
-    }
-    if cidr.network().is_multicast() {
-        return Err(ApiError::invalid_input("Multicast IP subnet is not supported if enable_dhcp is True"));
-    }
-    if cidr.network().is_loopback() {
-        return Err(ApiError::invalid_input("Loopback IP subnet is not supported if enable_dhcp is True"));
     }
     if cidr.network() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
         return Err(ApiError::invalid_input("First IP '0.0.0.0' of network is not supported if enable_dhcp is True."));

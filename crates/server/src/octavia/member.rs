@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use axum::http::StatusCode;
 use model::{Kind, Member, MemberId, ObjectKey, Pool, PoolId, SubnetId};
 use serde_json::Value;
 use uuid::Uuid;
@@ -63,8 +64,13 @@ fn make(ask: &mut Ask, pool: &Pool, fields: &Fields, address: IpAddr, port: u16)
     if vip.is_some_and(|vip| vip.is_ipv4() != address.is_ipv4()) {
         return Err(Fault::unsupported(format!("member {address} of another IP version than the VIP")));
     }
-    if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
-        return Err(Fault::validation(format!("Member IP address {address} is not one that can be reached.")));
+    // Octavia's words about the addresses that it reserves.
+    let odd = |why| Err(Fault::new(StatusCode::BAD_REQUEST, format!("{address} is not a valid option for member address{why}")));
+    if !is_reachable(address) {
+        return odd("");
+    }
+    if vip == Some(address) {
+        return odd(": it is its own load balancer's VIP");
     }
     let subnet = fields.id::<SubnetId>("subnet_id")?;
     if let Some(id) = subnet {
@@ -85,6 +91,16 @@ fn make(ask: &mut Ask, pool: &Pool, fields: &Fields, address: IpAddr, port: u16)
     let id = member.id;
     ask.tx.put(member);
     Ok(id)
+}
+
+/// False for addresses at which no router reaches one host.
+fn is_reachable(address: IpAddr) -> bool {
+    let is_special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    let is_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !is_special && !is_local
 }
 
 fn weight(fields: &Fields) -> Result<Option<u16>, Fault> {

@@ -27,6 +27,10 @@ async fn mtu_and_flooding_are_written_and_shown() {
     api.subnet(&id(&network), "fd00::/64").await;
     let small = api.put(&path, json!({"network": {"mtu": 1000}})).await;
     assert_eq!(small.error(), (409, "NetworkMTUSubnetConflict"));
+    let least = id(&api.make("networks", "network", json!({"mtu": 68})).await);
+    api.subnet(&least, "10.0.0.0/24").await;
+    let v6 = json!({"subnet": {"network_id": least, "ip_version": 6, "cidr": "fd00::/64"}});
+    assert_eq!(api.post("subnets", v6).await.error(), (409, "NetworkMTUSubnetConflict"), "IPv4 needs 68, IPv6 needs 1280");
     let changed = api.put(&path, json!({"network": {"mtu": 1400, "ladon:flooding": true}})).await;
     assert_eq!((&changed.body["network"]["mtu"], &changed.body["network"]["ladon:flooding"]), (&json!(1400), &json!(true)));
 }
