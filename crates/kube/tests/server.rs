@@ -17,7 +17,7 @@ fn real_server() -> axum::Router {
     let core = Core::start(Arc::new(store::Memory::new())).unwrap();
     let settings = neutron::Settings { network_mtu: 1450, network_type: Default::default() };
     let routes = octavia::routes(core.clone()).merge(neutron::routes(core, settings));
-    http::application(routes.fallback(neutron::not_found), Auth::None)
+    http::application(routes, Auth::None)
 }
 
 async fn world() -> World {

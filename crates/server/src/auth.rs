@@ -11,10 +11,11 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use model::ProjectId;
-use serde_json::json;
 use sha2::{Digest, Sha256};
+
+use crate::http::error_document;
 
 /// The role that makes its bearer an administrator.
 pub const ADMIN_ROLE: &str = "admin";
@@ -52,6 +53,11 @@ pub enum TokensError {
         "{path}, line {line}: {problem}: the file is not used at all, so that no token is missing by surprise; write lines of token,project,user,roles"
     )]
     Line { path: PathBuf, line: usize, problem: &'static str },
+    #[error(
+        "{path} holds no token: nobody could call the API, and switches go on with what they have; write lines of token,project,user,roles, \
+         one of them with the role admin"
+    )]
+    Empty { path: PathBuf },
 }
 
 /// How callers are known.
@@ -70,7 +76,8 @@ impl Tokens {
     /// say nothing.
     pub fn read(path: &Path) -> Result<Tokens, TokensError> {
         let text = std::fs::read_to_string(path).map_err(|source| TokensError::Read { path: path.into(), source })?;
-        Tokens::parse(&text).map_err(|(line, problem)| TokensError::Line { path: path.into(), line, problem })
+        let tokens = Tokens::parse(&text).map_err(|(line, problem)| TokensError::Line { path: path.into(), line, problem })?;
+        if tokens.0.is_empty() { Err(TokensError::Empty { path: path.into() }) } else { Ok(tokens) }
     }
 
     fn parse(text: &str) -> Result<Tokens, (usize, &'static str)> {
@@ -102,6 +109,9 @@ fn entry(line: &str) -> Result<([u8; 32], Caller), &'static str> {
     if token.is_empty() {
         return Err("the token is empty");
     }
+    if !token.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
+        return Err("the token has characters that no HTTP header carries");
+    }
     let roles: Vec<String> = roles.split_whitespace().map(String::from).collect();
     let is_admin = roles.iter().any(|role| role == ADMIN_ROLE);
     Ok((hash(token), Caller { project: ProjectId(project.into()), user: user.into(), roles, is_admin }))
@@ -130,9 +140,7 @@ fn is_public(path: &str) -> bool {
 
 /// Keystone's middleware answers so.
 fn unauthorized() -> Response {
-    let message = "The request you have made requires authentication.";
-    let body = json!({"error": {"code": 401, "title": "Unauthorized", "message": message}});
-    (StatusCode::UNAUTHORIZED, axum::Json(body)).into_response()
+    error_document(StatusCode::UNAUTHORIZED, "The request you have made requires authentication.")
 }
 
 #[cfg(test)]
@@ -150,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_wrong_line_is_named() {
-        for (text, line) in [("a,b,c", 1), ("a,b,c,d\n,b,c,d", 2), ("a,b,c,d\na,x,y,z", 2)] {
+        for (text, line) in [("a,b,c", 1), ("a,b,c,d\n,b,c,d", 2), ("a,b,c,d\na,x,y,z", 2), ("\u{7},b,c,d", 1), ("ü,b,c,d", 1)] {
             assert_eq!(Tokens::parse(text).unwrap_err().0, line, "{text}");
         }
     }

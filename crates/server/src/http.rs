@@ -1,4 +1,8 @@
-//! What every HTTP request goes through: a listener with limits, authentication, a request id, a limit on bodies.
+//! What every HTTP request goes through: a listener with limits, authentication, a request id, its body whole and in time, and
+//! for whatever is refused on the way the document of the API that was asked.
+//!
+//! What is no HTTP at all, or has a URI beyond hyper's own limit of 64 KiB, is refused by hyper with a status alone, as the server
+//! under Neutron does it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,9 +11,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,22 +27,34 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::auth::{self, Auth};
+use crate::neutron::ApiError;
+use crate::octavia::{self, Fault};
+use crate::views;
 
 /// The largest body of a request: some 10,000 ports.
 pub const BODY_MAX: usize = 16 << 20;
+/// The longest path and query of a request, in bytes: a list's filter may name some 800 ids.
+pub const URI_MAX: usize = 32 << 10;
 /// Open connections. Others wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// A client that takes longer to say what it wants is given up.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A body that takes longer to come is not waited for.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Every answer has one, as OpenStack's services do.
 const REQUEST_ID: &str = "x-openstack-request-id";
+/// Bytes of a refusal that are worth repeating.
+const REASON_MAX: usize = 1024;
+/// What a path that nothing serves is answered, as in OpenStack.
+const NOT_FOUND: &str = "The resource could not be found.";
 
 /// `routes` with all that holds for every request.
 pub fn application(routes: Router, auth: Auth) -> Router {
     routes
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn(take_in))
         .layer(middleware::from_fn_with_state(auth, auth::authenticate))
-        .layer(middleware::from_fn(limit_body))
+        .layer(middleware::from_fn(word))
         .layer(middleware::from_fn(name_request))
 }
 
@@ -48,25 +65,112 @@ async fn name_request(request: Request, next: Next) -> Response {
     response
 }
 
-/// Refuses large bodies before they are sent where their length is told, and words the refusal as the API does.
-async fn limit_body(request: Request, next: Next) -> Response {
-    let is_octavia = crate::octavia::is_path(request.uri().path());
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_MAX as u64) {
-        return too_large(is_octavia);
-    }
-    let response = next.run(request).await;
-    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_json { too_large(is_octavia) } else { response }
+/// The APIs by how they word a refusal.
+#[derive(Clone, Copy)]
+enum Api {
+    Neutron,
+    Octavia,
+    Ladon,
 }
 
-fn too_large(is_octavia: bool) -> Response {
-    let message = format!("The request's body is larger than {BODY_MAX} bytes.");
-    let body = match is_octavia {
-        true => json!({"faultcode": "Client", "faultstring": message, "debuginfo": null}),
-        false => json!({"NeutronError": {"type": "HTTPRequestEntityTooLarge", "message": message, "detail": ""}}),
+impl Api {
+    fn of(request: &Request) -> Api {
+        match request.uri().path() {
+            path if octavia::is_path(path) => Api::Octavia,
+            path if views::is_path(path) => Api::Ladon,
+            _ => Api::Neutron,
+        }
+    }
+
+    fn refusal(self, status: StatusCode, message: impl Into<String>) -> Response {
+        match self {
+            Api::Neutron => ApiError::new(status, kind(status), message).into_response(),
+            Api::Octavia => Fault::new(status, message).into_response(),
+            Api::Ladon => error_document(status, &message.into()),
+        }
+    }
+}
+
+/// What Neutron calls a refusal that none of its resources made: the classes of WebOb.
+fn kind(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => "HTTPNotFound",
+        StatusCode::METHOD_NOT_ALLOWED => "HTTPMethodNotAllowed",
+        StatusCode::REQUEST_TIMEOUT => "HTTPRequestTimeout",
+        StatusCode::PAYLOAD_TOO_LARGE => "HTTPRequestEntityTooLarge",
+        StatusCode::URI_TOO_LONG => "HTTPRequestURITooLong",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "HTTPUnsupportedMediaType",
+        status if status.is_server_error() => "HTTPInternalServerError",
+        _ => "HTTPBadRequest",
+    }
+}
+
+/// The error document of Keystone, and of what is Ladon's own.
+pub fn error_document(status: StatusCode, message: &str) -> Response {
+    let error = json!({"code": status.as_u16(), "title": status.canonical_reason(), "message": message});
+    (status, axum::Json(json!({ "error": error }))).into_response()
+}
+
+/// Words what refuses a request before a handler sees it: the router and the extractors answer in plain text or not at all.
+async fn word(request: Request, next: Next) -> Response {
+    let (api, method) = (Api::of(&request), request.method().clone());
+    if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > URI_MAX) {
+        return api.refusal(StatusCode::URI_TOO_LONG, format!("The request's URI is longer than {URI_MAX} bytes."));
+    }
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let mut worded = api.refusal(status, message(status, &method, body).await);
+    if let Some(allowed) = head.headers.get(header::ALLOW) {
+        worded.headers_mut().insert(header::ALLOW, allowed.clone());
+    }
+    worded
+}
+
+async fn message(status: StatusCode, method: &Method, said: Body) -> String {
+    match status {
+        StatusCode::NOT_FOUND => NOT_FOUND.to_string(),
+        StatusCode::METHOD_NOT_ALLOWED => format!("The method {method} is not allowed for this resource."),
+        _ => {
+            let said = axum::body::to_bytes(said, REASON_MAX).await.unwrap_or_default();
+            let usual = || status.canonical_reason().unwrap_or_default().to_string();
+            String::from_utf8(said.into()).ok().filter(|said| !said.is_empty()).unwrap_or_else(usual)
+        }
+    }
+}
+
+/// Waits for the whole body, so that handlers find it there. Large ones are refused before they are sent where their length is told.
+async fn take_in(request: Request, next: Next) -> Response {
+    let api = Api::of(&request);
+    let too_large = || api.refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("The request's body is larger than {BODY_MAX} bytes."));
+    let (head, body) = request.into_parts();
+    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_MAX as u64) {
+        return too_large();
+    }
+    let late = format!("The request's body did not come within {} s.", BODY_TIMEOUT.as_secs());
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
+        Ok(Err(_)) => return api.refusal(StatusCode::BAD_REQUEST, "The request's body could not be read."),
+        Err(_) => return api.refusal(StatusCode::REQUEST_TIMEOUT, late),
     };
-    (StatusCode::PAYLOAD_TOO_LARGE, axum::Json(body)).into_response()
+    if let (Api::Octavia, Some(kind)) = (api, foreign_type(&head.headers).filter(|_| !bytes.is_empty())) {
+        return api.refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("Unknown mimetype: {kind}"));
+    }
+    next.run(Request::from_parts(head, Body::from(bytes))).await
+}
+
+/// The type of a body that says that it is no JSON. Neutron does not look at it, Octavia does. A form is what `curl --data` calls
+/// everything.
+fn foreign_type(headers: &header::HeaderMap) -> Option<&str> {
+    const TAKEN: [&str; 5] = ["", "application/json", "application/javascript", "text/javascript", "application/x-www-form-urlencoded"];
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim();
+    (!TAKEN.iter().any(|taken| kind.eq_ignore_ascii_case(taken))).then_some(kind)
 }
 
 /// Where connections come from.
@@ -153,4 +257,35 @@ async fn answer(application: Router, request: Request) -> Response {
     use tower::ServiceExt;
     let Ok(response) = application.oneshot(request).await;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(path: &str, body: Body) -> (u16, Value) {
+        let routes = Router::new().fallback(async || StatusCode::NOT_FOUND);
+        let request = Request::post(path).body(body).unwrap();
+        let Ok(response) = application(routes, Auth::None).oneshot(request).await;
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let first = futures::stream::iter([Ok::<_, Infallible>(bytes::Bytes::from_static(b"{"))]);
+        let stalled = || Body::from_stream(first.clone().chain(futures::stream::pending()));
+        for (path, pointer, said) in [
+            ("/v2.0/networks", "/NeutronError/type", "HTTPRequestTimeout"),
+            ("/v2.0/lbaas/pools", "/faultcode", "Client"),
+            ("/ladon/v1/nodes", "/error/title", "Request Timeout"),
+        ] {
+            let (status, document) = ask(path, stalled()).await;
+            assert_eq!((status, document.pointer(pointer).and_then(Value::as_str)), (408, Some(said)), "{document}");
+        }
+    }
 }

@@ -240,7 +240,8 @@ async fn ten_thousand_members_are_one_batch() {
 async fn what_users_get_wrong_is_answered_as_octavia_does() {
     let api = Api::new().await;
     let pool = api.pool().await;
-    let balancer = id(&api.get("loadbalancers").await["loadbalancers"][0]);
+    let balancer = api.get("loadbalancers").await["loadbalancers"][0].clone();
+    let (vip, balancer) = (balancer["vip_address"].as_str().unwrap(), id(&balancer));
     let listener = |more: Value| {
         let mut body = json!({"loadbalancer_id": balancer, "protocol": "TCP", "protocol_port": 80});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -331,6 +332,13 @@ async fn what_users_get_wrong_is_answered_as_octavia_does() {
         ("POST", &members, member(json!({"address": "10.0.0.300"})), 400, "address"),
         ("POST", &members, member(json!({"address": "10.0.0.6", "weight": -1})), 400, "weight"),
         ("POST", &members, member(json!({"address": "10.0.0.6", "backup": true})), 501, "backup"),
+        (
+            "PUT",
+            &members,
+            json!({"members": [{"address": "10.0.0.7", "protocol_port": 80}, {"address": vip, "protocol_port": 81}]}),
+            400,
+            vip,
+        ),
         ("POST", "healthmonitors", json!({"healthmonitor": {}}), 501, "healthmonitors"),
         ("POST", "l7policies", json!({"l7policy": {}}), 501, "l7policies"),
         ("GET", &format!("loadbalancers/{nobody}"), Value::Null, 404, &format!("Load Balancer {nobody} not found.")),
@@ -338,10 +346,36 @@ async fn what_users_get_wrong_is_answered_as_octavia_does() {
         ("GET", &format!("loadbalancers/{balancer}/stats"), Value::Null, 501, "statistics"),
         ("GET", "loadbalancers?bogus=1", Value::Null, 400, "One or more arguments are either duplicate or invalid."),
         ("PUT", &format!("loadbalancers/{balancer}"), json!({"loadbalancer": {"vip_address": "10.0.0.9"}}), 400, "Unknown attribute"),
-        ("GET", "nowhere", Value::Null, 404, "could not be found"),
     ] {
         api.refused(method, path, body, status, words).await;
     }
+}
+
+#[tokio::test]
+async fn a_member_is_at_an_address_that_packets_reach_and_not_at_its_own_vip() {
+    let api = Api::new().await;
+    let pool = |balancer: Value| json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"});
+    for (vip, odd) in [
+        (
+            "10.0.0.77",
+            &["10.0.0.77", "0.0.0.0", "127.0.0.1", "127.8.8.8", "224.0.0.1", "239.1.1.1", "255.255.255.255", "169.254.169.254"][..],
+        ),
+        ("fd00::77", &["fd00::77", "::", "::1", "ff02::1", "fe80::1"]),
+    ] {
+        let balancer = json!({"vip_network_id": network(1).id, "vip_address": vip});
+        let balancer = api.make("loadbalancers", "loadbalancer", balancer).await;
+        let members = format!("pools/{}/members", id(&api.make("pools", "pool", pool(balancer)).await));
+        for address in odd {
+            let words = format!("{address} is not a valid option for member address");
+            let member = json!({"address": address, "protocol_port": 80});
+            api.refused("POST", &members, json!({ "member": member }), 400, &words).await;
+            api.refused("PUT", &members, json!({ "members": [member] }), 400, &words).await;
+        }
+    }
+    let tree = json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "vip_address": "10.0.0.78", "pools": [
+        {"name": "p", "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN", "members": [{"address": "10.0.0.78", "protocol_port": 80}]},
+    ]}});
+    api.refused("POST", "loadbalancers", tree, 400, "10.0.0.78 is not a valid option").await;
 }
 
 #[tokio::test]

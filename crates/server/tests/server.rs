@@ -41,6 +41,9 @@ async fn tokens_open_the_api_and_nothing_else_does() {
     config.api.auth = AuthMode::Tokens;
     config.api.tokens = Some(directory.path().join("tokens"));
     assert!(matches!(Server::start(config.clone()).await, Err(RunError::Tokens(_))));
+    std::fs::write(directory.path().join("tokens"), "# nobody yet\n\n").unwrap();
+    let Err(RunError::Tokens(nobody)) = Server::start(config.clone()).await else { panic!("a server that nobody can use") };
+    assert!(nobody.to_string().contains("tokens holds no token: "), "{nobody}");
     std::fs::write(directory.path().join("tokens"), "secret,p1,alice,member\n").unwrap();
     let server = Server::start(config).await.unwrap();
     let list = format!("{}/v2.0/lbaas/loadbalancers", url(&server));
@@ -61,13 +64,50 @@ async fn a_huge_body_is_refused_in_the_words_of_its_api() {
     let huge = directory.path().join("huge");
     std::fs::write(&huge, vec![b' '; server::http::BODY_MAX + 1]).unwrap();
     let data = format!("@{}", huge.display());
-    for (path, word) in [("/v2.0/networks", "NeutronError"), ("/v2.0/lbaas/loadbalancers", "faultstring")] {
+    for (path, word) in [("/v2.0/networks", "HTTPRequestEntityTooLarge"), ("/v2.0/lbaas/loadbalancers", "faultstring")] {
         for header in ["Expect:", "Transfer-Encoding: chunked"] {
             let (status, _, body) = curl(&["-X", "POST", "-H", header, "--data-binary", &data, &format!("{}{path}", url(&server))]).await;
             assert_eq!(status, 413, "{path} {header}");
-            assert!(body.contains(word), "{body}");
+            assert!(body.contains(word) && body.contains("16777216"), "{body}");
         }
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_handler_sees_is_refused_in_the_words_of_its_api() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(config(directory.path())).await.unwrap();
+    let (neutron, octavia, ladon) = ("/NeutronError/type", "/faultstring", "/error/title");
+    let long = "x".repeat(server::http::URI_MAX);
+    let plain = ["-H", "Content-Type: text/plain", "-d", "{\"pool\": {}}"];
+    let cases: [(&[&str], &str, u16, &str, &str); 15] = [
+        (&["-X", "PATCH"], "/v2.0/networks", 405, neutron, "HTTPMethodNotAllowed"),
+        (&["-X", "POST"], "/v2.0/ports/1", 405, neutron, "HTTPMethodNotAllowed"),
+        (&["-X", "PATCH"], "/v2.0/lbaas/pools", 405, octavia, "The method PATCH is not allowed for this resource."),
+        (&["-X", "DELETE"], "/ladon/v1/ports", 405, ladon, "Method Not Allowed"),
+        (&[], "/nowhere", 404, neutron, "HTTPNotFound"),
+        (&[], "/v2.0/nowhere", 404, neutron, "HTTPNotFound"),
+        (&[], "/v2.0/lbaas/nowhere", 404, octavia, "The resource could not be found."),
+        (&[], "/ladon/v1/nowhere", 404, ladon, "Not Found"),
+        (&[], "/v2.0/networks/%ff", 400, neutron, "HTTPBadRequest"),
+        (&[], "/v2.0/lbaas/pools/%ff", 400, octavia, "Invalid URL"),
+        (&[], "/ladon/v1/wait?timeout=x", 400, ladon, "Bad Request"),
+        (&[], &format!("/v2.0/networks?name={long}"), 414, neutron, "HTTPRequestURITooLong"),
+        (&[], &format!("/v2.0/lbaas/pools?name={long}"), 414, octavia, "longer than 32768 bytes"),
+        (&plain, "/v2.0/lbaas/pools", 415, octavia, "Unknown mimetype: text/plain"),
+        (&plain, "/v2.0/networks", 400, neutron, "HTTPBadRequest"),
+    ];
+    for (arguments, path, status, pointer, words) in cases {
+        let (found, head, body) = curl(&[arguments, &[&format!("{}{path}", url(&server))]].concat()).await;
+        let document: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path} {arguments:?}: {found} '{body}'"));
+        let said = document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        assert!(found == status && said.contains(words), "{path} {arguments:?}: {found} {body}");
+        assert_eq!(head.contains("\nallow: "), status == 405, "{head}");
+        assert!(head.contains("x-openstack-request-id: req-"), "{head}");
+    }
+    let (status, _, body) = curl(&[&format!("{}/v2.0/networks?name={}", url(&server), "x".repeat(1 << 16))]).await;
+    assert_eq!((status, body.as_str()), (414, ""), "beyond what hyper takes there is a status and no document, as in Neutron");
     server.stop().await;
 }
 

@@ -49,11 +49,6 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, kind, message)
     }
 
-    /// 404 for a path that nothing serves.
-    pub fn no_such_path() -> ApiError {
-        ApiError::not_found("HTTPNotFound", "The resource could not be found.")
-    }
-
     /// 409 with a type of its own.
     pub fn conflict(kind: &'static str, message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::CONFLICT, kind, message)

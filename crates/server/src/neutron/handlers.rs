@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -33,21 +32,6 @@ pub struct Neutron {
     pub core: Core,
     pub settings: Settings,
     pub claims: Claims,
-}
-
-/// A body that came in whole; too large a one is refused in Neutron's words.
-pub type Incoming = Result<Bytes, BytesRejection>;
-
-/// The bytes of a body.
-pub fn bytes(incoming: Incoming) -> Result<Bytes, ApiError> {
-    incoming.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "HTTPRequestEntityTooLarge",
-            format!("The body is larger than {} bytes", super::BODY_MAX),
-        ),
-        _ => ApiError::bad_request("The body could not be read"),
-    })
 }
 
 impl Neutron {
@@ -125,11 +109,11 @@ async fn create<R: Resource>(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-    incoming: Incoming,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
     let keys = idempotent::keys(&headers)?;
     let has_keys = keys.is_some();
-    let body = body::for_create(&bytes(incoming)?, resource::shape::<R>(), &caller)?;
+    let body = body::for_create(&body, resource::shape::<R>(), &caller)?;
     let (many, is_bulk) = match body {
         Body::One(fields) => (vec![fields], false),
         Body::Many(many) => (many, true),
@@ -165,10 +149,9 @@ async fn update<R: Resource>(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    incoming: Incoming,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
     let revision = if_match(&headers)?;
-    let body = bytes(incoming)?;
     // An object that the caller does not see has no attributes to complain about.
     resource::visible::<R>(&neutron.core.state(), &id, &caller)?;
     let fields = body::for_update(&body, resource::shape::<R>(), &caller)?;

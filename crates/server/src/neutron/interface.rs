@@ -5,6 +5,7 @@
 //! subnets of a router overlap: packets could not know which one they mean.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
@@ -20,7 +21,7 @@ use crate::state::State;
 use super::body;
 use super::check;
 use super::error::ApiError;
-use super::handlers::{self, Incoming, Neutron};
+use super::handlers::{self, Neutron};
 use super::port::Ports;
 use super::python;
 use super::resource::{self, Ask};
@@ -64,9 +65,9 @@ async fn add(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    incoming: Incoming,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let target = target(&handlers::bytes(incoming)?)?;
+    let target = target(&body)?;
     let rule = move |ask: &mut Ask| {
         let router = handlers::own::<Routers>(ask, &id, "add_router_interface")?;
         let (port, subnet) = match (target.port, target.subnet) {
@@ -85,9 +86,9 @@ async fn remove(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    incoming: Incoming,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let target = target(&handlers::bytes(incoming)?)?;
+    let target = target(&body)?;
     let rule = move |ask: &mut Ask| {
         let router = handlers::own::<Routers>(ask, &id, "remove_router_interface")?;
         let (port, subnet) = match (target.port, target.subnet) {

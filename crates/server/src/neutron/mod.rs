@@ -38,7 +38,6 @@ mod subnet_rules;
 mod tags;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 
 use crate::views::Claims;
@@ -48,12 +47,8 @@ pub use error::ApiError;
 pub use extensions::{EXTENSIONS, Extension};
 pub use idempotent::HEADER as IDEMPOTENCY_HEADER;
 pub use resource::Settings;
-pub use small::not_found;
 
 use handlers::Neutron;
-
-/// Largest body of a request, in bytes.
-pub const BODY_MAX: usize = 16 << 20;
 
 /// The API's paths. Expects the [`Caller`](crate::auth::Caller) among each request's extensions.
 pub fn routes(core: Core, settings: Settings) -> Router {
@@ -85,6 +80,5 @@ pub fn routes_with_claims(core: Core, settings: Settings, claims: Claims) -> Rou
         .merge(tags::routes::<security_group::SecurityGroups>())
         .merge(router::routes_of_member_actions())
         .merge(interface::routes())
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(Neutron { core, settings, claims })
 }

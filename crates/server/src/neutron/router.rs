@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
@@ -21,7 +22,7 @@ use super::body;
 use super::check::Check;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::handlers::{self, Incoming, Neutron};
+use super::handlers::{self, Neutron};
 use super::python;
 use super::resource::{self, Ask, Resource, Settings};
 use super::subnet::{self, routes};
@@ -170,36 +171,26 @@ pub fn routes_of_member_actions() -> axum::Router<Neutron> {
         .route("/v2.0/routers/{id}/remove_extraroutes", put(remove_routes))
 }
 
-async fn add_routes(
-    shared: Shared<Neutron>,
-    caller: Extension<Caller>,
-    path: Path<String>,
-    incoming: Incoming,
-) -> Result<Response, ApiError> {
-    change_routes(shared, caller, path, incoming, |had, new| {
+async fn add_routes(shared: Shared<Neutron>, caller: Extension<Caller>, path: Path<String>, body: Bytes) -> Result<Response, ApiError> {
+    change_routes(shared, caller, path, body, |had, new| {
         let fresh: Vec<Route> = new.iter().filter(|route| !had.contains(route)).copied().collect();
         had.extend(fresh);
     })
     .await
 }
 
-async fn remove_routes(
-    shared: Shared<Neutron>,
-    caller: Extension<Caller>,
-    path: Path<String>,
-    incoming: Incoming,
-) -> Result<Response, ApiError> {
-    change_routes(shared, caller, path, incoming, |had, gone| had.retain(|route| !gone.contains(route))).await
+async fn remove_routes(shared: Shared<Neutron>, caller: Extension<Caller>, path: Path<String>, body: Bytes) -> Result<Response, ApiError> {
+    change_routes(shared, caller, path, body, |had, gone| had.retain(|route| !gone.contains(route))).await
 }
 
 async fn change_routes(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    incoming: Incoming,
+    body: Bytes,
     change: fn(&mut Vec<Route>, &[Route]),
 ) -> Result<Response, ApiError> {
-    let fields = body::for_update(&handlers::bytes(incoming)?, resource::shape::<Routers>(), &caller)?;
+    let fields = body::for_update(&body, resource::shape::<Routers>(), &caller)?;
     let wanted = routes(&fields, "routes").ok_or_else(|| ApiError::bad_request("Unable to find 'routes' in request body"))?;
     let rule = move |ask: &mut Ask| {
         let mut router = handlers::own::<Routers>(ask, &id, "update")?;

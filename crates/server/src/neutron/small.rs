@@ -72,8 +72,3 @@ pub async fn set_quota() -> ApiError {
 pub async fn agents() -> Response {
     Json(json!({"agents": []})).into_response()
 }
-
-/// Whatever is not served.
-pub async fn not_found() -> ApiError {
-    ApiError::no_such_path()
-}

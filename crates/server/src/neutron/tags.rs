@@ -1,6 +1,7 @@
 //! `standard-attr-tag`: the tags of an object as a resource of their own.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,7 @@ use super::body;
 use super::check::Refusal;
 use super::check_list;
 use super::error::ApiError;
-use super::handlers::{self, Incoming, Neutron};
+use super::handlers::{self, Neutron};
 use super::resource::{self, Ask, Resource};
 
 /// Longest tag, in characters.
@@ -62,8 +63,8 @@ async fn has<R: Resource>(
 }
 
 /// The tags in a body.
-fn said(incoming: Incoming) -> Result<Vec<String>, ApiError> {
-    let mut map = body::dictionary(&handlers::bytes(incoming)?)?;
+fn said(body: Bytes) -> Result<Vec<String>, ApiError> {
+    let mut map = body::dictionary(&body)?;
     let tags = map.remove("tags").ok_or_else(|| ApiError::invalid_input("Invalid tags body"))?;
     let tags = check_list::words(tags, TAG_MAX).map_err(|refusal| match refusal {
         Refusal::Reason(reason) => ApiError::invalid_input(reason),
@@ -107,9 +108,9 @@ async fn replace<R: Resource>(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    incoming: Incoming,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let wanted = said(incoming)?;
+    let wanted = said(body)?;
     let set = move |tags: &mut Vec<String>| {
         *tags = wanted.clone();
         Ok(())
@@ -126,9 +127,9 @@ async fn add_many<R: Resource>(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    incoming: Incoming,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let more = said(incoming)?;
+    let more = said(body)?;
     let answer = json!({"tags": more});
     let add = move |tags: &mut Vec<String>| {
         join(tags, &more);

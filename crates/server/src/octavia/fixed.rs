@@ -92,8 +92,3 @@ pub async fn versions(headers: HeaderMap) -> Json<Value> {
     };
     Json(json!({"versions": VERSIONS.iter().enumerate().map(version).collect::<Value>()}))
 }
-
-/// Whatever is not served.
-pub async fn not_found() -> Fault {
-    Fault::new(axum::http::StatusCode::NOT_FOUND, "The resource could not be found.")
-}

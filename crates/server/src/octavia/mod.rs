@@ -58,8 +58,7 @@ pub fn routes(core: Core) -> Router {
         .route("/loadbalancers/{id}/statuses", get(status_tree))
         .route("/pools/{pool}/members", get(list_members).post(create_member).put(replace_members))
         .route("/pools/{pool}/members/{id}", get(show_member).put(update_member).delete(delete_member))
-        .merge(fixed::routes())
-        .fallback(fixed::not_found);
+        .merge(fixed::routes());
     let api = PREFIXES.iter().fold(Router::new(), |all, prefix| all.nest(prefix, api.clone()));
     api.route("/load-balancer", get(fixed::versions)).route("/load-balancer/", get(fixed::versions)).with_state(core)
 }

@@ -46,7 +46,7 @@ pub use closure::closure;
 pub use outbox::PENDING_BYTES_MAX;
 pub use owner::{IFACE_ID_BYTES_MAX, INTERFACES_MAX, STATUS_BATCH_MAX};
 pub use reports::Claims;
-pub use routes::routes;
+pub use routes::{is_path, routes};
 pub use session::{RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE};
 pub use shown::shown;
 

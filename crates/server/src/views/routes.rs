@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /ladon/v1/nodes` | `{revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces}]}` |
 //! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected |
-//! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{revision, is_in_force, lagging: [{node, revision_in_force, reason}]}`, at the latest after the timeout |
+//! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
 //!
 //! Only administrators are answered. Without `revision`, `wait` waits for the latest one.
@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Views;
 use super::owner::{self, Forgotten, NodePicture, Picture};
 use crate::auth::Caller;
+use crate::http::error_document;
 use crate::writer::{Tx, WriteError};
 
 /// Longest `timeout` of a `wait`, in seconds.
@@ -32,6 +33,11 @@ pub const WAIT_SECS_MAX: u64 = 600;
 const WAIT_SECS: u64 = 30;
 /// Nodes acknowledge in crowds: a waiter looks again this long after the first of them.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// True if the path is one of the operator's questions.
+pub fn is_path(path: &str) -> bool {
+    path.starts_with("/ladon/")
+}
 
 /// The operator's questions. The callers' identity is put into the requests by the authentication in front.
 pub fn routes(views: Views) -> Router {
@@ -55,21 +61,17 @@ enum Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, title, message) = match self {
-            Problem::NotAdmin => (StatusCode::FORBIDDEN, "Forbidden", "only administrators may ask this".to_string()),
-            Problem::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", "the server is stopping".to_string()),
-            Problem::Timeout(secs) => {
-                (StatusCode::BAD_REQUEST, "Bad Request", format!("timeout={secs}: give at most {WAIT_SECS_MAX} seconds"))
+        let (status, message) = match self {
+            Problem::NotAdmin => (StatusCode::FORBIDDEN, "only administrators may ask this".to_string()),
+            Problem::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping".to_string()),
+            Problem::Timeout(secs) => (StatusCode::BAD_REQUEST, format!("timeout={secs}: give at most {WAIT_SECS_MAX} seconds")),
+            Problem::NoNode(node) => (StatusCode::NOT_FOUND, format!("no node named {node} is known")),
+            Problem::Connected(node) => {
+                (StatusCode::CONFLICT, format!("node {node} is connected and would be there again at once: stop ladon node there first"))
             }
-            Problem::NoNode(node) => (StatusCode::NOT_FOUND, "Not Found", format!("no node named {node} is known")),
-            Problem::Connected(node) => (
-                StatusCode::CONFLICT,
-                "Conflict",
-                format!("node {node} is connected and would be there again at once: stop ladon node there first"),
-            ),
-            Problem::NotWritten(error) => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", error.to_string()),
+            Problem::NotWritten(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         };
-        (status, Json(json!({ "error": { "code": status.as_u16(), "title": title, "message": message } }))).into_response()
+        error_document(status, &message)
     }
 }
 
@@ -216,11 +218,14 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
     loop {
         progress.mark_unchanged();
         let picture = picture(&views, &asker).await?;
-        let has_come = picture.state.revision() >= revision;
-        let lagging = picture.lagging(revision);
-        let is_in_force = has_come && lagging.is_empty();
+        let latest = picture.state.revision();
+        // No node can be behind where the server is not yet.
+        let lagging = if latest >= revision { picture.lagging(revision) } else { Vec::new() };
+        let is_in_force = latest >= revision && lagging.is_empty();
         if is_in_force || timeout_at(deadline, progress.changed()).await.is_err() {
-            return Ok(Json(json!({ "revision": revision, "is_in_force": is_in_force, "lagging": lagging })).into_response());
+            return Ok(
+                Json(json!({ "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging })).into_response()
+            );
         }
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }

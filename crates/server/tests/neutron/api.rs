@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use model::ProjectId;
 use serde_json::{Value, json};
@@ -16,7 +16,6 @@ use crate::common::World;
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: StatusCode,
-    pub headers: HeaderMap,
     pub body: Value,
 }
 
@@ -58,10 +57,10 @@ impl Api {
             request = request.header(*name, *value);
         }
         let response = router.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
-        let (status, headers) = (response.status(), response.headers().clone());
+        let status = response.status();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status, headers, body }
+        Answer { status, body }
     }
 
     pub async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
