@@ -173,6 +173,44 @@ async fn a_full_subnet_says_so_and_a_freed_address_comes_back_after_the_quaranti
 }
 
 #[tokio::test]
+async fn a_freed_address_is_had_at_once_by_name_and_not_by_chance() {
+    let (world, network) = world(&["10.0.0.0/29", "fd00::/125"]).await;
+    let mut ports = Vec::new();
+    while let Ok(port) = world.port(plain(network)).await {
+        ports.push(port);
+    }
+    let (first, other) = (ports[0].clone(), ports[1].clone());
+    world.delete_port(first.id).await;
+    assert!(world.port(plain(network)).await.is_err(), "in quarantine");
+    let named = |ips: &[&str]| {
+        let wanted = ips.iter().map(|text| Wanted::Address { subnet: None, ip: ip(text) }).collect();
+        common::Wish { wanted: Some(wanted), ..plain(network) }
+    };
+    let again = world.port(named(&["10.0.0.2", "fd00::2"])).await.unwrap();
+    assert_eq!(ips(&again), ips(&first), "whoever names it has it");
+    world.pass(QUARANTINE_SECS);
+    assert!(world.port(plain(network)).await.is_err(), "it is in use, whatever the queue said of it");
+    world.delete_port(again.id).await;
+    world.pass(QUARANTINE_SECS - 1);
+    assert!(world.port(plain(network)).await.is_err(), "it waits from its last release on");
+    world.delete_port(other.id).await;
+    world.pass(1);
+    assert_eq!(ips(&world.port(plain(network)).await.unwrap())[0], ips(&first)[0]);
+}
+
+#[tokio::test]
+async fn a_freed_block_address_is_had_at_once_by_name_and_not_by_chance() {
+    let (world, network) = world(&["10.244.0.0/16"]).await;
+    let first = world.port(pod(network, "n1")).await.unwrap();
+    world.delete_port(first.id).await;
+    let next = world.port(pod(network, "n1")).await.unwrap();
+    assert_ne!(next.fixed_ips, first.fixed_ips);
+    let wanted = Some(vec![Wanted::Address { subnet: None, ip: first.fixed_ips[0].ip }]);
+    let named = world.port(common::Wish { wanted, mac: Some(first.mac), ..pod(network, "n1") }).await.unwrap();
+    assert_eq!((named.fixed_ips, named.block), (first.fixed_ips, first.block), "the pod of a StatefulSet, say");
+}
+
+#[tokio::test]
 async fn when_the_pool_has_nothing_else_single_addresses_come_from_blocks() {
     let (world, network) = world(&["10.0.0.0/22"]).await;
     let first = world.port(pod(network, "n1")).await.unwrap();
