@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -30,7 +31,7 @@ const UNTOUCHED: &str = "not affected; switches go on with what they have";
 pub struct Api {
     url: String,
     place: Place,
-    token: Option<String>,
+    token: Option<HeaderValue>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +53,11 @@ impl Api {
             let what = format!("'{}' is no address of a server's API", reach.api);
             Failure::new(what, UNTOUCHED, "give --api or LADON_API as http://HOST:PORT or unix:/PATH")
         })?;
-        Ok(Api { url: reach.api.clone(), place, token: reach.token.clone() })
+        let token = reach.token.as_deref().map(HeaderValue::from_str).transpose().map_err(|_| {
+            let what = "the token has characters that no request can carry, such as a line break";
+            Failure::new(what, UNTOUCHED, "give LADON_TOKEN exactly as it is in the server's file of tokens")
+        })?;
+        Ok(Api { url: reach.api.clone(), place, token })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
@@ -123,7 +128,7 @@ impl Api {
     }
 
     fn silent(&self, error: &io::Error) -> Failure {
-        let what = format!("no server answers on {}: {}", self.url, root(error));
+        let what = format!("no server answers on {}: {}", self.url, stream::describe(error));
         Failure::new(what, UNTOUCHED, "see that `ladon server` runs there, or name another with --api or LADON_API")
     }
 
@@ -167,17 +172,6 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
     tokio::time::timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", limit.as_secs()))))
-}
-
-/// The innermost reason.
-fn root(error: &io::Error) -> String {
-    let mut reason = error.get_ref().map(|inner| inner as &dyn std::error::Error);
-    let mut text = error.to_string();
-    while let Some(inner) = reason {
-        text = inner.to_string();
-        reason = inner.source();
-    }
-    text
 }
 
 /// `text` as a value in a query (RFC 3986: everything but the unreserved is escaped).

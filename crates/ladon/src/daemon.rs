@@ -1,5 +1,6 @@
 //! What `ladon server`, `ladon node` and `ladon kube` have in common: logs, signals, the file with their configuration.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,9 +73,23 @@ async fn watch_signals(name: &str, stop: CancellationToken) -> anyhow::Result<()
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false);
     match format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Standard error as a log's end. Whoever reads it may go away, and the disk behind it may fill up: lines are lost then, and
+/// nothing else is.
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        Ok(io::stderr().write(line).unwrap_or(line.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

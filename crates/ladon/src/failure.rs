@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::output::visible;
+
 /// A message for an operator in its three parts.
 #[derive(Debug)]
 pub struct Failure {
@@ -28,8 +30,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "ladon: {}", self.what_happened)?;
-        writeln!(f, "  traffic: {}", self.what_it_means)?;
-        write!(f, "  to do:   {}", self.what_to_do)
+        writeln!(f, "ladon: {}", visible(&self.what_happened))?;
+        writeln!(f, "  traffic: {}", visible(&self.what_it_means))?;
+        write!(f, "  to do:   {}", visible(&self.what_to_do))
     }
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match operate(&cli.reach, &cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            output::tell(&failure.to_string());
             ExitCode::from(failure.exit_code)
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 /// A column: its heading, and the keys under which a row may hold its cell.
+#[derive(Clone, Copy)]
 pub struct Column {
     pub heading: &'static str,
     pub keys: &'static [&'static str],
@@ -42,7 +43,7 @@ pub fn has_cell_with(row: &Value, columns: &[Column], text: &str) -> bool {
 }
 
 fn cell(row: &Value, column: &Column) -> String {
-    let found = column.keys.iter().map(|key| plain(&row[*key])).find(|text| !text.is_empty());
+    let found = column.keys.iter().map(|key| visible(&plain(&row[*key]))).find(|text| !text.is_empty());
     found.unwrap_or_else(|| NOTHING.to_string())
 }
 
@@ -57,6 +58,23 @@ fn plain(value: &Value) -> String {
         Value::Object(fields) => fields.get("ip_address").map_or_else(|| value.to_string(), plain),
         Value::Number(number) => number.to_string(),
     }
+}
+
+/// `text` on one line and without power over the terminal: names are other people's words, and may hold anything.
+pub fn visible(text: &str) -> String {
+    text.chars().map(|c| if is_visible(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+}
+
+/// False for control characters, and for those of Unicode that show as nothing or turn the direction of what follows.
+fn is_visible(c: char) -> bool {
+    let is_invisible =
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !is_invisible
+}
+
+/// Says something besides the answer. Nobody there to read it is no failure.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Prints `text`. A reader that has seen enough (`| head`) is no failure.
@@ -90,5 +108,12 @@ mod tests {
         let row = json!({"name": "web", "fixed_ips": [{"ip_address": "10.0.0.3"}]});
         assert!(has_cell_with(&row, &COLUMNS, "10.0.0.3") && has_cell_with(&row, &COLUMNS, "we"));
         assert!(!has_cell_with(&row, &COLUMNS, "db"));
+    }
+
+    #[test]
+    fn a_name_has_no_power_over_the_terminal() {
+        let rows = [json!({"name": "a\nb\u{1b}[31mred\u{7}\t\u{9b}1m\u{202e}x", "why": ["ü", "\r"]})];
+        let expected = "NAME                                       WHY\na\\nb\\u{1b}[31mred\\u{7}\\t\\u{9b}1m\\u{202e}x  ü, \\r\n";
+        assert_eq!(table(&[COLUMNS[0], COLUMNS[2]], &rows), expected);
     }
 }

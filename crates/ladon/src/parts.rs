@@ -8,6 +8,7 @@ use model::NodeName;
 
 use crate::cli::{Daemon, RunNode};
 use crate::daemon::{self, read_config};
+use crate::output;
 
 /// Runs a part to its end. What ends it goes to standard error, with its reasons.
 pub fn run(part: &Daemon) -> ExitCode {
@@ -22,7 +23,7 @@ pub fn run(part: &Daemon) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ladon: {error:#}");
+            output::tell(&format!("ladon: {}", stream::describe(error.as_ref())));
             ExitCode::FAILURE
         }
     }

@@ -107,6 +107,44 @@ fn the_token_is_sent_and_its_absence_explained() {
     let output = world.command(&["nodes"]).env("LADON_TOKEN", "secret").output().unwrap();
     assert!(output.status.success());
     assert!(!world.ladon(&["nodes", "--help"]).succeeded().contains("secret"));
+    for odd in ["sec\nret", "sec\u{1b}ret"] {
+        let output = world.command(&["nodes"]).env("LADON_TOKEN", odd).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && text.contains("the token has characters that no request can carry"), "{text}");
+        assert!(text.contains("  to do:   give LADON_TOKEN") && !text.contains("ret"), "{text}");
+    }
+}
+
+#[test]
+fn names_are_shown_without_power_over_the_terminal_and_json_stays_json() {
+    let world = World::new();
+    let evil = "a\nb\u{1b}[2J\r\u{202e}";
+    let shown = "a\\nb\\u{1b}[2J\\r\\u{202e}";
+    let ports =
+        json!({"ports": [{"id": "p1", "name": evil}], "unknown_interfaces": [{"node": evil, "iface_id": evil}], "nodes": [{"name": evil}]});
+    let answer = ports.clone();
+    world.server(move |heard| match heard.line.starts_with("GET /ladon/v1/wait") {
+        true => (400, json!({"error": {"message": evil}})),
+        false => (200, answer.clone()),
+    });
+    let flow = FlowLine {
+        table: "Deliver".into(),
+        priority: "normal".into(),
+        matching: evil.into(),
+        actions: "drop".into(),
+        packets: None,
+        because: Because { kind: "port".into(), id: "p1".into(), name: evil.into() },
+    };
+    world.node(move |_| vec![Reply::Flows { flows: vec![flow.clone()], is_last: true }]);
+    let text = world.ladon(&["ports"]).succeeded();
+    assert!(text.starts_with(&format!("PORT  NAME\np1    {shown}\nnode {shown}: an interface has the iface-id {shown}, ")), "{text}");
+    assert_eq!(world.ladon(&["nodes"]).succeeded(), format!("NODE\n{shown}\n"));
+    assert_eq!(world.ladon(&["flows"]).succeeded(), format!("Deliver      normal   {shown} -> drop  # port {shown} (p1)\n"));
+    assert!(world.ladon(&["wait"]).failed(1).starts_with(&format!("ladon: {shown}\n")));
+    let json: Value = serde_json::from_str(&world.ladon(&["ports", "-o", "json"]).succeeded()).unwrap();
+    assert_eq!(json, ports);
+    let json: Value = serde_json::from_str(&world.ladon(&["flows", "-o", "json"]).succeeded()).unwrap();
+    assert_eq!(json["match"], evil);
 }
 
 #[test]
@@ -128,6 +166,14 @@ fn wait_gives_up_with_its_own_exit_code_and_names_who_is_behind() {
     });
     let text = world.ladon(&["wait", "--revision", "41", "--timeout", "1"]).failed(3);
     assert!(text.contains("not in force on n2 (it is not connected)"), "{text}");
+}
+
+#[test]
+fn wait_for_a_revision_that_is_not_there_yet_blames_no_node() {
+    let world = World::new();
+    world.server(|_| (200, json!({"revision": 41, "latest": 7, "is_in_force": false, "lagging": []})));
+    let text = world.ladon(&["wait", "--revision", "41", "--timeout", "1"]).failed(3);
+    assert!(text.contains("this server has not reached revision 41: its latest is 7") && text.contains("no node is behind"), "{text}");
 }
 
 #[test]
@@ -174,6 +220,32 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "Deliver      normal   any -> drop  # deliver\n");
     assert!(child.wait().unwrap().success());
+}
+
+/// Runs a command whose reader takes one line and goes away; whoever reads its complaints has gone before.
+fn first_line(world: &World, arguments: &[&str]) -> String {
+    let mut child = world.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{arguments:?}: {status}");
+    line
+}
+
+#[test]
+fn commands_end_quietly_when_nobody_reads_them() {
+    let world = World::new();
+    let rows: Vec<Value> = (0..20_000).map(|n| json!({"id": format!("p{n}"), "name": "web", "addresses": ["10.0.0.3"]})).collect();
+    world.server(move |_| (200, json!({ "ports": rows, "nodes": rows })));
+    world.node(|_| vec![Reply::Flows { flows: Vec::new(), is_last: true }]);
+    assert_eq!(first_line(&world, &["ports"]), "PORT    NAME  ADDRESSES\n");
+    assert_eq!(first_line(&world, &["nodes", "-o", "json"]), "{\n");
+    assert!(first_line(&world, &["completions", "bash"]).starts_with("_ladon"));
+    assert_eq!(first_line(&world, &["flows", "--table", "Deliver"]), "", "it would say that no flow fits, and nobody is there");
+    let mut child = world.command(&["nodes", "--api", "https://x"]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1), "a failure is a failure, and no panic");
 }
 
 #[test]

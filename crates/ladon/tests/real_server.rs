@@ -13,11 +13,16 @@ use world::World;
 /// A server that listens in the world's folder.
 struct Server {
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// None: nobody reads it.
+    log: Option<Lines<BufReader<ChildStderr>>>,
 }
 
 impl Server {
     fn start(world: &World) -> Server {
+        Server::start_with(world, &[])
+    }
+
+    fn start_with(world: &World, environment: &[(&str, &str)]) -> Server {
         let folder = world.path("").display().to_string();
         let folder = folder.trim_end_matches('/');
         world.ladon(&["pki", "--dir", &format!("{folder}/pki"), "server"]).succeeded();
@@ -27,18 +32,18 @@ impl Server {
         );
         std::fs::write(world.path("server.toml"), text).unwrap();
         let mut command = world.command(&["server", "--config", world.path("server.toml").to_str().unwrap(), "--log-format", "json"]);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.envs(environment.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         // The log says when it listens: nothing to poll.
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = log.by_ref().map(Result::unwrap).find(|line| line.contains("listens on")).expect("it starts");
+        let line = log.by_ref().map(Result::unwrap).find(|line| line.contains("the API listens on")).expect("it starts");
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["level"], "INFO");
-        Server { child, log }
+        Server { child, log: Some(log) }
     }
 
     /// SIGTERM; true if it says that it stops and ends well.
     fn stop(mut self) -> bool {
         Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        let has_said = self.log.by_ref().map(Result::unwrap).any(|line| line.contains("ladon server stops"));
+        let has_said = self.log.as_mut().is_none_or(|log| log.map(Result::unwrap).any(|line| line.contains("ladon server stops")));
         has_said && self.child.wait().unwrap().success()
     }
 }
@@ -68,8 +73,20 @@ fn a_server_answers_until_it_is_told_to_stop() {
     assert_eq!(world.ladon(&["ports", "--missing", "--node", "n1"]).succeeded(), "PORT\n");
     assert!(world.ladon(&["nodes", "--forget", "n1"]).failed(1).contains("no node named n1 is known"));
     assert!(world.ladon(&["wait"]).succeeded().contains("is in force"));
-    assert!(world.ladon(&["wait", "--revision", "1000000", "--timeout", "1"]).failed(3).contains("does not have it yet"));
+    assert!(world.ladon(&["wait", "--revision", "1000000", "--timeout", "1"]).failed(3).contains("has not reached revision 1000000"));
     assert!(world.ladon(&["plug", "--network", "red"]).failed(1).contains("ladon node does not answer"));
+    assert!(server.stop());
+}
+
+#[test]
+fn a_server_goes_on_when_nobody_reads_its_log() {
+    let world = World::new();
+    let mut server = Server::start_with(&world, &[("RUST_LOG", "trace")]);
+    server.log = None;
+    for name in ["a", "b", "c"] {
+        assert_eq!(curl(&world, "/v2.0/networks", Some(json!({"network": {"name": name}})))["network"]["name"], name);
+    }
+    assert_eq!(world.ladon(&["nodes"]).succeeded(), "NODE\n");
     assert!(server.stop());
 }
 

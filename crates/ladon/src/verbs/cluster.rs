@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, escape};
 use crate::cli::{Filter, Format, Nodes, Ports, Reach, Wait};
 use crate::failure::{EXIT_TIMEOUT, Failure, Result};
-use crate::output::{Column, has_cell_with, table};
+use crate::output::{Column, has_cell_with, table, visible};
 
 /// Columns of `ladon nodes`.
 const NODES: &[Column] = &[
@@ -90,9 +90,10 @@ pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
         let (node, id) = (interface["node"].as_str().unwrap_or("?"), interface["iface_id"].as_str().unwrap_or("?"));
         let wanted = [node, id].iter().any(|cell| wanted.filter.text.as_deref().is_none_or(|text| cell.contains(text)));
         if wanted {
-            text.push_str(&format!(
-                "node {node}: an interface has the iface-id {id}, which is no port's; its traffic is dropped; remove it, or make the port\n"
-            ));
+            let words = format!(
+                "node {node}: an interface has the iface-id {id}, which is no port's; its traffic is dropped; remove it, or make the port"
+            );
+            text.push_str(&(visible(&words) + "\n"));
         }
     }
     Ok(text)
@@ -152,16 +153,22 @@ fn in_force(format: Format, answer: &Value) -> String {
 }
 
 fn out_of_time(wait: &Wait, answer: &Value) -> Failure {
+    let (revision, secs) = (&answer["revision"], wait.timeout);
     let lag = |node: &Value| format!("{} ({})", node["node"].as_str().unwrap_or("?"), node["reason"].as_str().unwrap_or("no reason given"));
     let lagging: Vec<String> = rows(answer, "lagging").iter().map(lag).collect();
-    let (what, meaning) = match lagging[..] {
-        [] => ("this server does not have it yet".to_string(), "every node forwards by an older state"),
-        _ => (format!("it is not in force on {}", lagging.join(", ")), "these nodes still forward by an older state"),
+    let is_ahead = answer["latest"].as_u64().zip(revision.as_u64()).is_some_and(|(latest, wanted)| latest < wanted);
+    let failure = if is_ahead {
+        Failure::new(
+            format!("after {secs} s this server has not reached revision {revision}: its latest is {}", answer["latest"]),
+            "not affected; no node is behind because of it",
+            "see that the revision comes from this server's store; without --revision, `ladon wait` waits for the latest",
+        )
+    } else {
+        Failure::new(
+            format!("after {secs} s of waiting for revision {revision}, it is not in force on {}", lagging.join(", ")),
+            "these nodes still forward by an older state",
+            "see with `ladon nodes` whether `ladon node` runs there and reaches a server",
+        )
     };
-    Failure::new(
-        format!("after {} s of waiting for revision {}, {what}", wait.timeout, answer["revision"]),
-        meaning,
-        "see with `ladon nodes` whether `ladon node` runs there and reaches a server",
-    )
-    .exit_code(EXIT_TIMEOUT)
+    failure.exit_code(EXIT_TIMEOUT)
 }

@@ -27,7 +27,7 @@ pub async fn flows(reach: &Reach, wanted: &Flows) -> Result<()> {
         }
     }
     if count == 0 && (wanted.table.is_some() || wanted.object.is_some()) {
-        eprintln!("no flow of this machine fits; `ladon flows` prints all, `ladon ports` says where an object lives");
+        output::tell("no flow of this machine fits; `ladon flows` prints all, `ladon ports` says where an object lives");
     }
     Ok(())
 }
@@ -36,7 +36,8 @@ pub async fn flows(reach: &Reach, wanted: &Flows) -> Result<()> {
 fn line(flow: &FlowLine) -> String {
     let packets = flow.packets.map(|packets| format!(" packets={packets}")).unwrap_or_default();
     let matching = if flow.matching.is_empty() { "any" } else { &flow.matching };
-    format!("{:12} {:8} {matching} -> {}{packets}  # {}\n", flow.table, flow.priority, flow.actions, reason(&flow.because))
+    let text = format!("{:12} {:8} {matching} -> {}{packets}  # {}", flow.table, flow.priority, flow.actions, reason(&flow.because));
+    output::visible(&text) + "\n"
 }
 
 fn reason(because: &Because) -> String {
