@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
-use crate::state::State;
+use crate::state::{Owned, State};
 use crate::views::Claims;
 use crate::writer::Core;
 
@@ -161,7 +161,7 @@ async fn update<R: Resource>(
         let mut after = before.clone();
         R::update(ask, &mut after, &fields)?;
         if after != before {
-            ask.touch(R::standard_mut(&mut after));
+            ask.touch(after.standard_mut());
             ask.tx.put(after.clone());
         }
         Ok(after)
@@ -181,7 +181,7 @@ async fn delete<R: Resource>(
         let model = own::<R>(ask, &id, "delete")?;
         constrain::<R>(&model, revision)?;
         R::delete(ask, &model)?;
-        ask.tx.delete(resource::key::<R>(R::id(&model)));
+        ask.tx.delete(resource::key::<R>(model.id()));
         Ok(())
     };
     neutron.write(caller, rule).await?;
@@ -191,7 +191,7 @@ async fn delete<R: Resource>(
 /// The object that the caller sees and may change.
 pub fn own<R: Resource>(ask: &Ask, id: &str, verb: &str) -> Result<R::Model, ApiError> {
     let model = resource::visible::<R>(ask.state(), id, ask.caller)?;
-    let is_own = ask.caller.may_see(R::project(model)) || (verb == "delete" && R::is_deletable(ask.state(), model, ask.caller));
+    let is_own = ask.caller.may_see(model.project()) || (verb == "delete" && R::is_deletable(ask.state(), model, ask.caller));
     if is_own { Ok(model.clone()) } else { Err(ApiError::forbidden(format!("rule:{verb}_{}", R::NAME))) }
 }
 
@@ -204,7 +204,7 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 fn constrain<R: Resource>(model: &R::Model, revision: Option<u64>) -> Result<(), ApiError> {
-    let current = R::standard(model).revision_number;
+    let current = model.standard().revision_number;
     match revision {
         Some(expected) if expected != current => Err(ApiError::precondition(expected, current)),
         _ => Ok(()),

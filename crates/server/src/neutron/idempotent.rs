@@ -12,7 +12,7 @@ use model::ProjectId;
 use uuid::Uuid;
 
 use crate::auth::Caller;
-use crate::state::State;
+use crate::state::{Owned, State};
 
 use super::error::ApiError;
 use super::fields::Fields;
@@ -46,14 +46,14 @@ pub fn ids(keys: Option<Vec<Uuid>>, count: usize) -> Result<Vec<Uuid>, ApiError>
 
 /// Refuses a key that stands for another object.
 pub fn same<R: Resource>(state: &State, old: &R::Model, fields: &Fields, project: &ProjectId, caller: &Caller) -> Result<(), ApiError> {
-    let is_same = resource::may_see::<R>(state, old, caller) && R::project(old) == project && R::is_same(old, fields);
+    let is_same = resource::may_see::<R>(state, old, caller) && old.project() == project && R::is_same(old, fields);
     if is_same {
         return Ok(());
     }
     let message = format!(
         "Idempotency-Key {}: a {} with this id exists already and differs from this request in its project or in what it \
          belongs to. Nothing was made. Use another key.",
-        R::id(old),
+        old.id(),
         R::NAME.replace('_', " ")
     );
     Err(ApiError::conflict("IdempotencyKeyConflict", message))

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use model::{Ipv6Mode, Network, NetworkId, NetworkKey, Port, ProjectId, Standard, SubnetId, TunnelType, VNI_MAX};
+use model::{Ipv6Mode, Network, NetworkId, NetworkKey, Port, ProjectId, SubnetId, TunnelType, VNI_MAX};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -57,22 +57,6 @@ impl Resource for Networks {
         attribute::CREATED,
         attribute::UPDATED,
     ];
-
-    fn id(network: &Network) -> Uuid {
-        network.id.0
-    }
-
-    fn project(network: &Network) -> &ProjectId {
-        &network.project
-    }
-
-    fn standard(network: &Network) -> &Standard {
-        &network.standard
-    }
-
-    fn standard_mut(network: &mut Network) -> &mut Standard {
-        &mut network.standard
-    }
 
     fn not_found(id: &dyn Display) -> ApiError {
         resource::network_not_found(id)

@@ -7,9 +7,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{
-    AddressPair, DhcpOption, FixedIp, Mac, Network, NodeName, Port, PortId, PortStatus, ProjectId, SecurityGroupId, Standard, owner,
-};
+use model::{AddressPair, DhcpOption, FixedIp, Mac, Network, NodeName, Port, PortId, PortStatus, ProjectId, SecurityGroupId, owner};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -68,22 +66,6 @@ impl Resource for Ports {
         attribute::CREATED,
         attribute::UPDATED,
     ];
-
-    fn id(port: &Port) -> Uuid {
-        port.id.0
-    }
-
-    fn project(port: &Port) -> &ProjectId {
-        &port.project
-    }
-
-    fn standard(port: &Port) -> &Standard {
-        &port.standard
-    }
-
-    fn standard_mut(port: &mut Port) -> &mut Standard {
-        &mut port.standard
-    }
 
     fn not_found(id: &dyn Display) -> ApiError {
         resource::port_not_found(id)

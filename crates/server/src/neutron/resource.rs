@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::ipam::IpamError;
-use crate::state::{State, Typed};
+use crate::state::{Owned, State, Typed};
 use crate::views::Claims;
 use crate::writer::{Tx, WriteError};
 
@@ -66,7 +66,7 @@ impl Ask<'_, '_> {
 /// `create`, `update` and `delete` run inside one transaction: an error leaves nothing behind. Bodies are checked against
 /// the table before, visibility and ownership too; the rules here are those that need the state.
 pub trait Resource: Send + Sync + 'static {
-    type Model: Typed + Clone + PartialEq + Into<Object> + Send + Sync;
+    type Model: Owned + Clone + PartialEq + Into<Object> + Send + Sync;
 
     /// `security_group`
     const NAME: &'static str;
@@ -76,10 +76,6 @@ pub trait Resource: Send + Sync + 'static {
     const PATH: &'static str;
     const TABLE: &'static [Attribute];
 
-    fn id(model: &Self::Model) -> Uuid;
-    fn project(model: &Self::Model) -> &ProjectId;
-    fn standard(model: &Self::Model) -> &Standard;
-    fn standard_mut(model: &mut Self::Model) -> &mut Standard;
     fn not_found(id: &dyn Display) -> ApiError;
 
     /// True if others than the owner see it.
@@ -131,7 +127,7 @@ pub fn by_id<'a, R: Resource + ?Sized>(state: &'a State, query: &Query) -> Optio
 
 /// True if the caller sees the object at all.
 pub fn may_see<R: Resource>(state: &State, model: &R::Model, caller: &Caller) -> bool {
-    caller.may_see(R::project(model)) || R::is_visible(state, model, caller)
+    caller.may_see(model.project()) || R::is_visible(state, model, caller)
 }
 
 /// The object with this id, if the caller sees it.
@@ -143,9 +139,9 @@ pub fn visible<'a, R: Resource>(state: &'a State, id: &str, caller: &Caller) -> 
 /// The object as this caller sees it.
 pub fn shown<R: Resource>(state: &State, model: &R::Model, caller: &Caller, settings: Settings) -> Map<String, Value> {
     let mut shown = R::show(state, model, settings);
-    let standard = R::standard(model);
-    let project = &R::project(model).0;
-    shown.insert("id".into(), R::id(model).to_string().into());
+    let standard = model.standard();
+    let project = &model.project().0;
+    shown.insert("id".into(), model.id().to_string().into());
     shown.insert("tenant_id".into(), project.as_str().into());
     shown.insert("project_id".into(), project.as_str().into());
     shown.insert("tags".into(), standard.tags.clone().into());

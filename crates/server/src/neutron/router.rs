@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
-use model::{ProjectId, Route, Router, RouterId, Standard, Subnet};
+use model::{ProjectId, Route, Router, RouterId, Subnet};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -53,22 +53,6 @@ impl Resource for Routers {
         attribute::CREATED,
         attribute::UPDATED,
     ];
-
-    fn id(router: &Router) -> Uuid {
-        router.id.0
-    }
-
-    fn project(router: &Router) -> &ProjectId {
-        &router.project
-    }
-
-    fn standard(router: &Router) -> &Standard {
-        &router.standard
-    }
-
-    fn standard_mut(router: &mut Router) -> &mut Standard {
-        &mut router.standard
-    }
 
     fn not_found(id: &dyn Display) -> ApiError {
         resource::router_not_found(id)

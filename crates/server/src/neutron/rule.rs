@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use ipnet::IpNet;
-use model::{Direction, EtherType, ProjectId, Rule, RuleId, SecurityGroup, SecurityGroupId, Standard};
+use model::{Direction, EtherType, ProjectId, Rule, RuleId, SecurityGroup, SecurityGroupId};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -82,22 +82,6 @@ impl Resource for Rules {
         attribute::CREATED,
         attribute::UPDATED,
     ];
-
-    fn id(rule: &Rule) -> Uuid {
-        rule.id.0
-    }
-
-    fn project(rule: &Rule) -> &ProjectId {
-        &rule.project
-    }
-
-    fn standard(rule: &Rule) -> &Standard {
-        &rule.standard
-    }
-
-    fn standard_mut(rule: &mut Rule) -> &mut Standard {
-        &mut rule.standard
-    }
 
     fn not_found(id: &dyn Display) -> ApiError {
         resource::rule_not_found(id)

@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 
-use model::{Direction, EtherType, GroupKey, ProjectId, Rule, RuleId, SecurityGroup, SecurityGroupId, Standard};
+use model::{Direction, EtherType, GroupKey, ProjectId, Rule, RuleId, SecurityGroup, SecurityGroupId};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -45,22 +45,6 @@ impl Resource for SecurityGroups {
         attribute::CREATED,
         attribute::UPDATED,
     ];
-
-    fn id(group: &SecurityGroup) -> Uuid {
-        group.id.0
-    }
-
-    fn project(group: &SecurityGroup) -> &ProjectId {
-        &group.project
-    }
-
-    fn standard(group: &SecurityGroup) -> &Standard {
-        &group.standard
-    }
-
-    fn standard_mut(group: &mut SecurityGroup) -> &mut Standard {
-        &mut group.standard
-    }
 
     fn not_found(id: &dyn Display) -> ApiError {
         resource::group_not_found(id)

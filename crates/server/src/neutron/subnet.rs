@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{FixedIp, Network, NetworkId, Port, ProjectId, Route, Standard, Subnet, SubnetId, V6Range, V6Shape, eui64};
+use model::{FixedIp, Network, NetworkId, Port, ProjectId, Route, Subnet, SubnetId, V6Range, V6Shape, eui64};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -57,22 +57,6 @@ impl Resource for Subnets {
         attribute::CREATED,
         attribute::UPDATED,
     ];
-
-    fn id(subnet: &Subnet) -> Uuid {
-        subnet.id.0
-    }
-
-    fn project(subnet: &Subnet) -> &ProjectId {
-        &subnet.project
-    }
-
-    fn standard(subnet: &Subnet) -> &Standard {
-        &subnet.standard
-    }
-
-    fn standard_mut(subnet: &mut Subnet) -> &mut Standard {
-        &mut subnet.standard
-    }
 
     fn not_found(id: &dyn Display) -> ApiError {
         resource::subnet_not_found(id)

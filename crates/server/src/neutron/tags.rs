@@ -9,6 +9,7 @@ use axum::routing::get;
 use serde_json::{Value, json};
 
 use crate::auth::Caller;
+use crate::state::Owned;
 
 use super::body;
 use super::check::Refusal;
@@ -42,7 +43,7 @@ fn tag_not_found(tag: &str) -> ApiError {
 fn tags_of<R: Resource>(neutron: &Neutron, id: &str, caller: &Caller) -> Result<Vec<String>, ApiError> {
     let state = neutron.core.state();
     let model = resource::visible::<R>(&state, id, caller).map_err(|_| missing::<R>(id))?;
-    Ok(R::standard(model).tags.clone())
+    Ok(model.standard().tags.clone())
 }
 
 async fn list<R: Resource>(
@@ -85,7 +86,7 @@ async fn change<R: Resource>(
             StatusCode::NOT_FOUND => missing::<R>(&id),
             _ => error,
         })?;
-        let before = R::standard(&model).tags.clone();
+        let before = model.standard().tags.clone();
         let mut tags = before.clone();
         change(&mut tags)?;
         if tags.len() > TAGS_MAX {
@@ -93,10 +94,10 @@ async fn change<R: Resource>(
             return Err(ApiError::bad("BadRequest", message));
         }
         if tags != before {
-            let mut standard = R::standard(&model).clone();
+            let mut standard = model.standard().clone();
             ask.touch(&mut standard);
             standard.tags = tags.clone();
-            *R::standard_mut(&mut model) = standard;
+            *model.standard_mut() = standard;
             ask.tx.put(model);
         }
         Ok(tags)

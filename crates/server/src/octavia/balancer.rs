@@ -47,10 +47,6 @@ impl Resource for LoadBalancer {
     const WHAT: &'static str = "Load Balancer";
     const TABLE: &'static Table = &TABLE;
 
-    fn project(&self) -> &model::ProjectId {
-        &self.project
-    }
-
     fn show(state: &State, it: &LoadBalancer) -> Shown {
         show::balancer(state, it)
     }

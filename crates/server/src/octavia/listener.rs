@@ -69,10 +69,6 @@ impl Resource for Listener {
     const WHAT: &'static str = "Listener";
     const TABLE: &'static Table = &TABLE;
 
-    fn project(&self) -> &model::ProjectId {
-        &self.project
-    }
-
     fn show(state: &State, it: &Listener) -> Shown {
         show::listener(state, it)
     }

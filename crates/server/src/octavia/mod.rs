@@ -25,12 +25,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use model::{Kind, Listener, LoadBalancer, Member, MemberId, ObjectKey, Pool, PoolId, ProjectId};
+use model::{Kind, Listener, LoadBalancer, Member, MemberId, ObjectKey, Pool, PoolId};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
-use crate::state::{State, Typed};
+use crate::state::{Owned, State};
 use crate::{Core, Tx};
 use body::{Fields, Table};
 pub use error::Fault;
@@ -82,7 +82,7 @@ fn find<'a, R: Resource>(state: &'a State, caller: &Caller, id: Uuid) -> Result<
 }
 
 /// What is different from resource to resource.
-trait Resource: Typed + Clone + Send {
+trait Resource: Owned + Clone + Send {
     /// In JSON.
     const NAME: &'static str;
     /// In JSON and in paths.
@@ -91,7 +91,6 @@ trait Resource: Typed + Clone + Send {
     const WHAT: &'static str;
     const TABLE: &'static Table;
 
-    fn project(&self) -> &ProjectId;
     fn show(state: &State, it: &Self) -> Shown;
     /// The answer to the request that made it.
     fn show_new(state: &State, it: &Self) -> Shown {

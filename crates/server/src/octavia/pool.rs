@@ -59,10 +59,6 @@ impl Resource for Pool {
     const WHAT: &'static str = "Pool";
     const TABLE: &'static Table = &TABLE;
 
-    fn project(&self) -> &model::ProjectId {
-        &self.project
-    }
-
     fn show(state: &State, it: &Pool) -> Shown {
         show::pool(state, it)
     }

@@ -19,7 +19,7 @@ use model::{
 use uuid::Uuid;
 
 pub use store::{Change, Commit};
-pub use typed::Typed;
+pub use typed::{Owned, Typed};
 
 use index::{Entry, Index};
 
