@@ -2,8 +2,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::command::{self, TOOL};
 use crate::error::{Doing, LabError, Result};
 use crate::progress::Progress;
 use crate::signals::on_interrupt;
+use crate::state::{make_dir, write_whole};
 
 /// What hosts, switches and their tools need.
 pub const NETWORK: &[&str] = &["iproute2", "ethtool", "openvswitch-switch", "conntrack", "tcpdump"];
@@ -36,6 +37,9 @@ pub const MACHINES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod", "gc
 /// What the demo's user drives it with.
 pub const CLIENTS: &[&str] = &["python3-openstackclient", "openssl"];
 
+/// What benchmarks compare with, beyond that.
+pub const PEERS: &[&str] = &["debootstrap", "nftables", "containernetworking-plugins", "iperf3"];
+
 /// Tells invoke-rc.d whether a service may start.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// The answer "no", and who gave it.
@@ -57,6 +61,57 @@ pub fn ensure(packages: &[&str], progress: &Progress) -> Result<()> {
     let mut args = vec!["install", "--no-install-recommends"];
     args.extend(&missing);
     progress.during(format!("installing {}", missing.join(" ")), || apt(&args, &missing))
+}
+
+/// The root folder of another Debian release with `packages`, made once in the cache. Nothing of it is started and nothing mounted:
+/// its programs run here by [`Release::command`].
+pub fn release(suite: &str, packages: &[&str], progress: &Progress) -> Result<Release> {
+    let cache = crate::cache_root().join("debian");
+    let root = cache.join(format!("{suite}-{}", packages.join("-")));
+    if !root.exists() {
+        make_dir(&cache)?;
+        let draft = cache.join(format!(".{suite}.{}", std::process::id()));
+        let made = progress.during(format!("Debian {suite} with {} (once, into {})", packages.join(", "), cache.display()), || {
+            bootstrap(suite, packages, &draft)?;
+            fs::rename(&draft, &root).doing(|| format!("putting {} into place", root.display()))
+        });
+        made.inspect_err(|_| drop(fs::remove_dir_all(&draft)))?;
+    }
+    Ok(Release { root })
+}
+
+fn bootstrap(suite: &str, packages: &[&str], root: &Path) -> Result<()> {
+    let mut debootstrap = Command::new("debootstrap");
+    debootstrap.args(["--variant=minbase", suite]).arg(root);
+    command::run(&mut debootstrap, APT)?.ok()?;
+    write_whole(&root.join(&POLICY[1..]), FORBID.as_bytes())?;
+    fs::set_permissions(root.join(&POLICY[1..]), fs::Permissions::from_mode(0o755)).doing(|| "forbidding services".into())?;
+    for args in [vec!["update"], [vec!["install", "--no-install-recommends"], packages.to_vec()].concat()] {
+        let mut apt = Command::new("chroot");
+        apt.arg(root).args(["apt-get", "-qq", "-y"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        command::run(&mut apt, APT)?.ok()?;
+    }
+    Ok(())
+}
+
+/// Programs of another Debian release.
+#[derive(Clone, Debug)]
+pub struct Release {
+    root: PathBuf,
+}
+
+impl Release {
+    /// A file of it, by its path there.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The program at that path (no link, or it would lead out of the root), loaded with that release's own libraries.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.path("/lib64/ld-linux-x86-64.so.2"));
+        command.arg("--library-path").arg(self.path("/usr/lib/x86_64-linux-gnu")).arg(self.path(program));
+        command
+    }
 }
 
 /// Those of `packages` that are not installed.

@@ -13,7 +13,7 @@ use crate::error::{Doing, LabError, Result};
 use crate::lab::{MARK, Shared, tail};
 use crate::procfs::ProcessId;
 use crate::state::ProcessRecord;
-use crate::{sys, wait};
+use crate::{procfs, sys, wait};
 
 pub use crate::state::Spec;
 
@@ -143,6 +143,11 @@ impl Process {
         let mut running = self.running();
         reap(&mut running);
         running.id.is_some_and(ProcessId::is_running)
+    }
+
+    /// The memory that it keeps resident, in KiB; nothing if it does not run.
+    pub fn resident_kib(&self) -> Option<u64> {
+        procfs::resident_kib(self.running().id?)
     }
 
     /// Send it a signal, unless it is gone.

@@ -101,6 +101,13 @@ fn ancestors(everyone: &[(ProcessId, i32)], of: i32) -> HashSet<i32> {
     line
 }
 
+/// The memory that it keeps resident, in KiB (`VmRSS` of proc(5)).
+pub fn resident_kib(id: ProcessId) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", id.pid)).ok().filter(|_| id.is_running())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Its environment holds exactly `variable`, given as NAME=value.
 pub fn has_variable(id: ProcessId, variable: &str) -> bool {
     contains(&format!("/proc/{}/environ", id.pid), |word| word == variable.as_bytes())
@@ -140,6 +147,12 @@ mod tests {
         let this = ProcessId::this();
         assert!(this.is_running());
         assert!(!ProcessId { started: this.started + 1, ..this }.is_running());
+    }
+
+    #[test]
+    fn a_process_that_runs_has_memory() {
+        assert!(resident_kib(ProcessId::this()).is_some_and(|kib| kib > 100));
+        assert_eq!(resident_kib(ProcessId { pid: 0, started: 0 }), None);
     }
 
     #[test]

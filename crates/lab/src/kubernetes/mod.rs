@@ -18,5 +18,5 @@ pub use api::{Api, Response};
 pub use cluster::{Cluster, ClusterOptions};
 pub use image::Image;
 pub use images::{AGNHOST, COREDNS, Images, PAUSE, TOOLS, images};
-pub use programs::{Programs, cache_dir, programs};
+pub use programs::{Programs, cache_dir, kube_proxy, programs};
 pub use worker::Worker;

@@ -26,6 +26,8 @@ const MINOR_MIN: u32 = 33;
 pub(super) const KUBERNETES: [&str; 5] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"];
 /// What runs in pods.
 pub(super) const OTHERS: [&str; 2] = ["agnhost", "coredns"];
+/// What Kubernetes itself brings for Services.
+const PROXY: &str = "kube-proxy";
 /// How long a program may take to tell its version on a busy machine.
 const VERSION: Duration = Duration::from_secs(30);
 
@@ -65,6 +67,25 @@ pub fn programs(cache: Option<&Path>, progress: &Progress) -> Result<Programs> {
     }
     build::build(&cache, &absent(&cache), progress)?;
     find(&cache).ok_or_else(|| LabError::Unfit(format!("the programs built into {} do not run", cache.display())))
+}
+
+/// Find kube-proxy, which no cluster of the lab needs, for whoever compares with it; as [`programs`].
+pub fn kube_proxy(cache: Option<&Path>, progress: &Progress) -> Result<PathBuf> {
+    let cache = cache.map_or_else(cache_dir, Path::to_owned);
+    let find = || {
+        let fits = |path: &PathBuf| is_program(path) && version(path).is_some_and(|version| is_new_enough(&version));
+        folders(&cache).into_iter().map(|folder| folder.join(PROXY)).find(fits)
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    make_dir(&cache)?;
+    let _lock = progress.during(format!("waiting for the lock on {}", cache.display()), || lock(&cache))?;
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    build::build(&cache, &[PROXY], progress)?;
+    find().ok_or_else(|| LabError::Unfit(format!("the {PROXY} built into {} does not run", cache.display())))
 }
 
 fn lock(cache: &Path) -> Result<Flock<File>> {

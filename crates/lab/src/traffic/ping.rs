@@ -32,6 +32,9 @@ pub struct PingReport {
     /// The longest time between two successive answers.
     pub longest_gap_ms: f64,
     pub rtt_avg_ms: f64,
+    pub rtt_min_ms: f64,
+    pub rtt_p50_ms: f64,
+    pub rtt_p99_ms: f64,
     pub rtt_max_ms: f64,
 }
 
@@ -90,8 +93,7 @@ struct Echo {
     pending: HashMap<u16, Instant>,
     answered: HashMap<u16, Instant>,
     last_answer: Option<Instant>,
-    rtt_sum: Duration,
-    rtt_max: Duration,
+    rtts: Vec<Duration>,
     gap: Duration,
     received: u32,
     duplicates: u32,
@@ -110,8 +112,7 @@ impl Echo {
             pending: HashMap::new(),
             answered: HashMap::new(),
             last_answer: None,
-            rtt_sum: Duration::ZERO,
-            rtt_max: Duration::ZERO,
+            rtts: Vec::new(),
             gap: Duration::ZERO,
             received: 0,
             duplicates: 0,
@@ -185,23 +186,28 @@ impl Echo {
         };
         self.answered.insert(sequence, now);
         self.received += 1;
-        let rtt = now - sent;
-        self.rtt_sum += rtt;
-        self.rtt_max = self.rtt_max.max(rtt);
+        self.rtts.push(now - sent);
         self.gap = self.gap.max(self.last_answer.map_or(Duration::ZERO, |last| now - last));
         self.last_answer = Some(now);
     }
 
     fn report(&self) -> PingReport {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let mut rtts = self.rtts.clone();
+        rtts.sort_unstable();
+        // The smallest that is not less than this share of them.
+        let at = |percent: usize| rtts.get((rtts.len() * percent).div_ceil(100).saturating_sub(1)).copied().map_or(0.0, ms);
         PingReport {
             sent: self.sent,
             received: self.received,
             lost: self.sent - self.received,
             duplicates: self.duplicates,
             longest_gap_ms: ms(self.gap),
-            rtt_avg_ms: ms(self.rtt_sum) / f64::from(self.received.max(1)),
-            rtt_max_ms: ms(self.rtt_max),
+            rtt_avg_ms: ms(rtts.iter().sum()) / f64::from(self.received.max(1)),
+            rtt_min_ms: at(0),
+            rtt_p50_ms: at(50),
+            rtt_p99_ms: at(99),
+            rtt_max_ms: at(100),
         }
     }
 }
@@ -272,6 +278,8 @@ mod tests {
         let here = Netns::at("/proc/self/ns/net");
         let report = ping(&here, "127.0.0.1".parse().unwrap(), 5, Duration::from_millis(5)).unwrap();
         assert_eq!((report.sent, report.received, report.lost, report.duplicates), (5, 5, 0, 0));
+        let times = [0.0, report.rtt_min_ms, report.rtt_p50_ms, report.rtt_p99_ms, report.rtt_max_ms];
+        assert!(times.is_sorted() && report.rtt_min_ms > 0.0, "{times:?}");
     }
 
     #[test]
