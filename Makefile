@@ -1,6 +1,6 @@
 # Everything needs root, Debian 12, Rust and Go; the rest is installed or built on first use.
 
-.PHONY: build setup demo demo-down test docs
+.PHONY: build setup demo demo-down test bench docs
 
 build:
 	cargo build --release --workspace
@@ -17,6 +17,15 @@ demo-down:
 
 test: setup
 	cargo run --release --package lab --bin lab-test
+
+# `make bench` measures everything, `make bench NAME...` some of it, `make bench NAMES=--small` tries all of it out.
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+NAMES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+$(foreach name,$(NAMES),$(eval .PHONY: $(name))$(eval $(name): ; @:))
+endif
+
+bench: setup build
+	target/release/bench $(NAMES)
 
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.
 docs:

@@ -1,0 +1,205 @@
+//! One figure: what was measured, what it should be, and what a peer does.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a series of measurements shows.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Spread {
+    pub n: usize,
+    pub min: f64,
+    pub p50: f64,
+    pub p99: f64,
+}
+
+impl Spread {
+    /// Of at least one value. A percentile is the smallest value that is not less than that share of all.
+    pub fn of(values: &[f64]) -> Spread {
+        assert!(!values.is_empty(), "something was measured");
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).saturating_sub(1)];
+        Spread { n: sorted.len(), min: sorted[0], p50: at(50), p99: at(99) }
+    }
+
+    /// Of times, in milliseconds.
+    pub fn of_times(times: &[Duration]) -> Spread {
+        Self::of(&times.iter().map(|time| time.as_secs_f64() * 1000.0).collect::<Vec<_>>())
+    }
+}
+
+/// A measured value, and the series that it comes from, where there is one.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    pub value: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+}
+
+impl Measured {
+    pub fn p50(spread: Spread) -> Measured {
+        Measured { value: spread.p50, spread: Some(spread) }
+    }
+
+    pub fn p99(spread: Spread) -> Measured {
+        Measured { value: spread.p99, spread: Some(spread) }
+    }
+}
+
+impl From<f64> for Measured {
+    fn from(value: f64) -> Measured {
+        Measured { value, spread: None }
+    }
+}
+
+/// Who else does it, and how well.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    pub name: String,
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// Measured here in the same run; otherwise `name` says where.
+    pub same_run: bool,
+}
+
+/// What a figure should be.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Times the peer's.
+    AtLeastOfPeer(f64),
+    AtMostOfPeer(f64),
+}
+
+/// One row of the page.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Figure {
+    pub name: String,
+    pub unit: String,
+    pub ladon: Measured,
+    pub reach: Reach,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+    /// How it was measured.
+    pub how: String,
+    /// Why it falls short, when it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why_short: String,
+}
+
+impl Figure {
+    pub fn new(name: impl Into<String>, unit: &str, ladon: impl Into<Measured>, reach: Reach) -> Figure {
+        let ladon = ladon.into();
+        Figure { name: name.into(), unit: unit.into(), ladon, reach, peer: None, how: String::new(), why_short: String::new() }
+    }
+
+    /// A peer that was measured in the same run.
+    pub fn against(mut self, name: &str, measured: impl Into<Measured>) -> Figure {
+        self.peer = Some(Peer { name: name.into(), measured: measured.into(), same_run: true });
+        self
+    }
+
+    /// A peer's figure that was measured elsewhere.
+    pub fn against_cited(mut self, name: &str, value: f64) -> Figure {
+        self.peer = Some(Peer { name: name.into(), measured: value.into(), same_run: false });
+        self
+    }
+
+    pub fn how(mut self, how: impl Into<String>) -> Figure {
+        self.how = how.into();
+        self
+    }
+
+    /// The reason that is given if the figure falls short.
+    pub fn if_short(mut self, why: impl Into<String>) -> Figure {
+        self.why_short = why.into();
+        self
+    }
+
+    /// Ladon's value by the peer's.
+    pub fn ratio(&self) -> Option<f64> {
+        self.peer.as_ref().map(|peer| self.ladon.value / peer.measured.value)
+    }
+
+    pub fn is_reached(&self) -> bool {
+        let value = self.ladon.value;
+        match self.reach {
+            Reach::AtLeast(bound) => value >= bound,
+            Reach::AtMost(bound) => value <= bound,
+            Reach::AtLeastOfPeer(share) => self.ratio().is_some_and(|ratio| ratio >= share),
+            Reach::AtMostOfPeer(share) => self.ratio().is_some_and(|ratio| ratio <= share),
+        }
+    }
+
+    pub fn verdict(&self) -> String {
+        match (self.is_reached(), self.why_short.as_str()) {
+            (true, _) => "reached".into(),
+            (false, "") => "short".into(),
+            (false, why) => format!("short: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reach::AtLeast(bound) => write!(f, "≥ {}", shown(*bound)),
+            Reach::AtMost(bound) => write!(f, "≤ {}", shown(*bound)),
+            Reach::AtLeastOfPeer(share) => write!(f, "≥ {share} × the peer"),
+            Reach::AtMostOfPeer(share) => write!(f, "≤ {share} × the peer"),
+        }
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {} ({})", self.name, shown(self.ladon.value), self.unit, self.reach)?;
+        if let Some(peer) = &self.peer {
+            write!(f, "; {}: {}", peer.name, shown(peer.measured.value))?;
+        }
+        write!(f, ": {}", self.verdict())
+    }
+}
+
+/// Three digits that mean something, and no more.
+pub fn shown(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+    .trim_end_matches(|c| c == '.')
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let spread = Spread::of(&[4.0, 1.0, 3.0, 2.0]);
+        assert_eq!(spread, Spread { n: 4, min: 1.0, p50: 2.0, p99: 4.0 });
+        assert_eq!(Spread::of(&[7.0]).p99, 7.0);
+    }
+
+    #[test]
+    fn a_figure_is_judged_by_its_bound_or_by_its_peer() {
+        let rate = Figure::new("rate", "/s", 450.0, Reach::AtLeast(500.0)).if_short("the disk").against_cited("other", 9.8);
+        assert_eq!((rate.is_reached(), rate.verdict().as_str()), (false, "short: the disk"));
+        let time = Figure::new("time", "ms", 9.5, Reach::AtMostOfPeer(1.0)).against("other", 10.0);
+        assert_eq!((time.ratio(), time.verdict().as_str()), (Some(0.95), "reached"));
+        assert!(!Figure { peer: None, ..time }.is_reached(), "without its peer nothing is reached");
+    }
+
+    #[test]
+    fn three_digits_are_shown() {
+        assert_eq!([1234.5, 99.94, 9.876, 0.4321, 0.0].map(shown), ["1234", "99.9", "9.88", "0.432", "0"]);
+    }
+}

@@ -1,0 +1,118 @@
+//! The benchmarks: one file each, with its peer. `make bench` runs all of them, `make bench NAME` one.
+//!
+//! ```text
+//! benchmark ──▶ figures (value, reach, peer) ──▶ docs/benchmarks.json ──▶ docs/benchmarks.md
+//! ```
+//!
+//! Ladon runs as an operator runs it, on the lab's hosts, and so do the peers. What is compared is taken in turns in one run, so
+//! that a busy machine is busy for both. A figure that does not reach what it should is written as such, with the reason.
+//! Deliberately *not* here: tests. Nothing fails because a machine is slow.
+
+mod bridge;
+mod cni;
+mod dataplane;
+mod figure;
+mod flows;
+mod http;
+mod kubernetes;
+mod latency;
+mod memory;
+mod ovn;
+mod ports;
+mod report;
+mod restart;
+mod thousand;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lab::{Progress, debian};
+
+use crate::figure::Figure;
+use crate::report::Report;
+
+const USAGE: &str = "usage: bench [--small] [NAME]...      (all of them, when none is named; --small tries them out and writes nothing)";
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// What the figures are about.
+    Full,
+    /// Enough to see that the benchmark works.
+    Small,
+}
+
+impl Scale {
+    pub fn of<T>(self, full: T, small: T) -> T {
+        match self {
+            Scale::Full => full,
+            Scale::Small => small,
+        }
+    }
+}
+
+/// One benchmark.
+struct Benchmark {
+    name: &'static str,
+    run: fn(Scale, &Progress) -> Result<Vec<Figure>>,
+}
+
+/// All of them, in the order of the page.
+const ALL: [Benchmark; 7] = [
+    Benchmark { name: "ports", run: ports::run },
+    Benchmark { name: "latency", run: latency::run },
+    Benchmark { name: "memory", run: memory::run },
+    Benchmark { name: "restart", run: restart::run },
+    Benchmark { name: "dataplane", run: dataplane::run },
+    Benchmark { name: "cni", run: cni::run },
+    Benchmark { name: "kubernetes", run: kubernetes::run },
+];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match bench(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(words: &[String]) -> Result<()> {
+    let (options, names): (Vec<&String>, Vec<&String>) = words.iter().partition(|word| word.starts_with("--"));
+    let scale = match options.as_slice() {
+        [] => Scale::Full,
+        [one] if *one == "--small" => Scale::Small,
+        _ => bail!(USAGE),
+    };
+    if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|benchmark| benchmark.name != name.as_str())) {
+        bail!("{unknown:?} is none of {}\n{USAGE}", ALL.map(|benchmark| benchmark.name).join(", "));
+    }
+    let progress = Progress::new();
+    debian::ensure(&[debian::NETWORK, debian::PEERS].concat(), &progress)?;
+    let mut failed = Vec::new();
+    for benchmark in ALL.iter().filter(|benchmark| names.is_empty() || names.iter().any(|name| *name == benchmark.name)) {
+        if let Err(error) = one(benchmark, scale, &progress) {
+            progress.say(&format!("{}: {error:#}", benchmark.name));
+            failed.push(benchmark.name);
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        _ => bail!("not measured: {}", failed.join(", ")),
+    }
+}
+
+/// Measures, says what came of it, and writes it down.
+fn one(benchmark: &Benchmark, scale: Scale, progress: &Progress) -> Result<()> {
+    let begun = report::Circumstances::now()?;
+    let figures = (benchmark.run)(scale, progress)?;
+    figures.iter().for_each(|figure| progress.say(&format!("  {figure}")));
+    if scale == Scale::Full {
+        let mut report = Report::load()?;
+        report.replace(benchmark.name, begun, figures);
+        report.save(&ALL.map(|benchmark| benchmark.name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! OVN of Debian 13 on one host: both databases, `ovn-northd`, one real chassis, and chassis that exist as rows only.
+//!
+//! The remote chassis are what they would be to the real one: rows of `Chassis` and `Encap` in the southbound database, with every
+//! remote port bound and up. A new remote port is bound by this program in the moment in which its `Port_Binding` appears, as its
+//! `ovn-controller` would, but without the time that one takes. The layout is `thousand`'s: switches of equal size on one router,
+//! a port group with the usual rules for each, DHCP and port security on every port.
+
+mod database;
+mod layout;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::debian::{self, Release};
+use lab::{Host, Process, Progress, wait};
+use serde_json::{Value, json};
+
+use crate::thousand::Shape;
+use database::{Database, only_row, uuid};
+use layout::Layout;
+
+/// The release of Debian, and what is needed of it.
+const SUITE: &str = "trixie";
+const PACKAGES: [&str; 3] = ["ovn-central", "ovn-host", "openvswitch-switch"];
+/// The real chassis.
+const CHASSIS: &str = "hv0";
+/// Ports on each of the others.
+const PER_CHASSIS: usize = 50;
+/// How long anything may take.
+const READY: Duration = Duration::from_secs(120);
+
+/// All of it. Its processes end with it.
+pub struct Ovn {
+    host: Host,
+    release: Release,
+    dir: PathBuf,
+    layout: Layout,
+    north: Database,
+    south: Database,
+    /// A chassis that exists as a row.
+    elsewhere: Value,
+    processes: Vec<Process>,
+}
+
+/// The programs, brought once.
+pub fn release(progress: &Progress) -> Result<Release> {
+    Ok(debian::release(SUITE, &PACKAGES, progress)?)
+}
+
+impl Ovn {
+    pub fn start(host: &Host, release: &Release, shape: Shape, progress: &Progress) -> Result<Ovn> {
+        progress.during(format!("OVN with {} ports on {} switches and one router", shape.ports, shape.networks), || {
+            let dir = host.folder("ovn")?;
+            let mut processes = Vec::new();
+            for (name, schema) in [
+                ("nb", "/usr/share/ovn/ovn-nb.ovsschema"),
+                ("sb", "/usr/share/ovn/ovn-sb.ovsschema"),
+                ("conf", "/usr/share/openvswitch/vswitch.ovsschema"),
+            ] {
+                processes.push(database(host, release, &dir, name, schema)?);
+            }
+            let north = Database::connect(&dir.join("nb.sock"), "OVN_Northbound")?;
+            let south = Database::connect(&dir.join("sb.sock"), "OVN_Southbound")?;
+            let (host, release) = (host.clone(), release.clone());
+            let mut ovn = Ovn { host, release, dir, layout: Layout::default(), north, south, elsewhere: Value::Null, processes };
+            ovn.fill(shape)?;
+            Ok(ovn)
+        })
+    }
+
+    fn fill(&mut self, shape: Shape) -> Result<()> {
+        self.north.transact(&[json!({"op": "insert", "table": "NB_Global", "row": {}})])?;
+        self.south.transact(&[json!({"op": "insert", "table": "SB_Global", "row": {}})])?;
+        let (north, south) = (self.unix("nb.sock"), self.unix("sb.sock"));
+        self.spawn("ovn-northd", "/usr/bin/ovn-northd", &[&format!("--ovnnb-db={north}"), &format!("--ovnsb-db={south}")])?;
+        self.layout = Layout::load(&mut self.north, shape.networks, shape.ports)?;
+        self.settle("sb_cfg")?;
+        self.start_chassis(shape)?;
+        self.bind_elsewhere(shape)?;
+        self.south.monitor(&json!({"Port_Binding": {"columns": ["logical_port"]}}))?;
+        self.settle("hv_cfg")
+    }
+
+    /// Open vSwitch and `ovn-controller`, with the local ports plugged.
+    fn start_chassis(&mut self, shape: Shape) -> Result<()> {
+        let settings = [
+            format!("external-ids:system-id={CHASSIS}"),
+            format!("external-ids:hostname={CHASSIS}"),
+            "external-ids:ovn-encap-type=geneve".into(),
+            format!("external-ids:ovn-encap-ip={}", self.host.ipv4()),
+            format!("external-ids:ovn-remote=\"{}\"", self.unix("sb.sock")),
+            "external-ids:ovn-bridge-datapath-type=netdev".into(),
+        ];
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        self.vsctl(&[&["--no-wait", "init", "--", "set", "Open_vSwitch", "."][..], &settings].concat())?;
+        let conf = self.unix("conf.sock");
+        self.spawn("ovs-vswitchd", "/usr/lib/openvswitch-switch/ovs-vswitchd", &[&conf])?;
+        let bridge = ["add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev", "fail-mode=secure"];
+        self.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"]].concat())?;
+        for number in 0..shape.local {
+            let (device, port) = (format!("p{number}"), format!("external-ids:iface-id={}", layout::port(number)));
+            self.vsctl(&["add-port", "br-int", &device, "--", "set", "interface", &device, "type=internal", &port])?;
+        }
+        self.spawn("ovn-controller", "/usr/bin/ovn-controller", &[&conf])
+    }
+
+    /// The other chassis, with what the real one says that it can do, and every other port on them.
+    fn bind_elsewhere(&mut self, shape: Shape) -> Result<()> {
+        let find = json!({"op": "select", "table": "Chassis", "where": [["name", "==", CHASSIS]], "columns": ["other_config"]});
+        let south = &mut self.south;
+        let features = wait::until("the chassis to register", READY, || match south.transact(&[find.clone()]) {
+            Ok(answer) => Ok::<_, String>(only_row(&answer[0]).map(|row| row["other_config"].clone())),
+            Err(error) => Err(format!("{error:#}")),
+        })?;
+        let count = (shape.ports - shape.local).div_ceil(PER_CHASSIS);
+        let mut operations = Vec::new();
+        for number in 0..count {
+            let (name, encap, row) = (format!("rhv{number}"), format!("e{number}"), format!("c{number}"));
+            let ip = format!("10.240.{}.{}", number / 250, number % 250 + 1);
+            let options = json!(["map", [["csum", "true"]]]);
+            let encapsulation = json!({"type": "geneve", "ip": ip, "chassis_name": name, "options": options});
+            let chassis = json!({"name": name, "hostname": name, "encaps": ["named-uuid", encap], "other_config": features});
+            operations.push(json!({"op": "insert", "table": "Chassis", "uuid-name": row, "row": chassis}));
+            operations.push(json!({"op": "insert", "table": "Encap", "uuid-name": encap, "row": encapsulation}));
+        }
+        let made = self.south.transact(&operations)?;
+        let chassis: Vec<Value> = made.iter().step_by(2).map(uuid).collect();
+        self.elsewhere = chassis.first().cloned().context("there are remote ports")?;
+        let bind = |number: usize| bound(&layout::port(number), &chassis[number % count]);
+        self.south.transact(&(shape.local..shape.ports).map(bind).collect::<Vec<_>>())?;
+        Ok(())
+    }
+
+    /// One more port on another chassis: created in the northbound database, bound as soon as it is in the southbound one.
+    pub fn add_remote(&mut self, number: usize) -> Result<()> {
+        let name = layout::port(number);
+        self.layout.add(&mut self.north, number)?;
+        self.south.until(|update| {
+            let rows = update["Port_Binding"].as_object().into_iter().flatten();
+            rows.into_iter().any(|(_, row)| row["new"]["logical_port"] == name.as_str())
+        })?;
+        self.south.transact(&[bound(&name, &self.elsewhere)]).map(drop)
+    }
+
+    /// The port goes.
+    pub fn remove(&mut self, number: usize) -> Result<()> {
+        self.layout.remove(&mut self.north, number)
+    }
+
+    /// Until what was asked for has reached the southbound database (`sb_cfg`) or the chassis' switch (`hv_cfg`).
+    fn settle(&mut self, column: &str) -> Result<()> {
+        let bump = json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]});
+        self.north.transact(&[bump])?;
+        let look = json!({"op": "select", "table": "NB_Global", "where": [], "columns": ["nb_cfg", column]});
+        wait::until(&format!("OVN's {column}"), READY, || {
+            let answer = self.north.transact(&[look.clone()]).map_err(|error| format!("{error:#}"))?;
+            let row = only_row(&answer[0]).ok_or("no NB_Global")?;
+            Ok::<_, String>((row[column].as_i64() >= row["nb_cfg"].as_i64()).then_some(()))
+        })?;
+        Ok(())
+    }
+
+    /// `ovs-ofctl` of that release.
+    pub fn ofctl(&self) -> Command {
+        on(&self.host, self.release.command("/usr/bin/ovs-ofctl"), &self.dir)
+    }
+
+    /// Where the sockets of the chassis' switch are.
+    pub fn run_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How many flows the chassis has.
+    pub fn flows(&self) -> Result<u64> {
+        let said = lab::command::run(self.ofctl().args(["-O", "OpenFlow15", "dump-aggregate", &self.unix("br-int.mgmt")]), READY)?.ok()?;
+        let count = said.split_once("flow_count=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        count.with_context(|| said.clone())
+    }
+
+    fn vsctl(&self, args: &[&str]) -> Result<String> {
+        let mut vsctl = on(&self.host, self.release.command("/usr/bin/ovs-vsctl"), &self.dir);
+        vsctl.arg(format!("--db={}", self.unix("conf.sock"))).arg("--timeout=60").args(args);
+        Ok(lab::command::run(&mut vsctl, READY)?.ok()?)
+    }
+
+    fn unix(&self, socket: &str) -> String {
+        format!("unix:{}", self.dir.join(socket).display())
+    }
+
+    fn spawn(&mut self, name: &str, program: &str, args: &[&str]) -> Result<()> {
+        let mut command = placed(self.release.command(program), &self.dir);
+        command.arg(format!("--unixctl={}", self.dir.join(format!("{name}.ctl")).display())).args(args);
+        self.processes.push(self.host.spawn(name, &command)?);
+        Ok(())
+    }
+}
+
+/// An `ovsdb-server` with a new, empty database.
+fn database(host: &Host, release: &Release, dir: &Path, name: &str, schema: &str) -> Result<Process> {
+    let path = |suffix: &str| dir.join(format!("{name}.{suffix}"));
+    let mut tool = on(host, release.command("/usr/bin/ovsdb-tool"), dir);
+    tool.arg("create").arg(path("db")).arg(release.path(schema));
+    lab::command::run(&mut tool, READY)?.ok()?;
+    let mut server = placed(release.command("/usr/sbin/ovsdb-server"), dir);
+    server.arg(format!("--remote=punix:{}", path("sock").display())).arg(format!("--unixctl={}", path("ctl").display())).arg(path("db"));
+    let process = host.spawn(&format!("ovsdb-{name}"), &server)?;
+    process.wait_until("ovsdb-server to listen", READY, || Ok(path("sock").exists().then_some(())))?;
+    Ok(process)
+}
+
+/// The command, with every folder that it would share with the machine's own Open vSwitch in `dir`.
+fn placed(mut command: Command, dir: &Path) -> Command {
+    for kind in ["OVS", "OVN"] {
+        for place in ["RUNDIR", "DBDIR", "LOGDIR", "SYSCONFDIR"] {
+            command.env(format!("{kind}_{place}"), dir);
+        }
+    }
+    command
+}
+
+/// The same, in the host's network namespace.
+fn on(host: &Host, command: Command, dir: &Path) -> Command {
+    let mut there = host.command(&command.get_program().to_string_lossy());
+    there.args(command.get_args());
+    placed(there, dir)
+}
+
+fn bound(port: &str, chassis: &Value) -> Value {
+    json!({"op": "update", "table": "Port_Binding", "where": [["logical_port", "==", port]], "row": {"chassis": chassis, "up": true}})
+}

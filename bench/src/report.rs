@@ -1,0 +1,151 @@
+//! `docs/benchmarks.json`, and the page that is written from it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use lab::command::tool;
+use serde::{Deserialize, Serialize};
+
+use crate::figure::{Figure, Measured, shown};
+
+/// When, where and beside what a benchmark ran.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Circumstances {
+    pub date: String,
+    /// The commit of the working tree, with `+` when it was changed.
+    pub commit: String,
+    pub cpus: usize,
+    pub memory_gib: u64,
+    pub kernel: String,
+    pub open_vswitch: String,
+    /// Load averages over a minute before the start: what else the machine did.
+    pub load: f64,
+}
+
+impl Circumstances {
+    pub fn now() -> Result<Circumstances> {
+        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path}"));
+        let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_string();
+        let meminfo = read("/proc/meminfo")?;
+        let kib = meminfo.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        let open_vswitch = tool("ovs-vswitchd", &["--version"])?;
+        let changed = if tool("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { "+" };
+        Ok(Circumstances {
+            date: tool("date", &["-u", "+%F %H:%M UTC"])?.trim().into(),
+            commit: format!("{}{changed}", tool("git", &["rev-parse", "--short", "HEAD"])?.trim()),
+            cpus: std::thread::available_parallelism()?.get(),
+            memory_gib: (kib + (1 << 19)) >> 20,
+            kernel: first(&read("/proc/sys/kernel/osrelease")?),
+            open_vswitch: open_vswitch.lines().next().and_then(|line| line.split(' ').next_back()).unwrap_or_default().into(),
+            load: first(&read("/proc/loadavg")?).parse()?,
+        })
+    }
+}
+
+/// One benchmark's last run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Run {
+    circumstances: Circumstances,
+    figures: Vec<Figure>,
+}
+
+/// Every benchmark's last run.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Report {
+    benchmarks: BTreeMap<String, Run>,
+}
+
+fn docs(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)
+}
+
+impl Report {
+    pub fn load() -> Result<Report> {
+        match fs::read(docs("benchmarks.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).context("docs/benchmarks.json is no report; remove it"),
+            Err(_) => Ok(Report::default()),
+        }
+    }
+
+    pub fn replace(&mut self, name: &str, circumstances: Circumstances, figures: Vec<Figure>) {
+        self.benchmarks.insert(name.into(), Run { circumstances, figures });
+    }
+
+    /// Writes both; benchmarks that are none of `order` any more are forgotten.
+    pub fn save(&mut self, order: &[&str]) -> Result<()> {
+        self.benchmarks.retain(|name, _| order.contains(&name.as_str()));
+        fs::write(docs("benchmarks.json"), serde_json::to_string_pretty(self)? + "\n")?;
+        fs::write(docs("benchmarks.md"), self.page(order))?;
+        Ok(())
+    }
+
+    fn page(&self, order: &[&str]) -> String {
+        let mut page = HEAD.to_string();
+        for (name, run) in order.iter().filter_map(|name| Some((name, self.benchmarks.get(*name)?))) {
+            let c = &run.circumstances;
+            page += &format!(
+                "\n## {name}\n\n{}, commit {}; {} CPUs, {} GiB, Linux {}, Open vSwitch {}; load before: {}.\n\n\
+                 | figure | Ladon | reach | peer | ratio | |\n|---|---|---|---|---|---|\n",
+                c.date, c.commit, c.cpus, c.memory_gib, c.kernel, c.open_vswitch, c.load,
+            );
+            page.extend(run.figures.iter().map(row));
+            let mut hows: Vec<&str> = run.figures.iter().map(|figure| figure.how.as_str()).filter(|how| !how.is_empty()).collect();
+            hows.dedup();
+            page.extend(hows.iter().map(|how| format!("\n{how}\n")));
+        }
+        page
+    }
+}
+
+const HEAD: &str = "# Benchmarks\n\nWritten by `make bench`, from `benchmarks.json`; `make bench NAME` measures one again. Peers ran on the same \
+machine in the same run, in turns with Ladon, unless the row says otherwise. In parentheses: the least, p50 and p99 of a series, and its length. \
+A row that does not reach what it should says `short`, and why.\n";
+
+fn row(figure: &Figure) -> String {
+    let peer = figure.peer.as_ref().map(|peer| {
+        let cited = if peer.same_run { "" } else { " (not in the same run)" };
+        format!("{}: {}{cited}", peer.name, value(&peer.measured))
+    });
+    let ratio = figure.ratio().map(|ratio| format!("{} ×", shown(ratio)));
+    let verdict = if figure.is_reached() { figure.verdict() } else { format!("**{}**", figure.verdict()) };
+    let unit = &figure.unit;
+    let dash = || "–".to_string();
+    format!(
+        "| {}, {unit} | {} | {} | {} | {} | {verdict} |\n",
+        figure.name,
+        value(&figure.ladon),
+        figure.reach,
+        peer.unwrap_or_else(dash),
+        ratio.unwrap_or_else(dash)
+    )
+}
+
+fn value(measured: &Measured) -> String {
+    let spread = measured.spread.map(|s| format!(" ({} / {} / {}; {})", shown(s.min), shown(s.p50), shown(s.p99), s.n));
+    format!("{}{}", shown(measured.value), spread.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::{Reach, Spread};
+
+    #[test]
+    fn a_row_says_what_is_short_and_where_a_peer_was_measured() {
+        let p50 = Measured::p50(Spread::of(&[1.0, 2.0, 3.0]));
+        let figure = Figure::new("boot", "ms", p50, Reach::AtMost(1.5)).against_cited("other", 4.0).if_short("the disk");
+        assert_eq!(
+            row(&figure),
+            "| boot, ms | 2.00 (1.00 / 2.00 / 3.00; 3) | ≤ 1.50 | other: 4.00 (not in the same run) | 0.500 × | **short: the disk** |\n"
+        );
+    }
+
+    #[test]
+    fn a_report_reads_back_what_it_writes() {
+        let figure = Figure::new("rate", "/s", 3.0, Reach::AtLeastOfPeer(0.9)).against("other", Measured::p99(Spread::of(&[3.0])));
+        let text = serde_json::to_string(&figure).unwrap();
+        assert_eq!(serde_json::from_str::<Figure>(&text).unwrap(), figure, "{text}");
+    }
+}

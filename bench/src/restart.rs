@@ -1,0 +1,58 @@
+//! `ladon node` is killed and started again beside a switch that is full and right: how long until it says that everything is in
+//! force, and what it touched. There is no peer: OVN 25.03's `ovn-controller` clears and writes again what it finds.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::Progress;
+
+use crate::Scale;
+use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::flows::Monitor;
+use crate::thousand::{Shape, Thousand, status};
+
+/// How long a restart may take.
+const READY: Duration = Duration::from_secs(60);
+/// How often the node is asked: finer than what is measured.
+const LOOK: Duration = Duration::from_millis(2);
+
+pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    let (shape, times) = scale.of((Shape { networks: 10, ports: 5_000, local: 10 }, 20), (Shape { networks: 2, ports: 200, local: 4 }, 3));
+    let world = Thousand::start(shape, progress)?;
+    let flows = world.flows()?;
+    let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
+    let mut took = Vec::new();
+    progress.during(format!("ladon node killed {times} times beside {flows} flows"), || {
+        for _ in 0..times {
+            let node = world.node();
+            node.process.kill9()?;
+            let started = Instant::now();
+            node.process.restart()?;
+            let is_done = || status(node).is_some_and(|status| status["is_in_force"] == true && status["flows"] == flows);
+            while !is_done() {
+                ensure!(started.elapsed() < READY, "after {READY:?} ladon node says {:?}", status(node));
+                thread::sleep(LOOK);
+            }
+            took.push(started.elapsed());
+        }
+        anyhow::Ok(())
+    })?;
+    let changes = monitor.told()?;
+    let how = format!(
+        "`kill -9` of `ladon node`, then a start, {times} times; from the start until its control socket says that its {flows} flows (of {} ports) are in force. \
+         Changes are what the switch's flow monitor told meanwhile.",
+        shape.ports
+    );
+    let (seconds, n) = (Spread::of(&took.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()), changes.len());
+    Ok(vec![
+        Figure::new(
+            format!("`ladon node` restarted beside {flows} flows, until in force, p50"),
+            "s",
+            Measured::p50(seconds),
+            Reach::AtMost(0.5),
+        )
+        .how(how.clone()),
+        Figure::new("flows changed by these restarts", "flows", n as f64, Reach::AtMost(0.0)).how(how),
+    ])
+}
