@@ -13,7 +13,7 @@ fn every_scenario_holds_in_process() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 6);
+    assert!(files.len() >= 12);
     let mut failures = Vec::new();
     for file in files {
         let scenario =
@@ -31,6 +31,22 @@ fn a_line_that_is_no_sentence_is_named() {
     assert_eq!(error("\nfrog"), "line 2: `frog` is no sentence");
     assert_eq!(error("port a here 1\na -> a tcp 80"), "line 2: nothing is said to become of the packet");
     assert!(error("port a nowhere 1").contains("`here` or `there`"));
+}
+
+/// Open vSwitch goes back up its tables 64 times, and so does the switch in process.
+#[test]
+fn a_packet_that_passes_more_routers_than_open_vswitch_allows_is_dropped() {
+    let chain = |routers: u32| {
+        let networks: String = (0..=routers).map(|n| format!("network n{n} 10.0.{n}.0/24\n")).collect();
+        let joins: String = (1..=routers).map(|r| format!("router r{r} n{} n{r}:2\n", r - 1)).collect();
+        let routes: String = (1..routers).map(|r| format!("route r{r} 10.0.{routers}.0/24 10.0.{r}.1\n")).collect();
+        let text = format!("{networks}{joins}{routes}port a here 11 on n0 trusted\nport b here 12 on n{routers} trusted\na -> b to b\n");
+        let mut scenario = Scenario::parse(&text).unwrap();
+        scenario.steps[0].packet.set(Header::Ttl, 255);
+        scenario.journeys().remove(0).outcomes
+    };
+    assert!(matches!(chain(60)[..], [Outcome::Output(OfPort(12), _)]));
+    assert!(matches!(chain(80)[..], [Outcome::Dropped(_)]));
 }
 
 const NETWORKS: u32 = 3;

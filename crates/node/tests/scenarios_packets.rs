@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use apps::scenario::{End, Scenario, Step, TUNNEL, ends};
+use apps::scenario::{End, Scenario, Step, TUNNEL, end, ends};
 use openflow::{FlowKey, InstalledFlow};
 use pipeline::switch::{Journey, Outcome, Packet};
 use pipeline::{Generation, Header, OfPort, Punt, Table, ct};
@@ -31,7 +31,7 @@ struct Site {
 }
 
 /// Where a packet arrived, and as what.
-#[derive(PartialEq, Debug)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Arrival {
     end: End,
     /// The network that the tunnel was told.
@@ -106,14 +106,14 @@ impl Site {
     fn of(scenario: &Scenario) -> Site {
         let world = World::with_tunnel(TUNNEL, scenario.world.iter().cloned());
         let wires = world.engine.view().attachments().map(|attachment| (attachment.ofport, world.wire(attachment.ofport))).collect();
-        let peers: BTreeSet<Ipv4Addr> = scenario.steps.iter().filter_map(|step| remote(step.expected)).collect();
+        let peers: BTreeSet<Ipv4Addr> = scenario.steps.iter().flat_map(remotes).collect();
         let peers = peers.into_iter().map(|peer| (peer, world.peer(peer))).collect();
         Site { world, wires, peers, echoes: 0 }
     }
 
     /// Sends the step's packet; says what became of it if that was not what is expected.
     fn agrees(&mut self, step: &Step, journey: &Journey) -> Result<(), String> {
-        if ends(journey) != [step.expected] {
+        if ends(journey) != step.expected {
             return Err(format!("in process {:?}", ends(journey)));
         }
         if let Some(late) = self.arrivals().pop() {
@@ -121,27 +121,30 @@ impl Site {
         }
         let is_answer = journey.states.iter().any(|state| state & ct::RPL != 0);
         let frame = |packet: &Packet| bytes::frame(packet, is_answer, &mark(step));
-        let (arrived, dropped) = self.pass(&frame(&step.packet), &step.packet);
-        let expected: Vec<Arrival> = journey.outcomes.iter().filter_map(|outcome| arrival(step.expected, outcome, frame)).collect();
-        match step.expected {
-            End::Dropped(table) if arrived.is_empty() && dropped == Ok(table) => Ok(()),
+        let mut expected: Vec<Arrival> = journey.outcomes.iter().filter_map(|outcome| arrival(outcome, frame)).collect();
+        let (mut arrived, dropped) = self.pass(step, &frame(&step.packet), expected.len());
+        expected.sort();
+        arrived.sort();
+        match step.expected[..] {
+            [End::Dropped(table)] if arrived.is_empty() && dropped == Ok(table) => Ok(()),
             _ if arrived.is_empty() => Err(format!("{dropped:?}")),
             _ if arrived == expected => Ok(()),
             _ => Err(format!("arrived {}, expected {}", list(&arrived), list(&expected))),
         }
     }
 
-    /// A packet enters: what arrives of it, and the table that dropped it or else the flows that it met.
-    fn pass(&mut self, frame: &[u8], packet: &Packet) -> (Vec<Arrival>, Result<Table, String>) {
+    /// A packet enters: what arrives of it, `count` copies if nothing is wrong, and the table that dropped it or else the flows
+    /// that it met.
+    fn pass(&mut self, step: &Step, frame: &[u8], count: usize) -> (Vec<Arrival>, Result<Table, String>) {
         self.world.forget_ways();
         let before = self.world.flows();
-        let in_port = OfPort(packet.get(Header::InPort).unwrap() as u32);
-        let mut arrived = self.enter(frame, in_port);
+        let mut arrived = self.enter(step, frame);
         let met = met(&before, self.world.flows());
         let dropped = dropped(&met);
         let arrives = || {
             arrived.extend(self.arrivals());
-            Ok::<_, String>((dropped.is_some() || !arrived.is_empty()).then_some(()))
+            let is_done = arrived.len() >= count.max(1) || (dropped.is_some() && count == 0);
+            Ok::<_, String>(is_done.then_some(()))
         };
         let _ = lab::wait::until("the packet to arrive", ARRIVAL, arrives);
         let path = met.iter().map(|flow| format!("{flow:?}\n")).collect();
@@ -149,11 +152,25 @@ impl Site {
     }
 
     /// Sends a frame; what arrives until the switch is done with it. It takes up one frame after the other, but sends what a
-    /// round gave by interface: the second echo comes after everything that the first one's round sent.
-    fn enter(&mut self, frame: &[u8], in_port: OfPort) -> Vec<Arrival> {
-        self.wires[&in_port].send(frame);
-        let mut arrived = self.echo(in_port);
-        arrived.extend(self.echo(in_port));
+    /// round gave by interface: the second echo comes after everything that the first one's round sent. What comes from another
+    /// node is sent by that node's wire, and the echoes by some other.
+    fn enter(&mut self, step: &Step, frame: &[u8]) -> Vec<Arrival> {
+        let in_port = OfPort(step.packet.get(Header::InPort).unwrap() as u32);
+        let echo_port = match step.from {
+            Some(IpAddr::V4(peer)) => {
+                let vni = step.packet.get(Header::TunId).unwrap() as u32;
+                let outer = bytes::tunnelled((self.world.peer_mac(peer), peer), self.world.tunnel_end(), vni, frame);
+                self.peers[&peer].send(&outer);
+                *self.wires.keys().next().expect("somebody is here")
+            }
+            Some(IpAddr::V6(peer)) => panic!("{peer}: the userspace datapath's tunnels are tried over IPv4"),
+            None => {
+                self.wires[&in_port].send(frame);
+                in_port
+            }
+        };
+        let mut arrived = self.echo(echo_port);
+        arrived.extend(self.echo(echo_port));
         arrived
     }
 
@@ -180,8 +197,9 @@ impl Site {
         };
         let at_peer = |(address, wire): (&Ipv4Addr, &Wire)| {
             let end = End::Tunnel(IpAddr::V4(*address));
-            let inner = wire.received().into_iter().filter_map(|frame| bytes::geneve(&frame));
-            inner.map(move |(vni, frame)| Arrival { end, vni: Some(vni.into()), frame }).collect::<Vec<_>>()
+            // The underlay shows every peer what is for a MAC that nobody has yet.
+            let own = move |(to, vni, frame)| (to == *address).then_some(Arrival { end, vni: Some(u128::from(vni)), frame });
+            wire.received().into_iter().filter_map(|frame| bytes::geneve(&frame)).filter_map(own).collect::<Vec<_>>()
         };
         let mut all: Vec<Arrival> = self.wires.iter().flat_map(on_wire).chain(self.peers.iter().flat_map(at_peer)).collect();
         all.extend(self.world.punts().into_iter().map(|packet| {
@@ -192,13 +210,14 @@ impl Site {
     }
 }
 
-/// The other node that a packet arrives at.
-fn remote(end: End) -> Option<Ipv4Addr> {
-    match end {
-        End::Tunnel(IpAddr::V4(address)) => Some(address),
-        End::Tunnel(IpAddr::V6(address)) => panic!("{address}: the userspace datapath's tunnels are tried over IPv4"),
-        End::Output(_) | End::Dropped(_) | End::Punted(_) => None,
-    }
+/// The other nodes that a packet comes from and arrives at.
+fn remotes(step: &Step) -> Vec<Ipv4Addr> {
+    let ends = step.expected.iter().filter_map(|end| if let End::Tunnel(address) = end { Some(*address) } else { None });
+    let v4 = |address| match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address}: the userspace datapath's tunnels are tried over IPv4"),
+    };
+    ends.chain(step.from).map(v4).collect()
 }
 
 /// What every packet of a step carries, so that nothing is taken for it.
@@ -207,7 +226,8 @@ fn mark(step: &Step) -> Vec<u8> {
 }
 
 /// What the in-process switch says that arrives.
-fn arrival(end: End, outcome: &Outcome, frame: impl Fn(&Packet) -> Vec<u8>) -> Option<Arrival> {
+fn arrival(outcome: &Outcome, frame: impl Fn(&Packet) -> Vec<u8>) -> Option<Arrival> {
+    let end = end(outcome);
     match outcome {
         Outcome::Output(port, packet) => {
             let vni = (*port == TUNNEL).then(|| packet.get(Header::TunId).unwrap_or(0));

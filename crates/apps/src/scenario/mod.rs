@@ -9,14 +9,18 @@
 //! web -> db  source 10.0.0.99   dropped in SpoofGuard
 //! ```
 //!
-//! The world: `network NAME CIDR...` (without one there is `net` with 10.0.0.0/24 and fd00::/64), `router NAME NETWORK...`,
-//! `port NAME here INTERFACE` or `port NAME there TUNNEL-ADDRESS` with `on NETWORK`, `in GROUP`, `trusted` (no port security),
-//! `rule GROUP in|out [tcp|udp PORT] [from GROUP]`, and `balancer NAME ADDRESS on NETWORK tcp|udp PORT PORTNAME:PORT...`.
-//! A port's addresses are those of its network with 10 for the first port, 11 for the next, and so on.
+//! The world: `network NAME CIDR...` with `quiet` if it does not flood (without one there is `net` with 10.0.0.0/24 and
+//! fd00::/64), `router NAME NETWORK[:N]...` (with the network's address number 1, or N), `route ROUTER CIDR NEXT-HOP`,
+//! `port NAME here INTERFACE` or `port NAME there TUNNEL-ADDRESS` with `on NETWORK`, `in GROUP`, `trusted` (no port security) and
+//! `pair PREFIX[@MAC]` (an address pair), `block here CIDR` or `block there TUNNEL-ADDRESS CIDR` with `on NETWORK`,
+//! `rule GROUP in|out [tcp|udp PORT] [icmp|icmp6 TYPE] [from GROUP-OR-PREFIX]`, and
+//! `balancer NAME ADDRESS on NETWORK tcp|udp PORT PORTNAME:PORT...`. A port's addresses are those of its network with 10 for the
+//! first port, 11 for the next, and so on.
 //!
-//! A packet: `FROM -> NAME-OR-ADDRESS`, what it is (`tcp PORT`, `udp PORT`, `from PORT`, `arp`, `v6`; a ping otherwise), what
-//! is wrong with it (`source ADDRESS`, `mac MAC`), and what becomes of it: `to PORT`, `back`, `tunnel ADDRESS`,
-//! `dropped in TABLE`, `punt REASON`. Connections last from line to line.
+//! A packet: `FROM -> NAME-OR-ADDRESS` or `FROM -> everybody`, what it is (`tcp PORT`, `udp PORT`, `from PORT`, `arp`, `nd`, `v6`,
+//! `at MAC`; a ping otherwise), what is wrong with it (`source ADDRESS`, `mac MAC`), and what becomes of it: `to PORT`, `back`,
+//! `tunnel ADDRESS`, `dropped in TABLE`, `punt REASON`, or `copies PORT, tunnel ADDRESS...`: each of those and nothing else. What a
+//! port that is there sends comes by the tunnel. Connections last from line to line.
 
 mod parse;
 
@@ -44,12 +48,15 @@ pub struct Step {
     /// Line in the file, from 1.
     pub line: usize,
     pub text: String,
+    /// The other node that it comes from, by its tunnel address.
+    pub from: Option<std::net::IpAddr>,
     pub packet: Packet,
-    pub expected: End,
+    /// Sorted; several for copies.
+    pub expected: Vec<End>,
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum End {
     /// It leaves by a local interface.
     Output(OfPort),
@@ -97,21 +104,23 @@ impl Scenario {
         judged
             .filter_map(|(step, journey)| {
                 let saw = ends(&journey);
-                let is_fine = saw == [step.expected];
+                let is_fine = saw == step.expected;
                 (!is_fine).then(|| Failure { line: step.line, text: step.text.clone(), saw })
             })
             .collect()
     }
 }
 
-/// Where a packet ended: of copies that were dropped nothing is said if any other copy arrived.
+/// Where a packet and its copies ended, sorted: of copies that were dropped nothing is said if any other copy arrived.
 pub fn ends(journey: &Journey) -> Vec<End> {
-    let all: Vec<End> = journey.outcomes.iter().map(end).collect();
+    let mut all: Vec<End> = journey.outcomes.iter().map(end).collect();
+    all.sort();
     let arrived: Vec<End> = all.iter().copied().filter(|end| !matches!(end, End::Dropped(_))).collect();
     if arrived.is_empty() { all } else { arrived }
 }
 
-fn end(outcome: &Outcome) -> End {
+/// Where one copy ended.
+pub fn end(outcome: &Outcome) -> End {
     match outcome {
         Outcome::Output(TUNNEL, packet) => {
             let v4 = packet.get(Header::TunDst).map(|bits| std::net::Ipv4Addr::from_bits(bits as u32).into());

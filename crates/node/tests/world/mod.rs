@@ -156,11 +156,24 @@ impl World {
         let [.., number] = address.octets();
         let host = self.underlay.host(&format!("peer{number}"), number).unwrap();
         assert_eq!(host.ipv4(), address, "the underlay's addresses");
-        let (ip, mac) = (address.to_string(), format!("02:00:c0:00:03:{number:02x}"));
+        let (ip, mac) = (address.to_string(), model::Mac(self.peer_mac(address)).to_string());
         let routed = || self.ovs.appctl(&["ovs/route/lookup", &ip]).map(|said| said.contains(lab::UNDERLAY_BRIDGE).then_some(()));
         lab::wait::until("the switch to know the way", DEADLINE, routed).unwrap();
         self.ovs.appctl(&["tnl/neigh/set", lab::UNDERLAY_BRIDGE, &ip, &mac]).unwrap();
         Wire::open(host, "eth0")
+    }
+
+    /// The MAC of the host at an address of the underlay.
+    pub fn peer_mac(&self, address: Ipv4Addr) -> [u8; 6] {
+        let [.., number] = address.octets();
+        [2, 0, 0xc0, 0, 3, number]
+    }
+
+    /// Where the tunnels of this node end: its MAC and its address on the underlay.
+    pub fn tunnel_end(&self) -> ([u8; 6], Ipv4Addr) {
+        let said = self.ovs.vsctl(&["get", "interface", lab::UNDERLAY_BRIDGE, "mac_in_use"]).unwrap();
+        let mac: model::Mac = said.trim().trim_matches('"').parse().unwrap();
+        (mac.0, self.node.ipv4())
     }
 
     /// Changes the view, and the switch with it.

@@ -83,6 +83,20 @@ impl Packet {
         ])
     }
 
+    /// A neighbour solicitation that enters by `port`, to all that may have the target (RFC 4861, 4.3).
+    pub fn nd(port: OfPort, mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Packet {
+        let [.., a, b, c] = target.octets();
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+        Packet::ip(port, source.into(), group.into()).macs(mac, Mac([0x33, 0x33, 0xff, a, b, c])).with(&[
+            (Header::Ttl, 255),
+            (Header::IpProto, ICMPV6.into()),
+            (Header::Icmp6Type, 135),
+            (Header::Icmp6Code, 0),
+            (Header::NdTarget, target.to_bits()),
+            (Header::NdSll, mac.bits().into()),
+        ])
+    }
+
     /// The header's value, if the packet has it.
     pub fn get(&self, header: Header) -> Option<u128> {
         self.headers.get(&header).copied()
