@@ -6,7 +6,7 @@ use std::path::Path;
 use apps::testing::*;
 use apps::{App, Change, Engine, Numbers};
 use model::*;
-use pipeline::Flow;
+use pipeline::{Flow, Group};
 
 /// A network with a block of another node, a VM here and one on another node, and a router to a second network.
 fn world() -> Vec<Change> {
@@ -67,14 +67,47 @@ fn world() -> Vec<Change> {
     ]
 }
 
+/// The same with a VIP on the network of the VM and one behind the router, and a router that announces an IPv6 subnet.
+fn balanced_world() -> Vec<Change> {
+    let near = vip("near", 301, "blue", &[("four", "10.244.0.99")]);
+    let far = vip("far", 302, "red", &[("red4", "10.9.0.99")]);
+    let (tcp, udp) = (ListenerProtocol::Tcp, ListenerProtocol::Udp);
+    let announced =
+        Subnet { ra_mode: Some(Ipv6Mode::Stateless), address_mode: Some(Ipv6Mode::Stateless), ..subnet("six", "blue", "fd00:244::/64") };
+    let more = [
+        put(announced),
+        put(balancer("near", &near)),
+        put(balancer("far", &far)),
+        put(near),
+        put(far),
+        put(pool("near pool", "near", tcp)),
+        put(listener("near listener", 1, "near", tcp, 80, "near pool")),
+        put(member("itself", "near pool", "10.244.0.10", 8080, 1)),
+        put(member("heavy", "near pool", "10.244.0.11", 8080, 2)),
+        put(pool("far pool", "far", udp)),
+        put(listener("far listener", 2, "far", udp, 53, "far pool")),
+        put(member("draining", "far pool", "10.9.0.5", 5353, 0)),
+        put(member("serving", "far pool", "10.9.0.6", 5353, 1)),
+        put(listener("empty listener", 3, "far", tcp, 53, "no pool")),
+    ];
+    world().into_iter().chain(more).collect()
+}
+
 fn check(app: &'static [&'static App; 1]) {
+    check_in(app, world());
+}
+
+fn check_in(app: &'static [&'static App; 1], world: Vec<Change>) {
     let mut engine = Engine::new(app, Numbers::default());
-    engine.update(world());
+    engine.update(world);
     assert_eq!(engine.conflicts().map(|conflict| conflict.to_string()).collect::<Vec<_>>(), Vec::<String>::new());
     let mut flows: Vec<Flow> = engine.flows().collect();
     flows.sort();
     assert_eq!(flows.iter().filter_map(Flow::misuse).collect::<Vec<_>>(), []);
-    let text: String = flows.iter().map(|flow| format!("{flow}\n")).collect();
+    let mut groups: Vec<Group> = engine.groups().cloned().collect();
+    groups.sort_by_key(|group| group.id);
+    let groups = groups.iter().map(|group| format!("{group}\n"));
+    let text: String = flows.iter().map(|flow| format!("{flow}\n")).chain(groups).collect();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{}.txt", app[0].name));
     if std::env::var_os("LADON_BLESS").is_some() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -112,4 +145,14 @@ fn routing_in_names() {
 #[test]
 fn switching_in_names() {
     check(&[&apps::l2::APP]);
+}
+
+#[test]
+fn host_config_in_names() {
+    check_in(&[&apps::host_config::APP], balanced_world());
+}
+
+#[test]
+fn balancing_in_names() {
+    check_in(&[&apps::balancing::APP], balanced_world());
 }

@@ -12,8 +12,9 @@ use crate::testing::*;
 use crate::{ALL, Change, Engine, Numbers};
 
 const OWN: (&str, &str) = ("10.0.0.4", "fd00::4");
-/// Addresses of nobody, of members of groups, and inside somebody's address pair.
-const REMOTES: [(&str, &str); 4] = [("10.0.0.9", "fd00::9"), ("10.0.0.10", "fd00::10"), ("10.0.0.11", "fd00::11"), ("10.7.0.1", "fd07::1")];
+/// Addresses of nobody, of members of groups, inside somebody's address pair, and of a member inside it.
+const REMOTES: [(&str, &str); 5] =
+    [("10.0.0.9", "fd00::9"), ("10.0.0.10", "fd00::10"), ("10.0.0.11", "fd00::11"), ("10.7.0.1", "fd07::1"), ("10.7.0.2", "fd07::2")];
 
 fn member(name: &str, key: u32, ips: (&str, &str), groups: &[&str]) -> Port {
     let security_groups = groups.iter().map(|name| SecurityGroupId(id(name))).collect();
@@ -40,6 +41,7 @@ fn world(rules: impl IntoIterator<Item = Rule>) -> Engine {
         put(member("in-a", 10, REMOTES[1], &["a"])),
         put(member("in-b", 11, REMOTES[2], &["b"])),
         put(wide),
+        put(member("inside", 13, REMOTES[4], &["b"])),
         attach("own", 11),
         attach("peer", 12),
     ];
@@ -120,7 +122,7 @@ proptest! {
         rules in proptest::collection::vec(a_rule(), 0..6),
         direction in a_direction(),
         is_v6: bool,
-        remote in 0usize..4,
+        remote in 0usize..5,
         proto in prop_oneof![Just(6u8), Just(17), Just(1)],
         dst_port in 68u16..112,
     ) {
@@ -139,6 +141,52 @@ fn what_one_rule_allows_ends_with_the_rule() {
     assert!(judged(&engine, &at(80)) && !judged(&engine, &at(81)));
     engine.update([Change::Remove(ObjectKey::new(Kind::Rule, web.id))]);
     assert!(!judged(&engine, &at(80)));
+}
+
+/// A rule that lets in everybody in the group, over TCP port 80.
+fn web_from(group: &str) -> Rule {
+    let remote_group = Some(SecurityGroupId(id(group)));
+    let ports = Rule { protocol: Some(6), range_min: Some(80), range_max: Some(80), ..rule("", "a", Direction::Ingress, EtherType::Ipv4) };
+    Rule { id: RuleId(id(&format!("from {group}"))), remote_group, ..ports }
+}
+
+/// As the flows and the judge see it, which must be the same.
+fn is_let_in(engine: &Engine, remote: usize) -> bool {
+    let opening = opening(Direction::Ingress, false, remote, 6, 80);
+    let judged = judged(engine, &opening);
+    assert_eq!(judged, passes(engine, Direction::Ingress, &opening));
+    judged
+}
+
+#[test]
+fn an_address_is_in_the_groups_of_every_address_pair_around_it_whatever_else_rules_name() {
+    let mut engine = world([web_from("a")]);
+    assert!(is_let_in(&engine, 3) && is_let_in(&engine, 4) && !is_let_in(&engine, 2));
+    engine.update([put(Rule { range_min: Some(81), range_max: Some(81), ..web_from("b") })]);
+    assert!(is_let_in(&engine, 3) && is_let_in(&engine, 4), "that its own group is named takes nothing away");
+    engine.update([put(member("wide", 12, ("10.0.0.12", "fd00::12"), &["a"]))]);
+    assert!(!is_let_in(&engine, 3) && !is_let_in(&engine, 4), "without the pair nobody inside is a member");
+}
+
+#[test]
+fn an_address_that_two_networks_of_a_domain_have_is_in_no_group_that_it_has_on_one_only() {
+    let mut engine = world([web_from("a"), web_from("b")]);
+    assert!(is_let_in(&engine, 1));
+    let double = |groups: &[&str]| {
+        let security_groups = groups.iter().map(|name| SecurityGroupId(id(name))).collect();
+        put(Port { security_groups, ..port("double", 20, "other", &[("other sub", REMOTES[1].0)]) })
+    };
+    let side = |network: &str, key, subnet: &str, ip: &str| put(interface(&format!("i{network}"), key, network, "router", &[(subnet, ip)]));
+    engine.update([put(network("other", 8)), put(subnet("other sub", "other", "10.0.0.0/24")), put(router("router", 1)), double(&["b"])]);
+    assert!(is_let_in(&engine, 1), "another domain's address");
+    engine.update([side("net", 30, "sub", "10.0.0.1"), side("other", 31, "other sub", "10.0.0.2")]);
+    assert!(!is_let_in(&engine, 1), "whose address is it?");
+    assert!(is_let_in(&engine, 2));
+    engine.update([double(&["a", "b"])]);
+    assert!(is_let_in(&engine, 1), "either way it is in a");
+    engine.update([double(&["b"])]);
+    engine.update([Change::Remove(ObjectKey::new(Kind::Port, id("double")))]);
+    assert!(is_let_in(&engine, 1));
 }
 
 #[test]
