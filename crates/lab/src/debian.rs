@@ -35,7 +35,7 @@ pub const KUBERNETES: &[&str] = &[
 /// What virtual machines need beyond that.
 pub const MACHINES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod", "gcc", "libc6-dev"];
 /// What the demo's user drives it with.
-pub const CLIENTS: &[&str] = &["python3-openstackclient", "openssl"];
+pub const CLIENTS: &[&str] = &["python3-openstackclient", "python3-octaviaclient", "openssl"];
 
 /// What benchmarks compare with, beyond that.
 pub const PEERS: &[&str] = &["debootstrap", "nftables", "containernetworking-plugins", "iperf3"];

@@ -44,9 +44,10 @@ const HOME: [(pipeline::Field, u32); 2] = [(fields::SRC_PORT, 4), (fields::NETWO
 #[test]
 fn time_exceeded_comes_from_the_router_that_was_entered_and_quotes_the_packet() {
     for (dst, router, error) in [("10.8.0.5", "10.0.0.1", (11, 0)), ("fd08::5", "fd00::1", (3, 0))] {
-        let frame = from_web(dst).udp((4000, 33434), b"trace").unwrap();
+        let packet = from_web(dst);
+        let frame = packet.udp((4000, 33434), b"trace").unwrap();
         let said = said(Punt::TimeExceeded, &HOME, frame.clone()).unwrap();
-        assert_eq!((said.src.as_str(), said.error), (router, error));
+        assert_eq!((said.src.as_str(), said.dst, said.error), (router, packet.src.to_string(), error));
         assert_eq!(said.eth, (ROUTER, WEB));
         assert_eq!(said.quoted, frame[14..]);
     }
