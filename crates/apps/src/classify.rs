@@ -2,14 +2,18 @@
 //!
 //! A packet enters from a local port's interface or from a tunnel. Classify writes down which port and network that is, and
 //! the numbers that the rest of the pipeline needs of the port. At the other end, Receive does the same for the destination
-//! port, and Deliver hands the packet to its interface.
+//! port, and Deliver hands the packet to its interface, unless it would come out of a tunnel of the machine's own.
 
 use model::{Mac, Network, Port, owner};
-use pipeline::{Action, Flow, Header, OfPort, Priority, Reason, Table, fields::*, in_port};
+use pipeline::{Action, Flow, Header, OfPort, Priority, Reason, Table, Test, fields::*, in_port, ip_proto, ipv4, ipv6, l4_dst};
 
 use crate::app::{App, Output, Root, RootKind};
 use crate::sight::Sight;
 use crate::view::Attachment;
+
+const UDP: u8 = 17;
+/// Where tunnels end: Geneve (RFC 8926) and VXLAN (RFC 7348).
+const TUNNEL_PORTS: [u16; 2] = [6081, 4789];
 
 pub const APP: App = App { name: "classify", roots: &[RootKind::Attached, RootKind::Object(model::Kind::Network), RootKind::Here], run };
 
@@ -17,7 +21,8 @@ fn run(sight: &Sight, root: Root) -> Output {
     let flows = match root {
         Root::Attached(id) => match sight.live(id) {
             Some((port, attachment, network)) => {
-                vec![from_port(sight, port, attachment, network), receive(sight, port, attachment), deliver(port, attachment)]
+                let ways = [from_port(sight, port, attachment, network), receive(sight, port, attachment), deliver(port, attachment)];
+                ways.into_iter().chain(no_tunnel_in_here(port)).collect()
             }
             None => Vec::new(),
         },
@@ -73,6 +78,20 @@ fn receive(sight: &Sight, port: &Port, attachment: &Attachment) -> Flow {
 /// A packet for `port` leaves by `port`'s interface.
 fn deliver(port: &Port, attachment: &Attachment) -> Flow {
     Table::Deliver.when([DST_PORT.is(port.key.0)]).act(Action::Output(attachment.ofport)).because(key(port))
+}
+
+/// A packet for the machine itself is never one of a tunnel: tunnels run outside of the network. Whoever could send one from inside
+/// would choose network and source of what is in it.
+fn no_tunnel_in_here(port: &Port) -> Vec<Flow> {
+    if ![owner::NODE, owner::METAL].contains(&port.device_owner.as_str()) {
+        return Vec::new();
+    }
+    let of = |family: fn() -> Test, udp_port: u16| {
+        let ends = l4_dst(UDP, udp_port, u16::MAX);
+        let tests = [DST_PORT.is(port.key.0), family(), ip_proto(UDP)].into_iter().chain(ends);
+        Table::Deliver.when(tests).priority(Priority::Guard).drop().because(key(port))
+    };
+    [ipv4 as fn() -> Test, ipv6].into_iter().flat_map(|family| TUNNEL_PORTS.map(|udp_port| of(family, udp_port))).collect()
 }
 
 /// An answer that was made out of the question goes back where the question came from.
