@@ -5,7 +5,7 @@ use std::fmt;
 use crate::action::Action;
 use crate::flow::Reason;
 
-/// A group's number on the switch. A group only sends packets to groups with smaller numbers: written in ascending order, every
+/// A group's number, of which a half of the switch makes its own ([`crate::Generation::group_number`]). A group only sends packets to groups with smaller numbers: written in ascending order, every
 /// group finds those that it names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct GroupId(pub u32);

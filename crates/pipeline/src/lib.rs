@@ -9,6 +9,7 @@
 mod action;
 mod doc;
 mod field;
+mod fingerprint;
 mod flow;
 mod group;
 mod header;
@@ -18,6 +19,7 @@ mod table;
 pub use action::{Action, Nat, OfPort, Punt, Zone};
 pub use doc::pipeline_markdown;
 pub use field::{Field, fields, live_together};
+pub use fingerprint::Fingerprint;
 pub use flow::{Conflict, Draft, Flow, FlowKey, Misuse, Priority, Reason};
 pub use group::{Bucket, Group, GroupId, Spread};
 pub use header::{Header, Place, Test, ct, frag, tcp};

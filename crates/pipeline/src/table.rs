@@ -1,5 +1,7 @@
 //! The list of tables, in the order in which a packet passes them.
 
+use crate::group::GroupId;
+
 /// What happens to a packet that no flow of a table matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Miss {
@@ -120,13 +122,14 @@ impl Table {
 
     /// The table with `number` in either half.
     pub fn from_number(number: u8) -> Option<(Table, Generation)> {
-        [Generation::A, Generation::B]
-            .into_iter()
-            .find_map(|generation| Table::ALL.iter().find(|table| table.number(generation) == number).map(|table| (*table, generation)))
+        let generation = Generation::of_table(number)?;
+        Table::ALL.get(usize::from(number - generation.base())).map(|table| (*table, generation))
     }
 }
 
-/// The two halves of the switch's tables: a new pipeline is written into the free half, then table 0 turns (DESIGN).
+/// The two halves of the switch's tables and groups: a new pipeline is written into the free half, then table 0 turns (DESIGN).
+///
+/// These numbers are the same in every release: a release must know the half of another one from its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Generation {
     #[default]
@@ -135,10 +138,13 @@ pub enum Generation {
 }
 
 impl Generation {
+    pub const ALL: [Generation; 2] = [Generation::A, Generation::B];
     /// OpenFlow's first table: it only sends packets to the half in force.
     pub const DISPATCH: u8 = 0;
     /// Tables in each half.
     pub const SIZE: u8 = 120;
+    /// The bit that groups of the second half have and those of the first have not: groups name tables, and so belong to a half.
+    const GROUP: u32 = 1 << 30;
 
     /// The first table's number.
     pub const fn base(self) -> u8 {
@@ -146,6 +152,26 @@ impl Generation {
             Generation::A => 1,
             Generation::B => 1 + Generation::SIZE,
         }
+    }
+
+    /// The half that owns the table with `number`; none owns table 0.
+    pub fn of_table(number: u8) -> Option<Generation> {
+        let owns = |half: &Generation| (half.base()..half.base() + Generation::SIZE).contains(&number);
+        Generation::ALL.into_iter().find(owns)
+    }
+
+    /// The group's number on the switch. Within a half the order of groups stays.
+    pub fn group_number(self, id: GroupId) -> u32 {
+        debug_assert!(id.0 & Generation::GROUP == 0, "group {} is numbered beyond the half's range", id.0);
+        match self {
+            Generation::A => id.0 & !Generation::GROUP,
+            Generation::B => id.0 | Generation::GROUP,
+        }
+    }
+
+    /// The half that owns the group with `number`.
+    pub fn of_group(number: u32) -> Generation {
+        if number & Generation::GROUP == 0 { Generation::A } else { Generation::B }
     }
 
     pub fn other(self) -> Generation {
@@ -174,10 +200,23 @@ mod tests {
     #[test]
     fn a_number_leads_back_to_its_table() {
         for table in Table::ALL {
-            for generation in [Generation::A, Generation::B] {
+            for generation in Generation::ALL {
                 assert_eq!(Table::from_number(table.number(generation)), Some((*table, generation)));
             }
         }
         assert_eq!(Table::from_number(Generation::DISPATCH), None);
+    }
+
+    #[test]
+    fn no_table_and_no_group_is_in_both_halves() {
+        let owned = |half| (0..=u8::MAX).filter(|number| Generation::of_table(*number) == Some(half)).count();
+        assert_eq!(Generation::ALL.map(owned), [120, 120]);
+        assert_eq!(Generation::of_table(Generation::DISPATCH), None);
+        let ids = [GroupId(1), GroupId(7), GroupId(1 << 31 | 1), GroupId(1 << 31 | 7)];
+        for half in Generation::ALL {
+            let numbers = ids.map(|id| half.group_number(id));
+            assert!(numbers.is_sorted(), "a group names groups with smaller numbers, in either half: {numbers:x?}");
+            assert!(numbers.iter().all(|number| Generation::of_group(*number) == half && *number < 0xffff_ff00));
+        }
     }
 }
