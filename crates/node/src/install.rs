@@ -2,41 +2,106 @@
 //!
 //! After a (re)connection the node reads back what the switch has and changes only what differs. From then on it sends the
 //! differences that the engine names.
+//!
+//! The node writes one half of the switch's tables and groups. Which one, table 0 says ([`to_write`]): the half in force, if that
+//! holds this release's pipeline; otherwise the other, which no packet enters until it is complete. Whatever the switch has, a
+//! [`Plan`] ends with the desired state, and no step of it leads a packet from the tables of one pipeline to those of another:
+//!
+//! ```text
+//!                 same pipeline                      another one, or none
+//! half            what differs, where packets pass   what differs from what a killed predecessor left there
+//! turn            nothing                            table 0 leads to the half, in one bundle
+//! other_half      what was left over                 all of it, when no packet is on its way there any more
+//! ```
 
 use std::collections::HashMap;
 
 use openflow::{FlowCommand, FlowKey, FlowMod, GroupMod, InstalledFlow, InstalledGroup};
+use pipeline::{Fingerprint, Generation};
 
 use crate::switch::Changes;
+use crate::translate;
 
-/// The least that makes a switch that has `installed` do what is desired. Flows of the other half of the switch, and of tables
-/// that the pipeline does not know, go away.
+/// The half that a release with the pipeline `own` writes, given the flows of table 0; and whether it is in force already.
+pub fn to_write(dispatch: &[InstalledFlow], own: Fingerprint) -> (Generation, bool) {
+    match dispatch.iter().find_map(translate::dispatched) {
+        Some((half, whose)) if whose == own => (half, true),
+        Some((half, _)) => (half.other(), false),
+        // No packet passes: either half is free.
+        None => (Generation::default(), false),
+    }
+}
+
+/// What has to be said to the switch, in this order.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The tables and groups of the half that the node writes, and tables of no half.
+    pub half: Changes,
+    /// Table 0.
+    pub turn: Changes,
+    /// Not before packets that entered it have left: connection tracking sends a packet on at the table that was written down when
+    /// it came, for as long as the datapath remembers the way, and so to the other half for a while after the turn.
+    pub other_half: Changes,
+}
+
+impl Plan {
+    pub fn len(&self) -> usize {
+        self.half.len() + self.turn.len() + self.other_half.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The least that makes a switch that has `installed` do what is desired in `half`.
 pub fn plan(
+    half: Generation,
     desired: Vec<FlowMod>,
     groups: Vec<InstalledGroup>,
     installed: &[InstalledFlow],
     installed_groups: &[InstalledGroup],
-) -> Changes {
+) -> Plan {
+    let mut plan = Plan::default();
+    for flow in differences(desired, installed) {
+        let part = match Generation::of_table(flow.table) {
+            _ if flow.table == Generation::DISPATCH => &mut plan.turn,
+            Some(owner) if owner != half => &mut plan.other_half,
+            _ => &mut plan.half,
+        };
+        part.flows.push(flow);
+    }
+    for group in group_differences(groups, installed_groups) {
+        let part = if Generation::of_group(group.id) == half { &mut plan.half } else { &mut plan.other_half };
+        part.groups.push(group);
+    }
+    plan
+}
+
+/// Flows that the switch lacks or that are different there, and those that it should not have.
+fn differences(desired: Vec<FlowMod>, installed: &[InstalledFlow]) -> Vec<FlowMod> {
     let mut have: HashMap<FlowKey, &InstalledFlow> = installed.iter().map(|flow| (flow.key(), flow)).collect();
     let mut flows: Vec<FlowMod> = desired.into_iter().filter(|flow| !have.remove(&flow.key()).is_some_and(|old| old.is(flow))).collect();
     flows.extend(have.into_keys().map(FlowMod::delete));
-    let flows = in_order(flows);
-    let mut have: HashMap<u32, &InstalledGroup> = installed_groups.iter().map(|group| (group.id, group)).collect();
-    let mut groups_to_change = Vec::new();
+    in_order(flows)
+}
+
+fn group_differences(mut groups: Vec<InstalledGroup>, installed: &[InstalledGroup]) -> Vec<GroupMod> {
+    let mut have: HashMap<u32, &InstalledGroup> = installed.iter().map(|group| (group.id, group)).collect();
+    let mut changes = Vec::new();
     // A group names groups with smaller numbers only, and the switch wants those first.
-    let mut groups = groups;
     groups.sort_by_key(|group| group.id);
     for group in groups {
         match have.remove(&group.id) {
             Some(old) if *old == group => {}
-            Some(_) => groups_to_change.push(GroupMod::modify(group)),
-            None => groups_to_change.push(GroupMod::add(group)),
+            Some(_) => changes.push(GroupMod::modify(group)),
+            None => changes.push(GroupMod::add(group)),
         }
     }
     let mut gone: Vec<u32> = have.into_keys().collect();
     gone.sort_unstable();
-    groups_to_change.extend(gone.into_iter().map(GroupMod::delete));
-    Changes { groups: groups_to_change, flows }
+    changes.extend(gone.into_iter().map(GroupMod::delete));
+    changes
 }
 
 /// The order in which flows may become visible one after the other: what is new or different from the end of the pipeline to its
@@ -51,15 +116,4 @@ pub fn in_order(mut flows: Vec<FlowMod>) -> Vec<FlowMod> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use openflow::{Instructions, Match};
-
-    #[test]
-    fn a_way_is_laid_from_its_end_and_taken_up_from_its_beginning() {
-        let add = |table| FlowMod::add(table, 1, Match::any(), Instructions::drop(), 0);
-        let gone = |table| FlowMod::delete(FlowKey { table, priority: 2, matching: Match::any() });
-        let ordered = in_order(vec![gone(9), add(1), gone(2), add(5)]);
-        assert_eq!(ordered, [add(5), add(1), gone(2), gone(9)]);
-    }
-}
+mod tests;

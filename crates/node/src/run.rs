@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::TunnelType;
-use pipeline::{Generation, OfPort, Table};
+use pipeline::{Fingerprint, Generation, OfPort, Table};
 use stream::Credentials;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -62,8 +62,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (in_force, in_force_seen) = watch::channel(Arc::new(InForce::default()));
     let (facts, facts_seen) = watch::channel(None);
     let (affected, to_judge) = mailbox();
-    let published = Published { local, in_force, facts, affected };
-    let agent = Agent::new(node.clone(), addresses.clone(), &config.state_dir, switch.clone(), published)?;
+    let (half, half_seen) = watch::channel(None);
+    let published = Published { local, in_force, facts, affected, half };
+    let own = Fingerprint::of_pipeline();
+    let agent = Agent::new(node.clone(), addresses.clone(), &config.state_dir, switch.clone(), own, published)?;
     let follow = view::follow(view_config(&config), facts_seen);
     let (updates, status, stopper) = follow.split();
     let (news, switch_news) = mpsc::channel(CHANNEL);
@@ -80,13 +82,20 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         underlay: addresses.clone(),
     };
     let host = Host::new(machine, bridge.clone(), local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
-    let control =
-        Control { node, asks: asks.clone(), wishes, in_force: in_force_seen.clone(), server: server_name(status), switch: switch.clone() };
+    let control = Control {
+        node,
+        asks: asks.clone(),
+        wishes,
+        in_force: in_force_seen.clone(),
+        server: server_name(status),
+        switch: switch.clone(),
+        half: half_seen.clone(),
+    };
 
     let mut tasks: JoinSet<NodeError> = JoinSet::new();
     let feeds = Feeds { view: updates, interfaces: bridge.interfaces(), switch: switch_news, asks: asked };
     tasks.spawn(ended("agent", agent.run(feeds)));
-    let (intake, responder) = respond::new(local_seen.clone(), switch.clone());
+    let (intake, responder) = respond::new(local_seen.clone(), half_seen, switch.clone());
     tasks.spawn(ended("responder", responder.run()));
     tasks.spawn(ended("switch events", sort_events(switch_events, news, intake)));
     let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir);
@@ -234,7 +243,7 @@ fn has(interfaces: &Interfaces, name: &str, number: OfPort) -> bool {
 }
 
 fn table_names() -> BTreeMap<u8, String> {
-    let halves = [Generation::A, Generation::B].into_iter();
+    let halves = Generation::ALL.into_iter();
     let name = |table: &Table, half| if half == Generation::A { table.name().to_string() } else { format!("{}_B", table.name()) };
     let names = halves.flat_map(|half| Table::ALL.iter().map(move |table| (table.number(half), name(table, half))));
     names.chain([(Generation::DISPATCH, "Dispatch".to_string())]).collect()

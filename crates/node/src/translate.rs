@@ -1,13 +1,14 @@
 //! From the pipeline's words to OpenFlow messages: the only place where a flow becomes numbers.
 //!
-//! Tables get the numbers of one half of the switch, registers their bits, priorities and cookies their values. What comes
+//! Tables and groups get the numbers of one half of the switch, registers their bits, priorities and cookies their values. What comes
 //! out is in the codec's canonical form, so that it can be compared with what the switch gives back.
 
 use openflow::{
-    Action as Of, Bucket, Controller, Ct, CtZone, Field as OfField, FlowKey, FlowMod, GroupKind, InstalledGroup, Instructions, Match,
+    Action as Of, Bucket, Controller, Ct, CtZone, Field as OfField, FlowKey, FlowMod, GroupKind, InstalledFlow, InstalledGroup,
+    Instructions, Match,
 };
 use openflow::{MatchError, MatchField, NatKind, SelectionMethod, Subfield};
-use pipeline::{Action, Field, Flow, Generation, Group, Header, Miss, Nat, Place, Spread, Table, Test, Zone};
+use pipeline::{Action, Field, Fingerprint, Flow, Generation, Group, Header, Miss, Nat, Place, Spread, Table, Test, Zone};
 
 /// A flow that cannot be written as OpenFlow: a bug in an app.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +50,17 @@ pub fn misses(generation: Generation) -> impl Iterator<Item = FlowMod> {
     })
 }
 
-/// The flow that sends every packet to the half of the switch that is in force.
-pub fn dispatch(generation: Generation) -> FlowMod {
-    FlowMod::add(Generation::DISPATCH, MISS, Match::any(), Instructions::default().goto(generation.base()), 0)
+/// The flow that sends every packet to the half of the switch that is in force, and says whose pipeline that half holds.
+pub fn dispatch(generation: Generation, fingerprint: Fingerprint) -> FlowMod {
+    FlowMod::add(Generation::DISPATCH, MISS, Match::any(), Instructions::default().goto(generation.base()), fingerprint.0)
+}
+
+/// What [`dispatch`] wrote: the half that packets are sent to, and whose pipeline it holds. None for any other flow.
+pub fn dispatched(flow: &InstalledFlow) -> Option<(Generation, Fingerprint)> {
+    let is_about_all = flow.table == Generation::DISPATCH && flow.priority == MISS && flow.matching == Match::any();
+    let leads_to = |half: &Generation| is_about_all && flow.instructions.goto_table == Some(half.base());
+    let half = Generation::ALL.into_iter().find(leads_to)?;
+    Some((half, Fingerprint(flow.cookie)))
 }
 
 /// The group as the switch should have it.
@@ -64,7 +73,12 @@ pub fn group(group: &Group, generation: Generation) -> InstalledGroup {
         let actions: Vec<Of> = bucket.actions.iter().map(|one| action(one, generation)).collect();
         Bucket::new(bucket.id, actions).weight(bucket.weight)
     });
-    InstalledGroup { id: group.id.0, kind: GroupKind::Select, buckets: buckets.collect(), selection: Some(selection) }
+    InstalledGroup {
+        id: generation.group_number(group.id),
+        kind: GroupKind::Select,
+        buckets: buckets.collect(),
+        selection: Some(selection),
+    }
 }
 
 /// What a connection is told by. Fields whose prerequisites a packet does not meet are left out of the hash.
@@ -181,7 +195,7 @@ fn action(action: &Action, generation: Generation) -> Of {
         Action::Output(port) => Of::output(openflow::OfPort(port.0)),
         Action::OutputBack => Of::output(openflow::OfPort::IN_PORT),
         Action::Punt(punt) => Of::Controller(Controller { userdata: vec![*punt as u8], ..Controller::default() }),
-        Action::Group(id) => Of::Group(id.0),
+        Action::Group(id) => Of::Group(generation.group_number(*id)),
         Action::Track { zone, nat, then } => ct(false, *zone, *nat, Some(then.number(generation))),
         Action::Commit { zone, nat: None, .. } => ct(true, *zone, None, None),
         Action::Commit { zone, nat, then } => ct(true, *zone, *nat, Some(then.number(generation))),

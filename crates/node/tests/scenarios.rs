@@ -14,9 +14,8 @@ use node::translate;
 use openflow::{FlowMod, GroupMod};
 use ovs::{DummyOvs, run};
 use pipeline::switch::{Journey, Packet, state_names};
-use pipeline::{Generation, Header, OfPort, Punt, Table};
+use pipeline::{Fingerprint, Generation, Header, OfPort, Punt, Table};
 
-const GENERATION: Generation = Generation::A;
 const BRIDGE: &str = "br0";
 
 fn scenarios() -> Vec<(String, Scenario)> {
@@ -32,8 +31,10 @@ fn scenarios() -> Vec<(String, Scenario)> {
 async fn every_scenario_holds_on_open_vswitch() {
     let mut wrong = Vec::new();
     let mut traced = 0;
-    for (file, scenario) in scenarios() {
-        let ovs = switch_of(&scenario).await;
+    let scenarios = scenarios();
+    let in_both_halves = scenarios.iter().flat_map(|scenario| Generation::ALL.map(|half| (scenario, half)));
+    for ((file, scenario), half) in in_both_halves {
+        let ovs = switch_of(scenario, half).await;
         for (step, journey) in scenario.steps.iter().zip(scenario.journeys()) {
             if journey.is_translated {
                 continue;
@@ -42,7 +43,7 @@ async fn every_scenario_holds_on_open_vswitch() {
             let text = trace(&ovs, step, &journey);
             let saw = ends_of(&text);
             if saw != step.expected || ends(&journey) != step.expected {
-                wrong.push(format!("{file}: line {}: `{}`: {saw:?}\n{text}", step.line, step.text));
+                wrong.push(format!("{file} in half {half:?}: line {}: `{}`: {saw:?}\n{text}", step.line, step.text));
             }
         }
     }
@@ -50,8 +51,8 @@ async fn every_scenario_holds_on_open_vswitch() {
     assert!(traced > 30, "only {traced} packets");
 }
 
-/// A switch that has the scenario's interfaces, flows and groups.
-async fn switch_of(scenario: &Scenario) -> DummyOvs {
+/// A switch that has the scenario's interfaces, and its flows and groups in `half`.
+async fn switch_of(scenario: &Scenario, half: Generation) -> DummyOvs {
     let ovs = DummyOvs::start();
     ovs.vsctl(&["add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "fail-mode=secure", "datapath_type=dummy"]);
     let engine = scenario.engine();
@@ -63,9 +64,9 @@ async fn switch_of(scenario: &Scenario) -> DummyOvs {
     }
     let (switch, mut events) = Switch::start(Options::new(ovs.path(&format!("{BRIDGE}.mgmt"))));
     while !matches!(events.recv().await.unwrap(), Event::Connected(_)) {}
-    let flows = engine.flows().map(|flow| translate::flow_mod(&flow, GENERATION).unwrap());
-    let flows: Vec<FlowMod> = flows.chain(translate::misses(GENERATION)).chain([translate::dispatch(GENERATION)]).collect();
-    let mut groups: Vec<_> = engine.groups().map(|group| translate::group(group, GENERATION)).collect();
+    let flows = engine.flows().map(|flow| translate::flow_mod(&flow, half).unwrap());
+    let flows: Vec<FlowMod> = flows.chain(translate::misses(half)).chain([translate::dispatch(half, Fingerprint::of_pipeline())]).collect();
+    let mut groups: Vec<_> = engine.groups().map(|group| translate::group(group, half)).collect();
     groups.sort_by_key(|group| group.id);
     let groups = groups.into_iter().map(GroupMod::add).collect();
     switch.commit(Changes { groups, flows }, Commit::AtOnce).await.unwrap();
@@ -130,14 +131,15 @@ async fn a_port_that_comes_when_there_are_five_thousand_rules_with_ports_is_prog
     let steps = "a -> b tcp 5998 v6 to b\na -> b tcp 5999 v6 dropped in IngressRules\na -> b udp 5999 to b\na -> new tcp 1000 v6 to new\n";
     let before = Scenario::parse(&world).unwrap();
     let after = Scenario::parse(&format!("{world}port new here 13 in many\n{steps}")).unwrap();
-    let ovs = switch_of(&before).await;
+    let half = Generation::B;
+    let ovs = switch_of(&before, half).await;
     ovs.vsctl(&["add-port", BRIDGE, "p13", "--", "set", "interface", "p13", "ofport_request=13", "type=dummy"]);
     let (switch, mut events) = Switch::start(Options::new(ovs.path(&format!("{BRIDGE}.mgmt"))));
     while !matches!(events.recv().await.unwrap(), Event::Connected(_)) {}
     let mut engine = before.engine();
     let delta = engine.update(after.world.iter().skip(before.world.len()).cloned());
     assert!(!delta.flows.is_empty() && delta.removed_flows.is_empty());
-    let flows = delta.flows.iter().map(|flow| translate::flow_mod(flow, GENERATION).unwrap()).collect();
+    let flows = delta.flows.iter().map(|flow| translate::flow_mod(flow, half).unwrap()).collect();
     switch.commit(Changes { groups: Vec::new(), flows }, Commit::AtOnce).await.unwrap();
     for (step, journey) in after.steps.iter().zip(after.journeys()) {
         let text = trace(&ovs, step, &journey);

@@ -43,9 +43,9 @@ struct Arrival {
 fn every_scenario_holds_with_real_packets() {
     let mut wrong = Vec::new();
     let mut packets = 0;
-    for (file, scenario) in scenarios() {
+    for ((file, scenario), half) in scenarios().into_iter().zip(Generation::ALL.into_iter().cycle()) {
         let started = std::time::Instant::now();
-        let mut site = Site::of(&scenario);
+        let mut site = Site::of(&scenario, half);
         for (step, journey) in scenario.steps.iter().zip(scenario.journeys()) {
             packets += 1;
             if let Err(what) = site.agrees(step, &journey) {
@@ -53,7 +53,7 @@ fn every_scenario_holds_with_real_packets() {
             }
         }
         wrong.extend(site.arrivals().into_iter().map(|late| format!("{file}: at the end there came {late}")));
-        println!("{file}: {} packets in {:.1?}", scenario.steps.len(), started.elapsed());
+        println!("{file} in half {half:?}: {} packets in {:.1?}", scenario.steps.len(), started.elapsed());
     }
     println!("{packets} packets, none left out");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -79,7 +79,7 @@ fn a_switch_that_does_something_else_is_noticed() {
         (nowhere, Table::L2Lookup, "output:12"),
         (nowhere, Table::L2Lookup, "in_port"),
     ];
-    let mut site = Site::of(&scenario);
+    let mut site = Site::of(&scenario, Generation::A);
     let journeys = scenario.journeys();
     for (n, table, actions) in wrongs {
         let (step, journey) = (&scenario.steps[n], &journeys[n]);
@@ -103,8 +103,8 @@ fn scenarios() -> Vec<(String, Scenario)> {
 }
 
 impl Site {
-    fn of(scenario: &Scenario) -> Site {
-        let world = World::with_tunnel(TUNNEL, scenario.world.iter().cloned());
+    fn of(scenario: &Scenario, half: Generation) -> Site {
+        let world = World::with_tunnel(TUNNEL, half, scenario.world.iter().cloned());
         let wires = world.engine.view().attachments().map(|attachment| (attachment.ofport, world.wire(attachment.ofport))).collect();
         let peers: BTreeSet<Ipv4Addr> = scenario.steps.iter().flat_map(remotes).collect();
         let peers = peers.into_iter().map(|peer| (peer, world.peer(peer))).collect();

@@ -88,6 +88,10 @@ impl MultipartRequest {
         MultipartRequest::Flows(FlowFilter::all())
     }
 
+    pub fn flows_of_table(table: u8) -> Self {
+        MultipartRequest::Flows(FlowFilter { table, ..FlowFilter::all() })
+    }
+
     pub fn all_ports() -> Self {
         MultipartRequest::Ports(OfPort::ANY)
     }

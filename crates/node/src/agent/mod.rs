@@ -10,6 +10,7 @@
 //! thing, a comparison of everything desired with everything installed.
 
 pub mod attach;
+mod half;
 pub mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +21,8 @@ use std::time::Duration;
 
 use apps::{Attachment, Change, Engine, Here, Numbers};
 use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
-use openflow::{CtFlush, FlowMod, InstalledGroup};
-use pipeline::{Flow, Generation, OfPort, Reason};
+use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
+use pipeline::{Fingerprint, Flow, Generation, OfPort, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -29,10 +30,11 @@ use crate::bridge::Interfaces;
 use crate::connections::{self, Affected, Case, Outbox};
 use crate::local::Local;
 use crate::record::{Record, RecordError};
-use crate::switch::{Commit, CommitError, Switch};
+use crate::switch::{Commit, CommitError, Switch, SwitchError};
 use crate::translate;
 use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
+use half::{Compared, Half};
 use pending::{Job, Pending};
 
 /// Which ports' flows are in the switch, and up to which revision.
@@ -87,6 +89,8 @@ pub struct Published {
     pub facts: watch::Sender<Option<Arc<Facts>>>,
     /// Ports whose connections have to be judged, once the flows of the change are in force.
     pub affected: Outbox,
+    /// The half of the switch's tables that holds this release's pipeline and is in force. Other tables' registers mean something else.
+    pub half: watch::Sender<Option<Generation>>,
 }
 
 /// A retry of a refused commit waits this long, doubled each time, up to the ceiling.
@@ -110,6 +114,7 @@ pub struct Agent {
     numbers_saved: usize,
     here: Here,
     switch: Switch,
+    half: Half,
     is_connected: bool,
     /// What must be known before the switch is changed for the first time: otherwise a restart would take away flows that
     /// are right.
@@ -119,10 +124,24 @@ pub struct Agent {
     /// What the changes affect that wait in `pending`, and what those affect that the switch is busy with.
     affected: Affected,
     affected_by_busy: Affected,
-    busy: Option<(JoinHandle<Result<(), CommitError>>, InForce)>,
+    busy: Option<Busy>,
     retry: Duration,
     retry_at: Option<tokio::time::Instant>,
     published: Published,
+}
+
+/// What the switch is busy with.
+enum Busy {
+    /// Telling its table 0: nothing can be written before it is known where.
+    Telling(JoinHandle<Result<Vec<InstalledFlow>, SwitchError>>),
+    /// A piece of work, and what is in force when it is done.
+    Taking(JoinHandle<Result<Option<Compared>, CommitError>>, InForce),
+}
+
+/// What came of it.
+enum Done {
+    Told(Result<Vec<InstalledFlow>, SwitchError>),
+    Taken(Result<Option<Compared>, CommitError>, InForce),
 }
 
 /// What the agent knows already. Once known, always known.
@@ -150,12 +169,13 @@ pub enum AgentError {
 }
 
 impl Agent {
-    /// An agent that remembers what `state_dir` holds.
+    /// An agent that remembers what `state_dir` holds and whose pipeline has the number `own`.
     pub fn new(
         node: NodeName,
         addresses: Vec<IpAddr>,
         state_dir: &Path,
         switch: Switch,
+        own: Fingerprint,
         published: Published,
     ) -> Result<Agent, AgentError> {
         let zones_record = Record::new(state_dir, "zones.json")?;
@@ -173,6 +193,7 @@ impl Agent {
             numbers_record,
             here,
             switch,
+            half: Half::new(own),
             is_connected: false,
             known: Known::default(),
             revision: Revision::default(),
@@ -215,6 +236,10 @@ impl Agent {
                 },
                 done = finished(&mut self.busy) => self.finish(done),
                 () = at(self.retry_at) => self.retry_at = None,
+                () = at(self.half.clear_at()) => {
+                    self.half.clear_now();
+                    self.pending.compare_everything();
+                }
                 _ = again.tick() => if self.pending.leaves_out() { self.pending.compare_everything() },
             }
             self.start_next();
@@ -269,8 +294,9 @@ impl Agent {
         if is_attached_anew {
             delta.push(self.engine.update(attachments));
         }
-        for delta in delta {
-            self.pending.merge(delta, Generation::A);
+        // Until the half is known nothing was written, and then everything is compared.
+        if let Some(half) = self.half.written() {
+            delta.into_iter().for_each(|delta| self.pending.merge(delta, half));
         }
         if concerns_local || is_attached_anew {
             self.publish_local();
@@ -343,6 +369,11 @@ impl Agent {
         if self.busy.is_some() || !self.is_connected || !self.known.is_complete() || self.retry_at.is_some() {
             return;
         }
+        let Some(half) = self.half.written() else {
+            let switch = self.switch.clone();
+            self.busy = Some(Busy::Telling(tokio::spawn(async move { switch.dump_table(Generation::DISPATCH).await })));
+            return;
+        };
         let in_force = self.would_be_in_force();
         if self.pending.is_empty() {
             self.publish_in_force(in_force);
@@ -354,11 +385,12 @@ impl Agent {
             self.back_off();
             return;
         }
-        let engine = &self.engine;
-        let job = self.pending.take(|| desired(engine));
+        let (engine, own) = (&self.engine, self.half.own());
+        let job = self.pending.take(|| desired(engine, half, own));
         self.affected_by_busy.merge(std::mem::take(&mut self.affected));
         self.affected_by_busy.everything |= job.everything.is_some();
-        self.busy = Some((tokio::spawn(carry_out(self.switch.clone(), job)), in_force));
+        let work = carry_out(self.switch.clone(), job, half, self.half.is_drained());
+        self.busy = Some(Busy::Taking(tokio::spawn(work), in_force));
     }
 
     fn would_be_in_force(&self) -> InForce {
@@ -410,22 +442,34 @@ impl Agent {
         Ok(())
     }
 
-    fn finish(&mut self, done: (Result<(), CommitError>, InForce)) {
+    fn finish(&mut self, done: Done) {
         match done {
-            (Ok(()), in_force) => {
+            Done::Told(Ok(dispatch)) => {
+                let (half, is_in_force) = self.half.read(&dispatch);
+                self.published.half.send_if_modified(|old| is_in_force && old.replace(half) != Some(half));
+            }
+            Done::Told(Err(error)) => {
+                tracing::warn!(error = describe(&error), "the switch does not tell its table 0; it is asked again");
+                self.back_off();
+            }
+            Done::Taken(Ok(compared), in_force) => {
                 self.retry = RETRY_FIRST;
+                if let Some(compared) = compared {
+                    self.half.compared(compared);
+                    self.published.half.send_replace(self.half.written());
+                }
                 self.pending.carried_out(&mut self.zones);
                 self.published.affected.put(std::mem::take(&mut self.affected_by_busy));
                 self.publish_in_force(in_force);
             }
-            (Err(CommitError::Refused { failures }), _) => {
+            Done::Taken(Err(CommitError::Refused { failures }), _) => {
                 self.pending.leave_out(failures);
                 self.pending.failed();
                 // Something was learned: no reason to wait longer than the first time.
                 self.retry = RETRY_FIRST;
                 self.back_off();
             }
-            (Err(error), _) => {
+            Done::Taken(Err(error), _) => {
                 tracing::warn!(error = describe(&error), "the switch did not take a change; everything will be compared");
                 self.pending.failed();
                 self.pending.compare_everything();
@@ -487,34 +531,38 @@ fn publish<T: PartialEq>(to: &watch::Sender<Arc<T>>, value: T) -> bool {
 }
 
 /// All that the switch should have.
-fn desired(engine: &Engine) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
-    let generation = Generation::A;
-    let written = engine.flows().filter_map(|flow| pending::written(translate::flow_mod(&flow, generation)));
-    let flows = written.chain(translate::misses(generation)).chain([translate::dispatch(generation)]).collect();
-    (flows, engine.groups().map(|group| translate::group(group, generation)).collect())
+fn desired(engine: &Engine, half: Generation, own: Fingerprint) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
+    let written = engine.flows().filter_map(|flow| pending::written(translate::flow_mod(&flow, half)));
+    let flows = written.chain(translate::misses(half)).chain([translate::dispatch(half, own)]).collect();
+    (flows, engine.groups().map(|group| translate::group(group, half)).collect())
 }
 
-async fn carry_out(switch: Switch, job: Job) -> Result<(), CommitError> {
+async fn carry_out(switch: Switch, job: Job, half: Generation, is_drained: bool) -> Result<Option<Compared>, CommitError> {
     for zone in &job.flush {
         switch.ct_flush_zone(*zone).await?;
     }
-    let changes = match job.everything {
-        Some((flows, groups)) => {
-            let (installed, installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
-            let changes = crate::install::plan(flows, groups, &installed, &installed_groups);
-            tracing::info!(installed = installed.len(), changes = changes.len(), "compared the switch with the view");
-            changes
-        }
-        None => job.changes,
-    };
-    switch.commit(changes, Commit::InSlices).await
+    match job.everything {
+        Some((flows, groups)) => half::compare(&switch, half, is_drained, flows, groups).await.map(Some),
+        None => switch.commit(job.changes, Commit::InSlices).await.map(|()| None),
+    }
 }
 
-async fn finished(busy: &mut Option<(JoinHandle<Result<(), CommitError>>, InForce)>) -> (Result<(), CommitError>, InForce) {
-    let Some((task, _)) = busy else { return std::future::pending().await };
-    let result = task.await.unwrap_or(Err(CommitError::Switch(crate::switch::SwitchError::Stopped)));
-    let (_, in_force) = busy.take().expect("it was there a line above");
-    (result, in_force)
+async fn finished(busy: &mut Option<Busy>) -> Done {
+    const STOPPED: SwitchError = SwitchError::Stopped;
+    match busy {
+        None => std::future::pending().await,
+        Some(Busy::Telling(task)) => {
+            let result = task.await.unwrap_or(Err(STOPPED));
+            *busy = None;
+            Done::Told(result)
+        }
+        Some(Busy::Taking(task, in_force)) => {
+            let result = task.await.unwrap_or(Err(STOPPED.into()));
+            let in_force = std::mem::take(in_force);
+            *busy = None;
+            Done::Taken(result, in_force)
+        }
+    }
 }
 
 async fn at(time: Option<tokio::time::Instant>) {

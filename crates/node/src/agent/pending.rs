@@ -98,8 +98,11 @@ impl Pending {
             // A flow may have been refused because its group was.
             self.refused.flows.clear();
         }
-        self.groups.extend(delta.groups.iter().map(|group| (group.id.0, Some(translate::group(group, generation)))));
-        self.groups.extend(delta.removed_groups.iter().map(|id| (id.0, None)));
+        self.groups.extend(delta.groups.iter().map(|group| {
+            let group = translate::group(group, generation);
+            (group.id, Some(group))
+        }));
+        self.groups.extend(delta.removed_groups.iter().map(|id| (generation.group_number(*id), None)));
     }
 
     fn add(&mut self, flow: Result<FlowMod, TranslateError>) {

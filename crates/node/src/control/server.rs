@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{NodeName, Object, PortId};
-use pipeline::Flow;
+use pipeline::{Flow, Generation};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status};
@@ -23,6 +23,8 @@ pub struct Control {
     /// The server that the node follows.
     pub server: watch::Receiver<Option<String>>,
     pub switch: Switch,
+    /// The half of the switch's tables that is in force.
+    pub half: watch::Receiver<Option<Generation>>,
 }
 
 fn error(what_happened: impl Into<String>, what_it_means: &str, what_to_do: &str) -> Reply {
@@ -133,7 +135,9 @@ impl Control {
                     line.because.kind == *object || line.because.name == *object || line.because.id.starts_with(object)
                 })
         };
-        let lines: Vec<FlowLine> = flows.iter().map(|(flow, object)| line(flow, object.as_deref(), &packets)).filter(is_wanted).collect();
+        let half = self.half.borrow().unwrap_or_default();
+        let lines = flows.iter().map(|(flow, object)| line(flow, half, object.as_deref(), &packets));
+        let lines: Vec<FlowLine> = lines.filter(is_wanted).collect();
         let chunks: Vec<&[FlowLine]> = if lines.is_empty() { vec![&[]] } else { lines.chunks(FLOWS_PER_LINE).collect() };
         let last = chunks.len() - 1;
         chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last }).collect()
@@ -155,11 +159,11 @@ fn refused(cause: &HostError, name: &str) -> Reply {
     error(format!("{name}: {}", describe(cause)), "the interface is not on the network", what_to_do)
 }
 
-fn line(flow: &Flow, object: Option<&Object>, packets: &std::collections::HashMap<openflow::FlowKey, u64>) -> FlowLine {
+fn line(flow: &Flow, half: Generation, object: Option<&Object>, packets: &std::collections::HashMap<openflow::FlowKey, u64>) -> FlowLine {
     let text = flow.to_string();
     let (head, actions) = text.split_once(" -> ").expect("a flow prints its actions after an arrow");
     let matching = head.splitn(3, ' ').nth(2).unwrap_or_default().to_string();
-    let installed = crate::translate::flow_key(&flow.key, pipeline::Generation::A).ok();
+    let installed = crate::translate::flow_key(&flow.key, half).ok();
     FlowLine {
         table: flow.key.table.name().into(),
         priority: flow.key.priority.to_string(),

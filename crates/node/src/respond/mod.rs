@@ -113,21 +113,28 @@ impl Question {
 
     /// The half of the switch whose flow handed the packet over.
     fn generation(&self) -> Generation {
-        self.packet_in.table.and_then(Table::from_number).map_or(Generation::A, |(_, generation)| generation)
+        self.packet_in.table.and_then(Generation::of_table).unwrap_or_default()
     }
 }
 
 /// Where packet-ins enter: the limits and the way to the responder.
 #[derive(Debug)]
 pub struct Intake {
+    /// The half of the tables whose packets can be read.
+    half: watch::Receiver<Option<Generation>>,
     limits: Limits,
     questions: mpsc::Sender<Question>,
     counters: Arc<Counters>,
 }
 
 impl Intake {
-    /// Takes a packet-in, or drops and counts it.
+    /// Takes a packet-in, or drops and counts it. One from tables of another release's pipeline is dropped: its registers mean
+    /// something else. Whoever sent it asks again.
     pub fn take(&mut self, packet_in: Box<PacketIn2>) {
+        let half = packet_in.table.and_then(Generation::of_table);
+        if half.is_none() || half != *self.half.borrow() {
+            return count(&self.counters.dropped, 1);
+        }
         let Some(punt) = packet_in.userdata.first().copied().and_then(Punt::from_byte) else { return };
         let question = Question { punt, packet_in };
         if !self.limits.admit(question.asker(), Kind::of(punt), Instant::now()) {
@@ -148,10 +155,10 @@ pub struct Responder {
 }
 
 /// A responder and the way to it.
-pub fn new(local: watch::Receiver<Arc<Local>>, switch: Switch) -> (Intake, Responder) {
+pub fn new(local: watch::Receiver<Arc<Local>>, half: watch::Receiver<Option<Generation>>, switch: Switch) -> (Intake, Responder) {
     let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
     let counters = Arc::<Counters>::default();
-    let intake = Intake { limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let intake = Intake { half, limits: Limits::default(), questions: sender, counters: counters.clone() };
     (intake, Responder { local, switch, questions, announcements: Announcements::default(), counters })
 }
 

@@ -41,7 +41,7 @@ impl Changes {
     }
 
     /// The bundles to send.
-    pub(super) fn into_bundles(self, commit: Commit) -> Vec<Vec<Message>> {
+    pub(crate) fn into_bundles(self, commit: Commit) -> Vec<Vec<Message>> {
         let mut messages = self.in_order();
         let size = match commit {
             Commit::AtOnce => messages.len().max(1),

@@ -128,7 +128,19 @@ impl Switch {
     /// # Errors
     /// As any request: not connected, timed out, refused.
     pub async fn dump_flows(&self) -> Result<Vec<InstalledFlow>, SwitchError> {
-        match self.multipart(MultipartRequest::all_flows()).await? {
+        self.flows(MultipartRequest::all_flows()).await
+    }
+
+    /// Every flow of one table.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn dump_table(&self, table: u8) -> Result<Vec<InstalledFlow>, SwitchError> {
+        self.flows(MultipartRequest::flows_of_table(table)).await
+    }
+
+    async fn flows(&self, request: MultipartRequest) -> Result<Vec<InstalledFlow>, SwitchError> {
+        match self.multipart(request).await? {
             MultipartBody::Flows(flows) => Ok(flows),
             _ => Err(SwitchError::Unexpected),
         }

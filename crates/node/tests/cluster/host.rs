@@ -20,11 +20,10 @@ use node::view::{Facts, ViewUpdate};
 use node::zones::Zones;
 use openflow::{Action, FlowCommand, FlowKey, FlowMod, GroupCommand, InstalledFlow, InstalledGroup};
 use pipeline::switch::Switch;
-use pipeline::{Generation, OfPort};
+use pipeline::{Fingerprint, Generation, OfPort};
 use stream::VIEW_FORMAT;
 use stream::wire::{Hello, server_message::Body};
 
-const GENERATION: Generation = Generation::A;
 /// The tunnel's interface on every machine.
 pub const TUNNEL: OfPort = OfPort(1);
 
@@ -73,6 +72,10 @@ pub struct Host {
     pub interfaces: Interfaces,
     last_ofport: u32,
     pending: SwitchPending,
+    /// Which pipeline this node pretends to have.
+    own: Fingerprint,
+    /// The half of the switch that it writes.
+    half: Generation,
     pub vswitch: Vswitch,
     facts: Option<Facts>,
     /// What the server was told on this stream.
@@ -96,6 +99,8 @@ impl Host {
             interfaces: Interfaces::new(),
             last_ofport: TUNNEL.0,
             pending: SwitchPending::default(),
+            own: Fingerprint(1),
+            half: Generation::default(),
             vswitch: Vswitch::default(),
             facts: None,
             told: None,
@@ -108,8 +113,15 @@ impl Host {
         Change::Here(Here { node: self.name.clone(), tunnel_addresses: vec![self.address], tunnel_port: Some(TUNNEL.0) })
     }
 
+    /// Ladon is killed, and a release with another pipeline starts.
+    pub fn upgrade(&mut self) {
+        self.own.0 += 1;
+        self.start();
+    }
+
     /// Ladon is killed and starts again: what is not on the disk is gone, and the switch goes on.
     pub fn start(&mut self) {
+        (self.half, _) = install::to_write(&self.vswitch.installed(), self.own);
         self.engine = Engine::new(ALL, self.disk.numbers.clone());
         self.zones = self.disk.zones.clone();
         (self.homes, self.has_view, self.revision) = (BTreeSet::new(), false, Revision::default());
@@ -194,10 +206,10 @@ impl Host {
     fn change(&mut self, changes: Vec<Change>) {
         changes.iter().for_each(|change| self.note_home(change));
         let delta = self.engine.update(changes);
-        self.pending.merge(delta, GENERATION);
+        self.pending.merge(delta, self.half);
         let attachments = self.attachment_changes();
         let delta = self.engine.update(attachments);
-        self.pending.merge(delta, GENERATION);
+        self.pending.merge(delta, self.half);
         self.publish_facts(None);
     }
 
@@ -252,10 +264,10 @@ impl Host {
             return false;
         }
         (self.disk.numbers, self.disk.zones) = (self.engine.numbers(), self.zones.clone());
-        let engine = &self.engine;
-        let job = self.pending.take(|| desired(engine));
+        let (engine, half, own) = (&self.engine, self.half, self.own);
+        let job = self.pending.take(|| desired(engine, half, own));
         if taking != Taking::Not {
-            self.vswitch.carry_out(job);
+            self.vswitch.carry_out(job, half);
             self.vswitch.forwarding.program(self.engine.flows(), self.engine.groups().cloned());
             self.vswitch.revision = self.revision;
         }
@@ -360,7 +372,7 @@ impl Host {
 
     fn assert_installed(&self, fresh: &Engine) {
         let name = &self.name;
-        let (flows, groups) = desired(fresh);
+        let (flows, groups) = desired(fresh, self.half, self.own);
         let flows: BTreeMap<FlowKey, FlowMod> = flows.into_iter().map(|flow| (flow.key(), flow)).collect();
         for (key, flow) in &flows {
             assert_eq!(self.vswitch.flows.get(key), Some(flow), "{name}: the switch lacks a flow");
@@ -372,22 +384,29 @@ impl Host {
 }
 
 /// All that the switch should have.
-fn desired(engine: &Engine) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
-    let flows = engine.flows().map(|flow| translate::flow_mod(&flow, GENERATION).expect("every flow can be written"));
-    let flows = flows.chain(translate::misses(GENERATION)).chain([translate::dispatch(GENERATION)]).collect();
-    (flows, engine.groups().map(|group| translate::group(group, GENERATION)).collect())
+fn desired(engine: &Engine, half: Generation, own: Fingerprint) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
+    let flows = engine.flows().map(|flow| translate::flow_mod(&flow, half).expect("every flow can be written"));
+    let flows = flows.chain(translate::misses(half)).chain([translate::dispatch(half, own)]).collect();
+    (flows, engine.groups().map(|group| translate::group(group, half)).collect())
 }
 
 impl Vswitch {
-    fn carry_out(&mut self, job: Job) {
-        let Changes { groups, flows } = match job.everything {
+    fn installed(&self) -> Vec<InstalledFlow> {
+        self.flows.values().map(installed).collect()
+    }
+
+    fn carry_out(&mut self, job: Job, half: Generation) {
+        match job.everything {
             Some((flows, groups)) => {
-                let installed: Vec<InstalledFlow> = self.flows.values().map(installed).collect();
                 let installed_groups: Vec<InstalledGroup> = self.groups.values().cloned().collect();
-                install::plan(flows, groups, &installed, &installed_groups)
+                let plan = install::plan(half, flows, groups, &self.installed(), &installed_groups);
+                [plan.half, plan.turn, plan.other_half].into_iter().for_each(|changes| self.take(changes));
             }
-            None => job.changes,
-        };
+            None => self.take(job.changes),
+        }
+    }
+
+    fn take(&mut self, Changes { groups, flows }: Changes) {
         // Groups before flows that use them, deleted groups last.
         let (deleted, made): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.command == GroupCommand::Delete);
         for group in made {

@@ -183,7 +183,10 @@ impl World {
             12..15 => {
                 self.seen.node_restarts += 1;
                 self.lose(n);
-                self.hosts[n].start();
+                match self.seen.node_restarts % 2 {
+                    0 => self.hosts[n].upgrade(),
+                    _ => self.hosts[n].start(),
+                }
             }
             15 => self.hosts[n].restart_switch(),
             16 if self.server.is_some() => {

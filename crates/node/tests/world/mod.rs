@@ -16,10 +16,11 @@ use apps::testing::id;
 use apps::{ALL, Attachment, Change, Engine, Numbers};
 use lab::{Host, Lab, Netns, Ovs, Underlay};
 use model::{Object, Port, PortId};
-use node::switch::{Changes, Commit, Event, Options, Switch};
-use node::{install, translate};
+use node::install::{self, Plan};
+use node::switch::{Commit, Event, Options, Switch};
+use node::translate;
 use openflow::{FlowKey, InstalledFlow, PacketIn2};
-use pipeline::{Generation, OfPort};
+use pipeline::{Fingerprint, Generation, OfPort};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 
@@ -28,7 +29,6 @@ pub use wire::Wire;
 pub const BRIDGE: &str = "br-int";
 /// How long anything may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-const GENERATION: Generation = Generation::A;
 /// The number of a node without a tunnel among the underlay's hosts.
 const ALONE: u8 = 250;
 /// The number of a node with one: its address is then that of a scenario's node.
@@ -40,6 +40,7 @@ const ECHO_PRIORITY: u16 = 1;
 /// One node with its workloads.
 pub struct World {
     pub engine: Engine,
+    half: Generation,
     switch: Switch,
     events: Receiver<Event>,
     runtime: Runtime,
@@ -56,14 +57,14 @@ pub struct Workload {
 }
 
 impl World {
-    /// A node whose view is `objects`.
+    /// A node whose view is `objects`, with its flows in the second half of the switch: the first is every other test's.
     pub fn new(objects: impl IntoIterator<Item = Change>) -> World {
-        World::on(ALONE, Ovs::bare, objects)
+        World::on(ALONE, Ovs::bare, Generation::B, objects)
     }
 
     /// A node at 192.0.2.1 that has a tunnel with the number `tunnel` besides, and sends [`ECHO`] frames back.
-    pub fn with_tunnel(tunnel: OfPort, objects: impl IntoIterator<Item = Change>) -> World {
-        let world = World::on(HERE, Ovs::start, objects);
+    pub fn with_tunnel(tunnel: OfPort, half: Generation, objects: impl IntoIterator<Item = Change>) -> World {
+        let world = World::on(HERE, Ovs::start, half, objects);
         let request = format!("ofport_request={}", tunnel.0);
         let options = ["type=geneve", "options:remote_ip=flow", "options:key=flow", "options:csum=true", &request];
         world.ovs.vsctl(&[&["add-port", BRIDGE, "tunnel", "--", "set", "interface", "tunnel"], &options[..]].concat()).unwrap();
@@ -72,7 +73,7 @@ impl World {
         world
     }
 
-    fn on(number: u8, start: fn(&Host) -> lab::Result<Ovs>, objects: impl IntoIterator<Item = Change>) -> World {
+    fn on(number: u8, start: fn(&Host) -> lab::Result<Ovs>, half: Generation, objects: impl IntoIterator<Item = Change>) -> World {
         let lab = Lab::scratch().unwrap();
         let underlay = Underlay::new(&lab).unwrap();
         let node = underlay.host("node", number).unwrap();
@@ -83,7 +84,7 @@ impl World {
         let (switch, events) = runtime.block_on(async { Switch::start(Options::new(ovs.bridge_mgmt(BRIDGE))) });
         let mut engine = Engine::new(ALL, Numbers::default());
         engine.update(objects);
-        let mut world = World { engine, switch, events, runtime, ovs, node, underlay, _lab: lab };
+        let mut world = World { engine, half, switch, events, runtime, ovs, node, underlay, _lab: lab };
         world.next_event("the connection", |event| matches!(event, Event::Connected(_)).then_some(()));
         world.install();
         world
@@ -186,18 +187,21 @@ impl World {
     fn install(&self) {
         assert_eq!(self.engine.conflicts().map(|conflict| conflict.to_string()).collect::<Vec<_>>(), Vec::<String>::new());
         self.runtime.block_on(async {
-            self.switch.commit(self.missing().await, Commit::AtOnce).await.unwrap();
+            let Plan { half, turn, other_half } = self.missing().await;
+            for changes in [half, turn, other_half] {
+                self.switch.commit(changes, Commit::AtOnce).await.unwrap();
+            }
             let left = self.missing().await;
             assert!(left.is_empty(), "the switch reads back something else: {left:?}");
         });
     }
 
-    async fn missing(&self) -> Changes {
-        let flows = self.engine.flows().map(|flow| translate::flow_mod(&flow, GENERATION).unwrap());
-        let desired = flows.chain(translate::misses(GENERATION)).chain([translate::dispatch(GENERATION)]).collect();
-        let mut groups: Vec<_> = self.engine.groups().map(|group| translate::group(group, GENERATION)).collect();
-        groups.sort_by_key(|group| group.id);
-        install::plan(desired, groups, &self.switch.dump_flows().await.unwrap(), &self.switch.dump_groups().await.unwrap())
+    async fn missing(&self) -> Plan {
+        let (half, own) = (self.half, Fingerprint::of_pipeline());
+        let flows = self.engine.flows().map(|flow| translate::flow_mod(&flow, half).unwrap());
+        let desired = flows.chain(translate::misses(half)).chain([translate::dispatch(half, own)]).collect();
+        let groups = self.engine.groups().map(|group| translate::group(group, half)).collect();
+        install::plan(half, desired, groups, &self.switch.dump_flows().await.unwrap(), &self.switch.dump_groups().await.unwrap())
     }
 
     /// Plugs in a workload for the port `name` of the view, as interface `number`, with its addresses, and routes through

@@ -80,6 +80,10 @@ pub const WEB: Mac = Mac([0x0a, 0, 0, 0, 0, 4]);
 pub const ROUTER: Mac = Mac([0x0a, 0, 0, 0, 0, 9]);
 pub const ROUTER_RED: Mac = Mac([0x0a, 0, 0, 0, 0, 10]);
 
+fn half(in_force: Generation) -> watch::Receiver<Option<Generation>> {
+    watch::channel(Some(in_force)).1
+}
+
 /// A question as the switch hands it over.
 pub fn question(punt: Punt, registers: &[(Field, u32)], frame: Vec<u8>) -> Question {
     let field = |(field, value): &(Field, u32)| {
@@ -159,7 +163,7 @@ fn an_answer_leaves_by_the_ports_own_interface() {
 async fn a_port_that_asks_too_often_is_limited_and_others_are_not() {
     let (sender, mut questions) = mpsc::channel(QUESTIONS_MAX);
     let counters = Arc::<Counters>::default();
-    let mut intake = Intake { limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let mut intake = Intake { half: half(Generation::A), limits: Limits::default(), questions: sender, counters: counters.clone() };
     let ask = |key| question(Punt::Dhcp, &[(fields::SRC_PORT, key)], Vec::new()).packet_in;
     for _ in 0..500 {
         intake.take(ask(4));
@@ -180,9 +184,26 @@ async fn a_port_that_asks_too_often_is_limited_and_others_are_not() {
 async fn what_the_responder_cannot_take_is_dropped_and_counted() {
     let (sender, _questions) = mpsc::channel(2);
     let counters = Arc::<Counters>::default();
-    let mut intake = Intake { limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let mut intake = Intake { half: half(Generation::A), limits: Limits::default(), questions: sender, counters: counters.clone() };
     for key in 0..5 {
         intake.take(question(Punt::Dhcp, &[(fields::SRC_PORT, key)], Vec::new()).packet_in);
     }
+    assert_eq!(counters.dropped.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_packet_from_tables_of_another_pipeline_is_not_read() {
+    let (sender, mut questions) = mpsc::channel(QUESTIONS_MAX);
+    let counters = Arc::<Counters>::default();
+    let (turn, half) = watch::channel(None);
+    let mut intake = Intake { half, limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let mut ask = |half: Generation| {
+        let packet_in = question(Punt::Dhcp, &[(fields::SRC_PORT, 4)], Vec::new()).packet_in;
+        intake.take(Box::new(PacketIn2 { table: Some(Table::Punt.number(half)), ..*packet_in }));
+        questions.try_recv().ok().map(|question| question.generation())
+    };
+    assert_eq!(Generation::ALL.map(&mut ask), [None, None], "nothing is known of the switch");
+    turn.send_replace(Some(Generation::B));
+    assert_eq!(Generation::ALL.map(&mut ask), [None, Some(Generation::B)]);
     assert_eq!(counters.dropped.load(Ordering::Relaxed), 3);
 }

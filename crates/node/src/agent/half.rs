@@ -1,0 +1,108 @@
+//! Which half of the switch's tables this node writes, and when the other may be cleared.
+//!
+//! Read once from the switch after the first connection, and then kept: a release's pipeline does not change while it runs, and
+//! what somebody else does to table 0 is mended like any other flow.
+
+use std::time::Duration;
+
+use openflow::{FlowMod, InstalledFlow, InstalledGroup};
+use pipeline::{Fingerprint, Generation};
+use tokio::time::Instant;
+
+use crate::install;
+use crate::switch::{Commit, CommitError, Switch};
+use crate::translate;
+
+/// A packet that entered the other half before the turn has left it after so long: the datapath has looked anew at all ways that it
+/// remembers, those of recirculated packets among them.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a comparison with the switch came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compared {
+    /// Table 0 led to the other half before.
+    pub is_turned: bool,
+    /// The other half holds something still.
+    pub is_left_over: bool,
+}
+
+#[derive(Debug)]
+pub struct Half {
+    own: Fingerprint,
+    written: Option<Generation>,
+    /// From then on no packet is on its way in the other half.
+    drained_at: Instant,
+    clear_at: Option<Instant>,
+}
+
+impl Half {
+    /// The half of a node with the pipeline `own`, not known yet.
+    pub fn new(own: Fingerprint) -> Half {
+        Half { own, written: None, drained_at: Instant::now(), clear_at: None }
+    }
+
+    pub fn own(&self) -> Fingerprint {
+        self.own
+    }
+
+    /// The half that this node writes, once it is known.
+    pub fn written(&self) -> Option<Generation> {
+        self.written
+    }
+
+    /// Whether what the other half holds may go.
+    pub fn is_drained(&self) -> bool {
+        Instant::now() >= self.drained_at
+    }
+
+    /// When the switch should be compared to clear the other half, if that has to be done.
+    pub fn clear_at(&self) -> Option<Instant> {
+        self.clear_at
+    }
+
+    pub fn clear_now(&mut self) {
+        self.clear_at = None;
+    }
+
+    /// Takes in what the switch has in table 0. The half, and whether it is in force. When it came into force is not known: a
+    /// predecessor may have been killed a moment ago.
+    pub fn read(&mut self, dispatch: &[InstalledFlow]) -> (Generation, bool) {
+        let (half, is_in_force) = install::to_write(dispatch, self.own);
+        self.written = Some(half);
+        self.drained_at = Instant::now() + DRAIN;
+        (half, is_in_force)
+    }
+
+    pub fn compared(&mut self, compared: Compared) {
+        if compared.is_turned {
+            self.drained_at = Instant::now() + DRAIN;
+        }
+        self.clear_at = compared.is_left_over.then_some(self.drained_at);
+    }
+}
+
+/// Compares the switch with all that it should have in `half`, and makes it so; what is left over in the other half goes only if
+/// that is `drained`.
+pub async fn compare(
+    switch: &Switch,
+    half: Generation,
+    is_drained: bool,
+    flows: Vec<FlowMod>,
+    groups: Vec<InstalledGroup>,
+) -> Result<Compared, CommitError> {
+    let (installed, installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
+    let plan = install::plan(half, flows, groups, &installed, &installed_groups);
+    let left_over = plan.other_half.len();
+    let changes = plan.len() - if is_drained { 0 } else { left_over };
+    tracing::info!(?half, installed = installed.len(), changes, left_over, "compared the switch with the view");
+    let is_turned = installed.iter().find_map(translate::dispatched).is_some_and(|(before, _)| before != half);
+    switch.commit(plan.half, Commit::InSlices).await?;
+    switch.commit(plan.turn, Commit::InSlices).await?;
+    if is_turned {
+        tracing::info!(?half, "table 0 leads packets to this half of the tables now");
+    }
+    if is_drained {
+        switch.commit(plan.other_half, Commit::InSlices).await?;
+    }
+    Ok(Compared { is_turned, is_left_over: !is_drained && left_over > 0 })
+}

@@ -1,0 +1,378 @@
+//! The turn between the halves of the tables, on a real Open vSwitch: the agent of a release with another pipeline starts on a
+//! switch that forwards by its predecessor's, and is killed on the way. Who looks at the switch sees, in the order in which it
+//! happens, every flow that changes.
+
+#[path = "../../openflow/tests/common/mod.rs"]
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use apps::Change;
+use apps::testing::*;
+use common::{DummyOvs, wait_for};
+use model::*;
+use node::agent::{Agent, Ask, Feeds, InForce, Published, SwitchNews};
+use node::bridge::{Interface, Interfaces};
+use node::connections::mailbox;
+use node::switch::{Event, Options, Switch};
+use node::translate::dispatched;
+use node::view::ViewUpdate;
+use openflow::{BundleControlKind, FlowEvent, FlowMod, FlowUpdate, GroupMod, InstalledFlow, Match, Message, decode, frame_len};
+use pipeline::{Fingerprint, Generation, OfPort};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+/// Ports on the other node, each with its flows: enough for several bundles.
+const PORTS: u32 = 400;
+
+/// Two nodes' ports on one network, a port of this node among them, and a load balancer.
+fn view() -> Vec<Arc<Object>> {
+    let net = |name: &str, key: u32, host: &str| {
+        let v4 = format!("10.0.{}.{}", key / 250, 1 + key % 250);
+        Port { host: Some(NodeName(host.into())), ..port(name, key, "net", &[("net4", &v4)]) }
+    };
+    let balancer_port = vip("vip", 5000, "net", &[("net4", "10.0.200.1")]);
+    let tcp = ListenerProtocol::Tcp;
+    let mut changes = vec![
+        put(node("n1", "192.0.2.1")),
+        put(node("n2", "192.0.2.2")),
+        put(network("net", 7)),
+        put(subnet("net4", "net", "10.0.0.0/16")),
+        put(net("here", 1000, "n1")),
+        put(balancer("lb", &balancer_port)),
+        put(balancer_port),
+        put(listener("l", 3, "lb", tcp, 80, "pool")),
+        put(pool("pool", "lb", tcp)),
+        put(member("m1", "pool", "10.0.0.2", 80, 1)),
+        put(member("m2", "pool", "10.0.0.3", 80, 1)),
+    ];
+    changes.extend((1..=PORTS).map(|key| put(net(&format!("p{key}"), key, "n2"))));
+    let object = |change| match change {
+        Change::Put(object) => object,
+        other => panic!("{other:?}"),
+    };
+    changes.into_iter().map(object).collect()
+}
+
+fn plugged() -> Interfaces {
+    let interface = Interface {
+        name: "i".into(),
+        uuid: uuid::Uuid::from_u128(1),
+        kind: String::new(),
+        ofport: Some(OfPort(11)),
+        error: None,
+        iface_id: Some(id("here").to_string()),
+        attached_mac: None,
+        vm_uuid: None,
+        iface_status: None,
+        link_state: None,
+        mac_in_use: None,
+        external_ids: BTreeMap::new(),
+    };
+    Interfaces::from([("i".into(), interface)])
+}
+
+/// The part of `ladon node` that programs the switch.
+struct Node {
+    runtime: Option<Runtime>,
+    half: watch::Receiver<Option<Generation>>,
+    in_force: watch::Receiver<Arc<InForce>>,
+    /// What feeds the agent, for as long as it lives.
+    _feeding: Box<dyn std::any::Any>,
+}
+
+impl Node {
+    /// A node whose pipeline has the number `own`, with the switch behind `socket`.
+    fn start(socket: &Path, state: &Path, own: u64) -> Node {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (half, half_seen) = watch::channel(None);
+        let (in_force, in_force_seen) = watch::channel(Arc::default());
+        let (affected, mailbox) = mailbox();
+        let published = Published { local: watch::channel(Arc::default()).0, in_force, facts: watch::channel(None).0, affected, half };
+        let (views, view_updates) = mpsc::channel(4);
+        let (interfaces, interfaces_seen) = watch::channel(Some(Arc::new(plugged())));
+        let (news, switch_news) = mpsc::channel(64);
+        let (asks, asked) = mpsc::channel(4);
+        runtime.block_on(async {
+            let (switch, mut events) = Switch::start(Options::new(socket));
+            let addresses = vec!["192.0.2.1".parse().unwrap()];
+            let agent = Agent::new(NodeName("n1".into()), addresses, state, switch, Fingerprint(own), published).unwrap();
+            let update = ViewUpdate { upserts: view(), removals: vec![], revision: Revision(1), is_complete_snapshot: true };
+            views.send(update).await.unwrap();
+            asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
+            tokio::spawn(agent.run(Feeds { view: view_updates, interfaces: interfaces_seen, switch: switch_news, asks: asked }));
+            tokio::spawn(async move {
+                while let Some(event) = events.recv().await {
+                    let told = match event {
+                        Event::Connected(_) => SwitchNews::Connected,
+                        Event::Disconnected(_) => SwitchNews::Disconnected,
+                        Event::FlowUpdate(_) => SwitchNews::Disturbed,
+                        _ => continue,
+                    };
+                    if news.send(told).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        });
+        let _feeding = Box::new((views, interfaces, asks, mailbox));
+        Node { runtime: Some(runtime), half: half_seen, in_force: in_force_seen, _feeding }
+    }
+
+    fn half(&self) -> Option<Generation> {
+        *self.half.borrow()
+    }
+
+    fn wait_in_force(&self) -> Generation {
+        wait_for("the node's flows", || self.in_force.borrow().is_complete);
+        self.half().expect("what is in force is in a half")
+    }
+}
+
+/// Killed.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What the switch has.
+struct Seen {
+    flows: Vec<InstalledFlow>,
+    groups: Vec<u32>,
+}
+
+impl Seen {
+    fn of(ovs: &DummyOvs) -> Seen {
+        let mut client = ovs.connect();
+        Seen { flows: client.flows(), groups: client.groups().iter().map(|group| group.id).collect() }
+    }
+
+    fn in_force(&self) -> Option<(Generation, Fingerprint)> {
+        self.flows.iter().find_map(dispatched)
+    }
+
+    /// What is in one half: flows by table, priority and match, and groups, the same for both halves.
+    fn of_half(&self, half: Generation) -> (BTreeSet<(u8, u16, String)>, usize) {
+        let own = |flow: &&InstalledFlow| Generation::of_table(flow.table) == Some(half);
+        let key = |flow: &InstalledFlow| (flow.table - half.base(), flow.priority, flow.matching.to_string());
+        let groups = self.groups.iter().filter(|id| Generation::of_group(**id) == half).count();
+        (self.flows.iter().filter(own).map(key).collect(), groups)
+    }
+}
+
+/// Hears of every change of a flow.
+struct Watcher {
+    changes: Arc<Mutex<Vec<(FlowEvent, u8)>>>,
+    _runtime: Runtime,
+}
+
+impl Watcher {
+    fn start(ovs: &DummyOvs) -> Watcher {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let changes = Arc::<Mutex<Vec<_>>>::default();
+        let (noted, (told, is_watching)) = (changes.clone(), std::sync::mpsc::channel());
+        let socket = ovs.socket();
+        runtime.spawn(async move {
+            let (_switch, mut events) = Switch::start(Options::new(socket));
+            while let Some(event) = events.recv().await {
+                match event {
+                    Event::Connected(_) => told.send(()).unwrap(),
+                    Event::FlowUpdate(update) => match *update {
+                        FlowUpdate::Changed(change) => noted.lock().unwrap().push((change.event, change.table)),
+                        other => panic!("{other:?}: changes may go untold"),
+                    },
+                    _ => {}
+                }
+            }
+        });
+        is_watching.recv_timeout(Duration::from_secs(20)).unwrap();
+        Watcher { changes, _runtime: runtime }
+    }
+
+    fn take(&self) -> Vec<(FlowEvent, u8)> {
+        std::mem::take(&mut self.changes.lock().unwrap())
+    }
+}
+
+/// Every change before table 0's was in the half that nobody entered.
+fn assert_turned_unseen(changes: &[(FlowEvent, u8)], from: Generation) {
+    let before = changes.iter().take_while(|(_, table)| *table != Generation::DISPATCH);
+    let touched = before.clone().filter(|(_, table)| Generation::of_table(*table) == Some(from)).count();
+    assert_eq!(touched, 0, "of {} changes before the turn", before.count());
+}
+
+#[test]
+fn another_pipeline_is_written_unseen_comes_into_force_at_once_and_leaves_nothing_of_the_old_one() {
+    let (ovs, state) = (DummyOvs::start(), tempfile::tempdir().unwrap());
+    let first = Node::start(&ovs.socket(), state.path(), 1);
+    assert_eq!(first.wait_in_force(), Generation::A);
+    let whole = Seen::of(&ovs).of_half(Generation::A);
+    assert!(whole.0.len() > 1000 && whole.1 > 0, "{} flows, {} groups", whole.0.len(), whole.1);
+    drop(first);
+
+    let watcher = Watcher::start(&ovs);
+    let second = Node::start(&ovs.socket(), state.path(), 2);
+    assert_eq!(second.wait_in_force(), Generation::B);
+    let turned = Instant::now();
+    let seen = Seen::of(&ovs);
+    assert_eq!(seen.in_force(), Some((Generation::B, Fingerprint(2))));
+    assert!(seen.of_half(Generation::B) == whole, "the new half is complete");
+    assert!(seen.of_half(Generation::A) == whole, "packets on their way find the old half as it was");
+    wait_for("the old half to go", || Seen::of(&ovs).of_half(Generation::A) == Default::default());
+    assert!(turned.elapsed() > Duration::from_secs(9), "{:?}", turned.elapsed());
+    assert!(Seen::of(&ovs).of_half(Generation::B) == whole);
+    let is_cleared = || {
+        let changes = watcher.changes.lock().unwrap();
+        changes.iter().filter(|(_, table)| Generation::of_table(*table) == Some(Generation::A)).count() >= whole.0.len()
+    };
+    wait_for("the news of that", is_cleared);
+    let changes = watcher.take();
+    assert_turned_unseen(&changes, Generation::A);
+    assert_eq!(changes.iter().filter(|(_, table)| *table == Generation::DISPATCH).count(), 1, "one flow turns");
+    let after = changes.iter().skip_while(|(_, table)| *table != Generation::DISPATCH).skip(1);
+    for (event, table) in after {
+        assert_eq!((*event, Generation::of_table(*table)), (FlowEvent::Removed, Some(Generation::A)));
+    }
+
+    // What others do in either half and to table 0 is mended in the half that is in force, without delay.
+    ovs.ofctl("add-flow", &["table=0,priority=9,actions=drop"]);
+    ovs.ofctl("add-flow", &["table=1,priority=9,actions=drop"]);
+    ovs.ofctl("del-flows", &["table=125"]);
+    let is_right = || {
+        let seen = Seen::of(&ovs);
+        let dispatch = seen.flows.iter().filter(|flow| flow.table == 0).count();
+        (seen.in_force(), dispatch) == (Some((Generation::B, Fingerprint(2))), 1)
+            && seen.of_half(Generation::B) == whole
+            && seen.of_half(Generation::A) == Default::default()
+    };
+    let mended = Instant::now();
+    wait_for("what others did to be mended", is_right);
+    assert!(mended.elapsed() < Duration::from_secs(8), "{:?}", mended.elapsed());
+    ovs.ofctl("add-flow", &["table=0,priority=0,cookie=1,actions=goto_table:1"]);
+    wait_for("what others turned to be turned back", is_right);
+    drop(second);
+
+    // The same pipeline again changes nothing, where it is.
+    watcher.take();
+    let again = Node::start(&ovs.socket(), state.path(), 2);
+    assert_eq!(again.wait_in_force(), Generation::B);
+    assert_eq!(watcher.take(), []);
+}
+
+#[test]
+fn killed_after_any_bundle_of_a_turn_the_next_start_goes_on() {
+    let (ovs, state) = (DummyOvs::start(), tempfile::tempdir().unwrap());
+    let first = Node::start(&ovs.socket(), state.path(), 1);
+    let mut half = first.wait_in_force();
+    let whole = Seen::of(&ovs).of_half(half);
+    drop(first);
+    let watcher = Watcher::start(&ovs);
+    let mut bundles = 0;
+    loop {
+        bundles += 1;
+        let own = 1 + bundles as u64;
+        clear(&ovs, half.other());
+        assert_eq!(watch_until_quiet(&watcher).iter().filter(|(_, table)| *table == 0).count(), 0);
+        let socket = state.path().join(format!("{bundles}.mgmt"));
+        let is_cut = cut_after(&ovs, &socket, bundles);
+        let node = Node::start(&socket, state.path(), own);
+        wait_for("the cut, or the end", || is_cut.load(Ordering::Relaxed) || node.in_force.borrow().is_complete);
+        if !is_cut.load(Ordering::Relaxed) {
+            break;
+        }
+        drop(node);
+        let seen = Seen::of(&ovs);
+        let (in_force, _) = seen.in_force().unwrap();
+        assert!(seen.of_half(in_force) == whole, "after bundle {bundles} packets pass half a pipeline");
+
+        let next = Node::start(&ovs.socket(), state.path(), own);
+        assert_eq!(next.wait_in_force(), half.other());
+        let seen = Seen::of(&ovs);
+        assert_eq!(seen.in_force(), Some((half.other(), Fingerprint(own))));
+        assert!(seen.of_half(half.other()) == whole, "killed after bundle {bundles}, the next start went wrong");
+        drop(next);
+        assert_turned_unseen(&watch_until_quiet(&watcher), half);
+        half = half.other();
+    }
+    assert!(bundles >= 5, "{bundles} bundles are not enough to be killed between");
+    let last = Node::start(&ovs.socket(), state.path(), 1 + bundles as u64);
+    let half = last.wait_in_force();
+    wait_for("what killed predecessors left to go", || Seen::of(&ovs).of_half(half.other()) == Default::default());
+    assert!(Seen::of(&ovs).of_half(half) == whole);
+}
+
+/// The changes so far: those that the switch has made are told before it answers a question.
+fn watch_until_quiet(watcher: &Watcher) -> Vec<(FlowEvent, u8)> {
+    let mut all = watcher.take();
+    let mut rounds = 0;
+    wait_for("the watcher to have heard everything", || {
+        let more = watcher.take();
+        rounds = if more.is_empty() { rounds + 1 } else { 0 };
+        all.extend(more);
+        rounds > 20
+    });
+    all
+}
+
+/// Empties one half, as it is some time after a turn.
+fn clear(ovs: &DummyOvs, half: Generation) {
+    let mut client = ovs.connect();
+    let tables = (0..Generation::SIZE).map(|n| Message::FlowMod(FlowMod::delete_all(half.base() + n, Match::any())));
+    let groups = client.groups().into_iter().filter(|group| Generation::of_group(group.id) == half);
+    let groups = groups.map(|group| Message::GroupMod(GroupMod::delete(group.id)));
+    let messages = tables.chain(groups).collect();
+    client.bundle(messages);
+}
+
+/// A way to the switch that ends, for ever, when the switch has taken so many bundles: nobody hears of the last one.
+fn cut_after(ovs: &DummyOvs, path: &Path, bundles: usize) -> Arc<AtomicBool> {
+    let is_cut = Arc::new(AtomicBool::new(false));
+    let (listener, socket, said) = (UnixListener::bind(path).unwrap(), ovs.socket(), is_cut.clone());
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        drop(listener);
+        let far = UnixStream::connect(socket).unwrap();
+        let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        // Either end may be gone already.
+        let _ = answers(&far, &near, bundles);
+        said.store(true, Ordering::Relaxed);
+        for end in [near, far] {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    });
+    is_cut
+}
+
+/// Passes on what the switch says until it says for the last time that a bundle took effect.
+fn answers(mut far: &UnixStream, mut near: &UnixStream, mut bundles: usize) -> std::io::Result<()> {
+    let (mut received, mut chunk) = (Vec::new(), [0; 65_536]);
+    loop {
+        while let Some(length) = frame_len(&received).unwrap().filter(|length| *length <= received.len()) {
+            let frame: Vec<u8> = received.drain(..length).collect();
+            let is_taken =
+                |message: &Message| matches!(message, Message::BundleControl(said) if said.kind == BundleControlKind::CommitReply);
+            if decode(&frame).is_ok_and(|(message, _)| is_taken(&message)) {
+                bundles -= 1;
+            }
+            if bundles == 0 {
+                return Ok(());
+            }
+            near.write_all(&frame)?;
+        }
+        match far.read(&mut chunk)? {
+            0 => return Ok(()),
+            count => received.extend_from_slice(&chunk[..count]),
+        }
+    }
+}
