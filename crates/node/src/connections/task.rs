@@ -1,7 +1,9 @@
 //! The task that reads, asks and flushes.
 //!
-//! What a change affects comes first; the ports of a complete check wait until nothing else does. After every zone it rests
-//! for a multiple of the time that reading took, so that ovs-vswitchd spends most of its own on packets.
+//! What a change affects comes first, then zones that could not be read and are due again, one at a time; the ports of a complete
+//! check wait until nothing else does. A zone that fails (its connections are too many to be read in time, say) keeps nobody
+//! else's waiting. After every zone the task rests for a multiple of the time that reading took, so that ovs-vswitchd spends most
+//! of its own on packets.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +33,9 @@ const RETRY_CEILING: Duration = Duration::from_secs(30);
 /// Connections that are flushed in one exchange.
 const FLUSHES_MAX: usize = 512;
 
+/// One zone: whose connections, of which memory.
+type Place = (PortId, Memory);
+
 /// What can go wrong with one zone; it is tried again.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -38,9 +43,27 @@ enum Failure {
     Read(#[from] UnixctlError),
     #[error("ending connections")]
     Flush(#[from] SwitchError),
-    /// The agent is gone, and with it the node.
-    #[error("the node is shutting down")]
-    Over,
+    #[error(transparent)]
+    Over(#[from] Over),
+}
+
+/// The agent is gone, and with it the node.
+#[derive(Debug, thiserror::Error)]
+#[error("the node is shutting down")]
+struct Over;
+
+/// Zones that could not be judged.
+#[derive(Debug)]
+struct Failed {
+    places: BTreeSet<Place>,
+    /// The first that failed since the last report, and why.
+    first: Option<(Place, Failure)>,
+    /// Those of `places` whose turn it is.
+    due: VecDeque<Place>,
+    retry_at: Option<Instant>,
+    retry: Duration,
+    /// What they cost since the last report.
+    spent: Duration,
 }
 
 /// The task's state.
@@ -55,14 +78,14 @@ pub struct Connections {
     urgent: Affected,
     /// Ports of a complete check that are not judged yet.
     unhurried: VecDeque<PortId>,
-    retry: Duration,
+    failed: Failed,
 }
 
 impl Connections {
     pub fn new(mailbox: Mailbox, unixctl: Unixctl, is_userspace: bool, switch: Switch, asks: mpsc::Sender<Ask>) -> Connections {
         let datapath = if is_userspace { "netdev@ovs-netdev" } else { "system@ovs-system" };
-        let (urgent, unhurried) = (Affected::default(), VecDeque::new());
-        Connections { mailbox, unixctl, datapath, switch, asks, urgent, unhurried, retry: RETRY_FIRST }
+        let (urgent, unhurried, failed) = (Affected::default(), VecDeque::new(), Failed::default());
+        Connections { mailbox, unixctl, datapath, switch, asks, urgent, unhurried, failed }
     }
 
     /// Runs until the agent is gone.
@@ -70,53 +93,67 @@ impl Connections {
         loop {
             // Looked at before waiting: a rest that news ended has heard the mailbox's bell already.
             self.urgent.merge(self.mailbox.take());
-            if self.urgent.is_empty() && self.unhurried.is_empty() {
-                self.mailbox.filled().await;
+            self.failed.look_at_the_clock();
+            if self.urgent.is_empty() && self.unhurried.is_empty() && self.failed.due.is_empty() {
+                tokio::select! {
+                    () = self.mailbox.filled() => {}
+                    () = at(self.failed.retry_at) => {}
+                }
                 continue;
             }
-            match self.round().await {
-                Ok(()) => self.retry = RETRY_FIRST,
-                Err(Failure::Over) => return,
-                Err(error) => {
-                    tracing::warn!(error = describe(&error), "connections that should end may go on until they are idle; tried again");
-                    tokio::time::sleep(self.retry).await;
-                    self.retry = (self.retry * 2).min(RETRY_CEILING);
-                }
+            if let Err(Over) = self.round().await {
+                return;
             }
+            self.failed.report();
         }
     }
 
-    /// Judges all that is urgent now, or else one port of a complete check.
-    async fn round(&mut self) -> Result<(), Failure> {
+    /// Judges all that is urgent now; or else one zone that failed before; or else one port of a complete check.
+    async fn round(&mut self) -> Result<(), Over> {
         let attachments = self.attachments().await?;
         if std::mem::take(&mut self.urgent.everything) {
-            self.unhurried = attachments.iter().map(|attachment| attachment.port).collect();
+            self.check_all(&attachments);
         }
-        if self.urgent.is_empty() {
-            return self.check_next(&attachments).await;
-        }
-        self.revalidated().await;
-        let affected = std::mem::take(&mut self.urgent);
-        let mut waiting = work(&affected, &attachments);
-        while let Some((attachment, memory)) = waiting.pop_front() {
-            if let Err(error) = self.judge(attachment, memory, REST).await {
-                // Whatever is left waits for the next round.
-                waiting.push_front((attachment, memory));
-                self.urgent.merge(unfinished(waiting));
-                return Err(error);
+        if !self.urgent.is_empty() {
+            self.revalidated().await;
+            let affected = std::mem::take(&mut self.urgent);
+            for place in work(&affected, &attachments) {
+                self.judge(&attachments, place, REST).await?;
+            }
+        } else if let Some(place) = self.failed.due.pop_front() {
+            self.judge(&attachments, place, REST).await?;
+        } else if let Some(port) = self.unhurried.pop_front() {
+            for memory in [Memory::Rules, Memory::Members] {
+                self.judge(&attachments, (port, memory), REST_UNHURRIED).await?;
             }
         }
         Ok(())
     }
 
-    async fn check_next(&mut self, attachments: &[Attachment]) -> Result<(), Failure> {
-        let Some(port) = self.unhurried.front() else { return Ok(()) };
-        if let Some(attachment) = attachments.iter().find(|attachment| attachment.port == *port).copied() {
-            for memory in [Memory::Rules, Memory::Members] {
-                self.judge(attachment, memory, REST_UNHURRIED).await?;
+    /// All ports, those that wait already in the places that they have: somebody who asks again and again keeps none from its turn.
+    fn check_all(&mut self, attachments: &[Attachment]) {
+        let waiting: BTreeSet<PortId> = self.unhurried.iter().copied().collect();
+        let ports = attachments.iter().map(|attachment| attachment.port);
+        self.unhurried.extend(ports.filter(|port| !waiting.contains(port)));
+    }
+
+    /// Judges one zone, if its port is attached; a failure is noted.
+    async fn judge(&mut self, attachments: &[Attachment], place: Place, rest: u32) -> Result<(), Over> {
+        let (port, memory) = place;
+        let Some(attachment) = attachments.iter().find(|attachment| attachment.port == port).copied() else {
+            self.failed.places.remove(&place);
+            return Ok(());
+        };
+        let began = Instant::now();
+        match self.end(attachment, memory, rest).await {
+            Ok(()) => drop(self.failed.places.remove(&place)),
+            Err(Failure::Over(over)) => return Err(over),
+            Err(failure) => {
+                let took = began.elapsed();
+                self.failed.note(place, failure, took);
+                self.rest((took * rest).min(REST_MAX)).await;
             }
         }
-        self.unhurried.pop_front();
         Ok(())
     }
 
@@ -130,13 +167,13 @@ impl Connections {
     }
 
     /// Reads one zone, ends what has to end, and rests.
-    async fn judge(&self, attachment: Attachment, memory: Memory, rest: u32) -> Result<(), Failure> {
+    async fn end(&self, attachment: Attachment, memory: Memory, rest: u32) -> Result<(), Failure> {
         let began = Instant::now();
         let zone = memory.zone(&attachment);
         let text = self.unixctl.call("dpctl/dump-conntrack", &[self.datapath, &format!("zone={zone}")]).await?;
         let took = began.elapsed();
         // Reading takes as long as there are connections: not on a thread that others wait for.
-        let read = tokio::task::spawn_blocking(move || listing(&text)).await.map_err(|_| Failure::Over)?;
+        let read = tokio::task::spawn_blocking(move || listing(&text)).await.map_err(|_| Over)?;
         if read.unknown > 0 {
             tracing::warn!(
                 zone,
@@ -165,35 +202,70 @@ impl Connections {
         }
     }
 
-    async fn attachments(&self) -> Result<Arc<[Attachment]>, Failure> {
+    async fn attachments(&self) -> Result<Arc<[Attachment]>, Over> {
         self.ask(Ask::Attachments).await
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Failure> {
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Over> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(ask(reply)).await.map_err(|_| Failure::Over)?;
-        answer.await.map_err(|_| Failure::Over)
+        self.asks.send(ask(reply)).await.map_err(|_| Over)?;
+        answer.await.map_err(|_| Over)
+    }
+}
+
+impl Default for Failed {
+    fn default() -> Failed {
+        Failed { places: BTreeSet::new(), first: None, due: VecDeque::new(), retry_at: None, retry: RETRY_FIRST, spent: Duration::ZERO }
+    }
+}
+
+impl Failed {
+    fn note(&mut self, place: Place, failure: Failure, took: Duration) {
+        self.spent += took;
+        self.places.insert(place);
+        self.first.get_or_insert((place, failure));
+    }
+
+    /// Says what failed since the last time and sets the time to try it again, unless that is set or the last try is not over.
+    fn report(&mut self) {
+        if self.places.is_empty() {
+            *self = Failed::default();
+        }
+        if self.places.is_empty() || !self.due.is_empty() || self.retry_at.is_some() {
+            return;
+        }
+        if let Some(((port, memory), error)) = self.first.take() {
+            let (zones, error) = (self.places.len(), describe(&error));
+            tracing::warn!(zones, %port, ?memory, error, "connections that should end may go on until they are idle; tried again");
+        }
+        // What takes long and comes to nothing must not be all that ovs-vswitchd does.
+        let pause = self.retry.max(std::mem::take(&mut self.spent) * REST);
+        self.retry_at = Some(Instant::now() + pause);
+        self.retry = (self.retry * 2).min(RETRY_CEILING);
+    }
+
+    fn look_at_the_clock(&mut self) {
+        if self.due.is_empty() && self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry_at = None;
+            self.due = self.places.iter().copied().collect();
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
 /// The zones to read, those of rules first: who is shut out must not wait for who merely has to look elsewhere.
-fn work(affected: &Affected, attachments: &[Attachment]) -> VecDeque<(Attachment, Memory)> {
+fn work(affected: &Affected, attachments: &[Attachment]) -> Vec<Place> {
     let of = |ports: &BTreeSet<PortId>, memory| {
-        let concerned = attachments.iter().filter(|attachment| ports.contains(&attachment.port));
-        concerned.map(|attachment| (*attachment, memory)).collect::<Vec<_>>()
+        let attached = attachments.iter().map(|attachment| attachment.port);
+        attached.filter(|port| ports.contains(port)).map(|port| (port, memory)).collect::<Vec<_>>()
     };
-    [of(&affected.rules, Memory::Rules), of(&affected.members, Memory::Members)].concat().into()
-}
-
-fn unfinished(waiting: VecDeque<(Attachment, Memory)>) -> Affected {
-    let mut affected = Affected::default();
-    for (attachment, memory) in waiting {
-        match memory {
-            Memory::Rules => affected.rules.insert(attachment.port),
-            Memory::Members => affected.members.insert(attachment.port),
-        };
-    }
-    affected
+    [of(&affected.rules, Memory::Rules), of(&affected.members, Memory::Members)].concat()
 }
 
 #[cfg(test)]
@@ -201,6 +273,7 @@ mod tests {
     use super::*;
     use crate::connections::mailbox;
     use crate::switch::Options;
+    use std::sync::atomic::{AtomicU16, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
@@ -214,50 +287,114 @@ mod tests {
         Attachment { port, ofport: pipeline::OfPort(n.into()), rules_zone: n, nat_zone: n + 10, hairpin_zone: n + 20 }
     }
 
-    /// Takes its time with every answer, so that the task rests after it.
-    async fn slow_vswitchd(listener: UnixListener) {
+    /// Takes `pace` for every answer, so that the task rests after it, and refuses to read a zone while that is in `refused`.
+    async fn vswitchd(listener: UnixListener, pace: Duration, refused: Arc<AtomicU16>) {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut question = vec![0; 4096];
             let length = stream.read(&mut question).await.unwrap();
-            let is_dump = String::from_utf8_lossy(&question[..length]).contains("dump-conntrack");
-            tokio::time::sleep(Duration::from_millis(if is_dump { 300 } else { 0 })).await;
-            let answer = serde_json::json!({"id": 0, "result": if is_dump { ENTRY } else { "" }, "error": null});
+            let question = String::from_utf8_lossy(&question[..length]).into_owned();
+            let is_dump = question.contains("dump-conntrack");
+            let is_refused = is_dump && question.contains(&format!("\"zone={}\"", refused.load(Ordering::Relaxed)));
+            tokio::time::sleep(if is_dump { pace } else { Duration::ZERO }).await;
+            let answer = match is_refused {
+                true => serde_json::json!({"id": 0, "result": null, "error": "too many"}),
+                false => serde_json::json!({"id": 0, "result": if is_dump { ENTRY } else { "" }, "error": null}),
+            };
             stream.write_all(answer.to_string().as_bytes()).await.unwrap();
         }
     }
 
-    /// Answers what the task asks, and returns the port that was judged next.
-    async fn judged(asked: &mut mpsc::Receiver<Ask>) -> PortId {
+    /// The task with a vswitchd of its own, what it is told and what it asks.
+    struct Bench {
+        folder: tempfile::TempDir,
+        outbox: crate::connections::Outbox,
+        asked: mpsc::Receiver<Ask>,
+        refused: Arc<AtomicU16>,
+        tasks: tokio::task::JoinSet<()>,
+    }
+
+    fn bench(pace: Duration) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vswitchd.ctl");
+        let refused = Arc::new(AtomicU16::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(vswitchd(UnixListener::bind(&socket).unwrap(), pace, refused.clone()));
+        let (switch, _events) = Switch::start(Options::new(folder.path().join("br.mgmt")));
+        let (outbox, inbox) = mailbox();
+        let (asks, asked) = mpsc::channel(1);
+        tasks.spawn(Connections::new(inbox, Unixctl::new(Some(socket), folder.path()), true, switch, asks).run());
+        Bench { folder, outbox, asked, refused, tasks }
+    }
+
+    impl Bench {
+        async fn end(mut self) {
+            self.tasks.shutdown().await;
+            self.folder.close().unwrap();
+        }
+    }
+
+    /// Answers what the task asks, and returns the zone that was judged next.
+    async fn judged(asked: &mut mpsc::Receiver<Ask>) -> Place {
         let all: Arc<[Attachment]> = [attachment(1), attachment(2)].into();
         loop {
             match tokio::time::timeout(PATIENCE, asked.recv()).await.expect("the task asks in time").expect("the task lives") {
                 Ask::Attachments(answer) => drop(answer.send(all.clone())),
                 Ask::Judge(case, answer) => {
                     drop(answer.send(Vec::new()));
-                    return case.attachment.port;
+                    return (case.attachment.port, case.memory);
                 }
                 other => panic!("unexpected: {other:?}"),
             }
         }
     }
 
+    fn port(n: u16) -> PortId {
+        attachment(n).port
+    }
+
+    fn rules(of: impl IntoIterator<Item = u16>) -> Affected {
+        Affected { rules: of.into_iter().map(port).collect(), ..Affected::default() }
+    }
+
     #[tokio::test]
     async fn what_is_put_in_during_a_rest_is_judged_after_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("vswitchd.ctl");
-        let vswitchd = tokio::spawn(slow_vswitchd(UnixListener::bind(&socket).unwrap()));
-        let (switch, _events) = Switch::start(Options::new(folder.path().join("br.mgmt")));
-        let (outbox, inbox) = mailbox();
-        let (asks, mut asked) = mpsc::channel(1);
-        let task = tokio::spawn(Connections::new(inbox, Unixctl::new(Some(socket), folder.path()), true, switch, asks).run());
+        let mut bench = bench(Duration::from_millis(300));
         for n in 1..=2 {
-            let port = attachment(n).port;
-            outbox.put(Affected { rules: [port].into(), ..Affected::default() });
+            bench.outbox.put(rules([n]));
             // Once it is judged the task rests, for twice the time that reading took.
-            assert_eq!(judged(&mut asked).await, port);
+            assert_eq!(judged(&mut bench.asked).await, (port(n), Memory::Rules));
         }
-        task.abort();
-        vswitchd.abort();
+        bench.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_zone_that_cannot_be_read_keeps_no_other_from_being_judged() {
+        let mut bench = bench(Duration::ZERO);
+        bench.refused.store(1, Ordering::Relaxed);
+        for _ in 0..3 {
+            bench.outbox.put(rules([1, 2]));
+            assert_eq!(judged(&mut bench.asked).await, (port(2), Memory::Rules));
+        }
+        bench.outbox.put(Affected::everything());
+        for expected in [(1, Memory::Members), (2, Memory::Rules), (2, Memory::Members)] {
+            assert_eq!(judged(&mut bench.asked).await, (port(expected.0), expected.1));
+        }
+        // It is not forgotten.
+        bench.refused.store(0, Ordering::Relaxed);
+        assert_eq!(judged(&mut bench.asked).await, (port(1), Memory::Rules));
+        bench.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_complete_check_goes_on_where_it_is_however_often_it_is_asked_for() {
+        let mut bench = bench(Duration::from_millis(1));
+        for n in [1, 2, 1, 2] {
+            bench.outbox.put(Affected::everything());
+            assert_eq!(judged(&mut bench.asked).await, (port(n), Memory::Rules));
+            bench.outbox.put(Affected::everything());
+            assert_eq!(judged(&mut bench.asked).await, (port(n), Memory::Members));
+        }
+        bench.end().await;
     }
 }
