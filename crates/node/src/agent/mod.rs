@@ -463,10 +463,11 @@ impl Agent {
                 self.publish_in_force(in_force);
             }
             Done::Taken(Err(CommitError::Refused { failures }), _) => {
-                self.pending.leave_out(failures);
+                if self.pending.leave_out(failures) {
+                    // Something was learned: no reason to wait longer than the first time.
+                    self.retry = RETRY_FIRST;
+                }
                 self.pending.failed();
-                // Something was learned: no reason to wait longer than the first time.
-                self.retry = RETRY_FIRST;
                 self.back_off();
             }
             Done::Taken(Err(error), _) => {

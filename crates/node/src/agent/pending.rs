@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use apps::Delta;
 use model::PortId;
-use openflow::{FlowKey, FlowMod, GroupMod, InstalledGroup, Message};
+use openflow::{FlowCommand, FlowKey, FlowMod, GroupCommand, GroupMod, InstalledGroup, Message};
 use pipeline::Generation;
 
 use crate::switch::{Changes, Failure};
@@ -137,21 +137,28 @@ impl Pending {
     }
 
     /// The switch refused these messages and with them all that was sent together: everything else is tried again without them.
-    pub fn leave_out(&mut self, failures: Vec<Failure>) {
+    /// False if that would be the same as before: nothing was learned, and only time can help.
+    pub fn leave_out(&mut self, failures: Vec<Failure>) -> bool {
+        let mut is_news = false;
         for Failure { message, error } in failures {
             match message {
-                Message::FlowMod(flow) => {
+                Message::FlowMod(flow) if flow.command == FlowCommand::Add => {
                     tracing::error!(flow = ?flow.key(), %error, "the switch refuses a flow; it is left out until it changes");
-                    self.refused.flows.insert(flow.key(), flow);
+                    is_news |= self.refused.flows.insert(flow.key(), flow.clone()) != Some(flow);
                 }
-                Message::GroupMod(group) => {
+                Message::GroupMod(group) if group.command != GroupCommand::Delete => {
                     tracing::error!(group = group.id, %error, "the switch refuses a group; it is left out until it changes");
                     let GroupMod { id, kind, buckets, selection, .. } = group;
-                    self.refused.groups.insert(id, InstalledGroup { id, kind, buckets, selection });
+                    let group = InstalledGroup { id, kind, buckets, selection };
+                    is_news |= self.refused.groups.insert(id, group.clone()) != Some(group);
                 }
-                other => tracing::error!(message = ?other, %error, "the switch refuses a message"),
+                other => {
+                    let what = crate::switch::describe(&other);
+                    tracing::error!(what, %error, "the switch refuses a message; what was sent with it is tried again");
+                }
             }
         }
+        is_news
     }
 
     /// The last piece of work is in the switch.
@@ -199,6 +206,20 @@ mod tests {
         assert_eq!(pending.refused_objects(), HashSet::from([7]));
         pending.compare_everything();
         assert_eq!(sent(&mut pending), Some(vec![flow(3), flow(4)]));
+        assert!(!pending.leaves_out());
+    }
+
+    #[test]
+    fn a_refusal_that_changes_nothing_is_no_news() {
+        let mut pending = Pending::default();
+        assert!(pending.leave_out(vec![refused(flow(3))]));
+        assert!(!pending.leave_out(vec![refused(flow(3))]), "it was left out already");
+        assert!(pending.leave_out(vec![refused(flow(3)), refused(flow(4))]));
+        // What must go cannot be left out, nor can the end of a bundle.
+        let mut pending = Pending::default();
+        assert!(!pending.leave_out(vec![refused(FlowMod::delete(flow(3).key()))]));
+        assert!(!pending.leave_out(vec![Failure { message: Message::BarrierRequest, ..refused(flow(3)) }]));
+        assert!(!pending.leave_out(vec![]));
         assert!(!pending.leaves_out());
     }
 

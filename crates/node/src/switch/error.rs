@@ -62,7 +62,7 @@ fn first(failures: &[Failure]) -> String {
 }
 
 /// A message in the words of an operator's log line.
-pub(super) fn describe(message: &Message) -> String {
+pub(crate) fn describe(message: &Message) -> String {
     match message {
         Message::FlowMod(flow) => {
             let (table, priority) = (flow.table, flow.priority);

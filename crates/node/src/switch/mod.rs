@@ -34,6 +34,7 @@ use openflow::{
 use tokio::sync::{mpsc, oneshot};
 
 pub use changes::{Changes, Commit, SLICE_MAX};
+pub(crate) use error::describe;
 pub use error::{CommitError, Failure, Refusal, SwitchError};
 use link::Link;
 use pending::Command;
