@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +26,42 @@ pub enum RecordError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Why a state folder is not this node's alone.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error(
+        "another `ladon node` runs on this machine and holds {}; this one changes nothing and traffic goes on with the other; \
+         stop one of them, or give each its own `state_dir`, `run_dir` and `ovs.bridge`", path.display()
+    )]
+    Taken { path: PathBuf },
+    #[error("locking {}; nothing is changed and traffic goes on; see that `state_dir` can be written", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The state folder is one node's alone, for as long as this lives and however that node ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<fs::File>,
+}
+
+impl Lock {
+    /// Locks `folder`, which is made if it is missing.
+    pub fn take(folder: &Path) -> Result<Lock, LockError> {
+        let path = folder.join("lock");
+        let opened = make_private_folder(folder).and_then(|()| fs::OpenOptions::new().create(true).append(true).open(&path));
+        let file = opened.map_err(|source| LockError::Io { path: path.clone(), source })?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Lock { _file: file }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken { path }),
+            Err((_, error)) => Err(LockError::Io { path, source: error.into() }),
+        }
+    }
 }
 
 /// One file.
@@ -74,6 +112,17 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_node_does_not_get_the_state_of_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let first = Lock::take(&state).unwrap();
+        let refused = Lock::take(&state).unwrap_err();
+        assert!(matches!(&refused, LockError::Taken { path } if *path == state.join("lock")), "{refused}");
+        drop(first);
+        Lock::take(&state).unwrap();
+    }
 
     #[test]
     fn a_record_is_there_after_a_restart_and_a_garbled_one_says_so() {

@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::host::{Host, Machine};
 use crate::local::Local;
 use crate::pods::{self, Pods};
-use crate::record::RecordError;
+use crate::record::{Lock, LockError, RecordError};
 use crate::respond::{self, Intake};
 use crate::switch::{Event, Options, Switch};
 use crate::view;
@@ -37,6 +37,8 @@ pub enum NodeError {
     Agent(#[from] AgentError),
     #[error("reading what the node remembers")]
     Record(#[from] RecordError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error("serving {socket}")]
     Socket {
         socket: String,
@@ -56,6 +58,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if addresses.is_empty() {
         return Err(NodeError::NoTunnelAddress);
     }
+    let _lock = Lock::take(&config.state_dir)?;
     let bridge = Link::start(Settings { integration_bridge: config.ovs.bridge.clone(), ..Settings::new(&config.ovs.db_socket) });
     let (switch, switch_events) = Switch::start(Options::new(config.ovs.management_socket()));
     let (local, local_seen) = watch::channel(Arc::new(Local::default()));

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -14,6 +15,9 @@ use crate::agent::describe;
 
 /// Conversations at a time on one socket; more wait to be accepted.
 const CONVERSATIONS_MAX: usize = 128;
+
+/// Pause after a conversation that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at `path`, for root alone, and answers every line of at most `line_max` bytes with what `answer` says of it, one line
 /// per reply. Runs until the task is dropped.
@@ -27,7 +31,7 @@ where
     let places = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, _) = listener.accept().await?;
+        let (stream, _) = patiently(|| listener.accept()).await;
         let answer = answer.clone();
         tokio::spawn(async move {
             if let Err(error) = converse(stream, line_max, answer).await {
@@ -35,6 +39,20 @@ where
             }
             drop(place);
         });
+    }
+}
+
+/// What `accept` gives in the end: a conversation that cannot be accepted ends no other, and nothing else of the node.
+async fn patiently<T, F: Future<Output = std::io::Result<T>>>(accept: impl Fn() -> F) -> T {
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!("a conversation is not accepted: {error}; traffic goes on; see the limit on open files; tried again");
+                // No descriptors are left, most likely: the next attempt would fail as quickly.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -59,7 +77,8 @@ where
     }
 }
 
-/// A listener that root alone can talk to. A socket that a killed node left behind is replaced.
+/// A listener that root alone can talk to. A socket that a killed node left behind is replaced: a node that lives holds the lock of
+/// its state folder ([`crate::record::Lock`]).
 fn private(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         crate::record::make_private_folder(folder)?;
@@ -71,4 +90,23 @@ fn private(path: &Path) -> std::io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_without_descriptors_waits_for_some() {
+        let failures = Cell::new(3_i32);
+        let accept = || {
+            let left = failures.get();
+            failures.set(left - 1);
+            let no_descriptor = std::io::Error::from_raw_os_error(nix::libc::EMFILE);
+            std::future::ready(if left == 0 { Ok("a conversation") } else { Err(no_descriptor) })
+        };
+        assert_eq!(patiently(accept).await, "a conversation");
+    }
 }
