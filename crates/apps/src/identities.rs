@@ -47,6 +47,13 @@ impl Addresses {
         self.own.get(&(domain, address)).into_iter().flat_map(|own| &own.networks).copied()
     }
 
+    /// Whether ports have the same address in both domains.
+    pub fn overlap(&self, one: u32, other: u32) -> bool {
+        let least = (one, IpNet::V4(Ipv4Net::default()));
+        let mut addresses = self.own.range(least..).map(|(place, _)| *place).take_while(|(domain, _)| *domain == one);
+        addresses.any(|(_, address)| self.own.contains_key(&(other, address)))
+    }
+
     /// Ports on `network`, which is in `domain`, have the address now.
     pub fn enter(&mut self, network: NetworkId, address: IpNet, domain: Option<u32>) {
         self.on.insert((network, address));

@@ -145,9 +145,14 @@ impl View {
         self.addresses.of(domain, address)
     }
 
-    /// The networks of a domain on which ports have exactly this address.
-    pub(crate) fn networks_with(&self, domain: u32, address: IpNet) -> impl Iterator<Item = NetworkId> + '_ {
+    /// The networks of a domain on which ports with groups have exactly this address.
+    pub fn networks_with(&self, domain: u32, address: IpNet) -> impl Iterator<Item = NetworkId> + '_ {
         self.addresses.networks(domain, address)
+    }
+
+    /// Whether ports with groups have the same address in both domains.
+    pub fn overlap(&self, one: u32, other: u32) -> bool {
+        self.addresses.overlap(one, other)
     }
 
     pub fn object(&self, key: ObjectKey) -> Option<&Arc<Object>> {

@@ -1,12 +1,13 @@
 //! Which local ports may have connections that a change ends.
 //!
-//! Looks at the view as it is before the change, because that is what allowed them. What is merely added ends nothing.
+//! Looks at the view as it is before the change, because that is what allowed them. What is merely added ends nothing, but for one
+//! thing: an address that comes to be on two networks of one routing domain keeps only the groups that it has on both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use apps::security::{ports_in, ports_with_rules_naming};
-use apps::{Change, View, find};
+use apps::{Change, Index, View, find};
 use ipnet::IpNet;
 use model::{
     Kind, Listener, ListenerProtocol, LoadBalancer, LoadBalancerId, Member, NetworkId, Object, Pool, Port, PortId, Rule, SecurityGroupId,
@@ -48,16 +49,30 @@ impl Affected {
 
 /// What `changes` affect; `before` is the view without them.
 pub fn affected(before: &View, changes: &[Change]) -> Affected {
-    let mut lost =
-        Lost { view: before, ports: Affected::default(), members_of: BTreeSet::new(), named: BTreeSet::new(), vips_on: BTreeSet::new() };
+    let mut lost = Lost {
+        view: before,
+        ports: Affected::default(),
+        members_of: BTreeSet::new(),
+        named: BTreeSet::new(),
+        vips_on: BTreeSet::new(),
+        joined: BTreeSet::new(),
+        gained: BTreeMap::new(),
+    };
     for change in changes {
         let (key, new) = match change {
             Change::Put(object) => (object.key(), Some(&**object)),
             Change::Remove(key) => (*key, None),
             Change::Attach(_) | Change::Detach(_) | Change::Here(_) => continue,
         };
-        if let Some(old) = before.object(key).filter(|old| Some(&***old) != new) {
+        let old = before.object(key).map(|old| &**old);
+        if old == new {
+            continue;
+        }
+        if let Some(old) = old {
             lost.lose(old, new);
+        }
+        if let Some(port) = new.and_then(same::<Port>) {
+            lost.gain(old.and_then(same), port);
         }
     }
     lost.affects()
@@ -73,6 +88,10 @@ struct Lost<'a> {
     named: BTreeSet<SecurityGroupId>,
     /// Networks where a load balancer lost something.
     vips_on: BTreeSet<NetworkId>,
+    /// Networks with a new way to others.
+    joined: BTreeSet<NetworkId>,
+    /// New addresses of ports with groups, by where they are.
+    gained: BTreeMap<IpNet, BTreeSet<NetworkId>>,
 }
 
 impl Lost<'_> {
@@ -124,12 +143,52 @@ impl Lost<'_> {
         }
     }
 
+    /// What `new` has that `old` had not may take groups away from the same addresses elsewhere.
+    fn gain(&mut self, old: Option<&Port>, new: &Port) {
+        let is_joined_anew = |old: &Port| old.router() != new.router() || old.network != new.network;
+        if let Some(router) = new.router().filter(|_| new.is_router_interface() && old.is_none_or(is_joined_anew)) {
+            let others = self.view.ids(Index::InterfacesOf(router)).filter_map(|id| find::<Port>(self.view, Kind::Port, id));
+            self.joined.extend(others.map(|port| port.network).chain([new.network]));
+        }
+        if new.security_groups.is_empty() {
+            return;
+        }
+        let had = old.filter(|old| old.network == new.network && !old.security_groups.is_empty()).map(addresses).unwrap_or_default();
+        for address in addresses(new).difference(&had) {
+            self.gained.entry(*address).or_default().insert(new.network);
+            let elsewhere: Vec<SecurityGroupId> = self.groups_elsewhere(new, *address).collect();
+            self.named.extend(elsewhere.into_iter().filter(|group| !new.security_groups.contains(group)));
+        }
+    }
+
+    /// The groups that the address has on other networks of the port's domain.
+    fn groups_elsewhere(&self, port: &Port, address: IpNet) -> impl Iterator<Item = SecurityGroupId> {
+        let view = self.view;
+        let networks = view.domain(port.network).into_iter().flat_map(move |domain| view.networks_with(domain, address));
+        let ports =
+            networks.filter(|network| *network != port.network).flat_map(move |network| view.ids(Index::PortsWith(network, address)));
+        ports.filter_map(|id| find::<Port>(view, Kind::Port, id)).flat_map(|port| port.security_groups.iter().copied())
+    }
+
+    /// Whether networks that reach each other from now on have the same address.
+    fn overlaps(&self) -> bool {
+        let domains: BTreeSet<u32> = self.joined.iter().filter_map(|network| self.view.domain(*network)).collect();
+        let of_old = domains.iter().any(|one| domains.range(one + 1..).any(|other| self.view.overlap(*one, *other)));
+        let is_elsewhere = |(address, networks): (&IpNet, &BTreeSet<NetworkId>)| {
+            let mut there = domains.iter().flat_map(|domain| self.view.networks_with(*domain, *address));
+            networks.len() > 1 || there.any(|network| !networks.contains(&network))
+        };
+        of_old || (!self.joined.is_empty() && self.gained.iter().any(is_elsewhere))
+    }
+
     fn lose_balanced(&mut self, balancer: LoadBalancerId) {
         self.vips_on.extend(find::<LoadBalancer>(self.view, Kind::LoadBalancer, balancer).map(|balancer| balancer.vip_network));
     }
 
     fn affects(self) -> Affected {
-        let Lost { view, mut ports, members_of, named, vips_on } = self;
+        let overlaps = self.overlaps();
+        let Lost { view, mut ports, members_of, named, vips_on, .. } = self;
+        ports.everything |= overlaps;
         ports.rules.extend(members_of.into_iter().flat_map(|group| ports_in(view, group)));
         ports.rules.extend(named.into_iter().flat_map(|group| ports_with_rules_naming(view, group)));
         // Every local port that reaches the VIP may be a client.

@@ -134,3 +134,33 @@ fn a_router_interface_that_goes_may_part_anything() {
     engine.update([put(router("router", 1)), put(interface("interface", 60, "net", "router", &[]))]);
     assert_eq!(affected(engine.view(), &[gone(Kind::Port, "interface")]), Affected::everything());
 }
+
+/// Somebody with the client's address, and groups of its own, on a network of its own.
+fn double(groups: &[&str]) -> Change {
+    put(Port { fixed_ips: grouped("client", 9, "net", &[]).fixed_ips, ..grouped("double", 70, "other", groups) })
+}
+
+fn joining() -> [Change; 3] {
+    [put(router("router", 1)), put(interface("one", 60, "net", "router", &[])), put(interface("two", 61, "other", "router", &[]))]
+}
+
+#[test]
+fn an_address_that_comes_to_be_on_two_networks_of_a_domain_loses_groups() {
+    let engine = &mut before();
+    engine.update(joining());
+    assert_eq!(affected(engine.view(), &[double(&["web"])]), rules(&["web", "far"]), "the client is no client any more");
+    assert_eq!(affected(engine.view(), &[double(&["clients"])]), Affected::default(), "it is one on both");
+    assert_eq!(after([double(&["web"])]), Affected::default(), "nothing leads from one to the other");
+}
+
+#[test]
+fn networks_with_the_same_address_that_are_joined_may_end_anything() {
+    let engine = &mut before();
+    assert_eq!(affected(engine.view(), &joining()), Affected::default(), "they have no address in common");
+    let all = [joining().to_vec(), vec![double(&["web"])]].concat();
+    assert!(affected(engine.view(), &all).everything, "in one change");
+    engine.update([double(&["web"])]);
+    assert!(affected(engine.view(), &joining()).everything);
+    engine.update(joining());
+    assert_eq!(affected(engine.view(), &joining()), Affected::default(), "they were joined already");
+}
