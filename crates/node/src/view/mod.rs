@@ -3,7 +3,7 @@
 //! ```text
 //!  server 1 ─┐                  ┌─ ViewUpdate (bounded, merged while the consumer is busy) ─▶ consumer
 //!  server 2 ─┼─ gRPC ─▶ task ───┤                                                                │
-//!  server 3 ─┘            ▲     └─ /var/lib/ladon/view (at most once a second, and at the end)    │
+//!  server 3 ─┘            ▲     └─ /var/lib/ladon/view (some time after news, and at the end)     │
 //!                         └────────────────── Facts: interfaces, installed ports, revision ◀──────┘
 //! ```
 //!
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{DEFAULT_PATH, DiskError};
 pub use report::Facts;
-pub use task::{BACKOFF_MAX, BACKOFF_MIN, SAVE_INTERVAL};
+pub use task::{BACKOFF_MAX, BACKOFF_MIN, SAVE_INTERVAL, SAVE_QUIET};
 
 /// Updates that wait for the consumer. What comes meanwhile is merged into one more.
 const UPDATES_MAX: usize = 4;

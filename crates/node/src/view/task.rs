@@ -24,6 +24,10 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The disk is written at most this often.
 pub const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// After a save the disk is left alone for at least so many times as long as that took.
+const SAVE_REST: u32 = 20;
+/// The disk is written at most this often when only the revision is new: a younger one leaves less to catch up with.
+pub const SAVE_QUIET: Duration = Duration::from_secs(600);
 /// A server that says nothing for this long is left, also before its first word: one that makes nodes wait says so.
 const SILENCE_MAX: Duration = HEARTBEAT_INTERVAL.saturating_mul(4);
 
@@ -35,11 +39,40 @@ pub struct Task {
     facts: watch::Receiver<Option<Arc<Facts>>>,
     status: watch::Sender<LinkStatus>,
     stop: CancellationToken,
-    /// When the disk is to be written next; None: it has everything.
-    save_at: Option<Instant>,
+    saves: Saves,
     saving: Option<JoinHandle<Result<(), DiskError>>>,
     /// What the disk has is not trusted any more.
     wants_snapshot: bool,
+}
+
+/// When the disk is written.
+#[derive(Debug, Default)]
+struct Saves {
+    /// None: it has everything.
+    due: Option<Instant>,
+    /// The latest save.
+    began: Option<Instant>,
+    took: Duration,
+}
+
+impl Saves {
+    /// The view has moved on; `is_news`: it has other objects.
+    fn moved(&mut self, is_news: bool) {
+        let wait = if is_news { SAVE_INTERVAL.max(self.took * SAVE_REST) } else { SAVE_QUIET };
+        let due = Instant::now() + wait;
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    fn begin(&mut self) {
+        (self.due, self.began) = (None, Some(Instant::now()));
+    }
+
+    fn end(&mut self) {
+        let Some(took) = self.began.take().map(|began| began.elapsed()) else { return };
+        self.took = took;
+        // News that came meanwhile counted with what the save before took.
+        self.due = self.due.map(|due| due.max(Instant::now() + took * SAVE_REST));
+    }
 }
 
 /// Why the task ends.
@@ -61,7 +94,7 @@ impl Task {
         stop: CancellationToken,
     ) -> Task {
         let (replica, pending) = (Replica::default(), Pending::default());
-        Task { config, replica, pending, updates, facts, status, stop, save_at: None, saving: None, wants_snapshot: false }
+        Task { config, replica, pending, updates, facts, status, stop, saves: Saves::default(), saving: None, wants_snapshot: false }
     }
 
     pub async fn run(mut self) {
@@ -70,7 +103,7 @@ impl Task {
         if let Some(saving) = self.saving.take() {
             drop(saving.await);
         }
-        if self.save_at.is_some() {
+        if self.saves.due.is_some() {
             self.save();
             if let Some(saving) = self.saving.take() {
                 saved(saving.await);
@@ -203,13 +236,14 @@ impl Task {
 
     fn take(&mut self, body: Body) -> Result<(), Fault> {
         let before = self.replica.revision();
+        let mut is_news = false;
         if let Some(update) = self.replica.apply(body)? {
             self.wants_snapshot = false;
+            is_news = update.is_complete_snapshot || !update.upserts.is_empty() || !update.removals.is_empty();
             self.pending.merge(update);
         }
-        // Also without news: the younger the revision, the less there is to catch up with.
-        if self.replica.revision() != before && self.save_at.is_none() {
-            self.save_at = Some(Instant::now() + SAVE_INTERVAL);
+        if is_news || self.replica.revision() != before {
+            self.saves.moved(is_news);
         }
         Ok(())
     }
@@ -219,7 +253,7 @@ impl Task {
         tokio::pin!(event);
         loop {
             let save = async {
-                match (&mut self.saving, self.save_at) {
+                match (&mut self.saving, self.saves.due) {
                     (Some(saving), _) => Some(saving.await),
                     (None, Some(at)) => {
                         sleep_until(at).await;
@@ -241,6 +275,7 @@ impl Task {
             match chore {
                 Some(done) => {
                     self.saving = None;
+                    self.saves.end();
                     saved(done);
                 }
                 None => self.save(),
@@ -250,7 +285,7 @@ impl Task {
 
     /// Begins to write the disk.
     fn save(&mut self) {
-        self.save_at = None;
+        self.saves.begin();
         let (path, node, revision) = (self.config.path.clone(), self.config.node.clone(), self.replica.revision());
         let objects: Vec<Arc<Object>> = self.replica.objects().cloned().collect();
         self.saving = Some(tokio::task::spawn_blocking(move || disk::save(&path, &node, &objects, revision)));
@@ -291,5 +326,41 @@ impl Reporter {
         let report: Report = self.told.as_ref().map_or_else(|| facts.full(), |told| facts.since(told));
         permit.send(node_message::Body::Report(report).into());
         self.told = Some(facts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(saves: &Saves) -> Duration {
+        saves.due.expect("something is to be saved") - Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_disk_is_written_soon_for_news_and_seldom_for_a_revision_alone() {
+        let mut saves = Saves::default();
+        saves.moved(false);
+        assert_eq!(wait(&saves), SAVE_QUIET);
+        saves.moved(true);
+        assert_eq!(wait(&saves), SAVE_INTERVAL);
+        tokio::time::advance(SAVE_INTERVAL / 2).await;
+        saves.moved(true);
+        saves.moved(false);
+        assert_eq!(wait(&saves), SAVE_INTERVAL / 2, "who changes again and again does not put it off");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_is_slow_is_left_alone_most_of_the_time() {
+        let mut saves = Saves::default();
+        saves.moved(true);
+        saves.begin();
+        saves.moved(true);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        saves.end();
+        assert_eq!(wait(&saves), Duration::from_secs(60));
+        saves.begin();
+        saves.end();
+        assert_eq!(saves.due, None, "it has everything");
     }
 }
