@@ -169,8 +169,9 @@ impl Host {
         if is_new && Path::new("/sys/class/net").join(&interface).exists() {
             return Err(HostError::Refused(format!("this machine has an interface {interface} already; choose another name")));
         }
-        self.plugged.insert(interface, Plugged { port, default_route, routes });
-        self.record.save(&self.plugged)?;
+        let mut plugged = self.plugged.clone();
+        plugged.insert(interface, Plugged { port, default_route, routes });
+        self.keep(plugged)?;
         Ok(is_new)
     }
 
@@ -181,11 +182,22 @@ impl Host {
             let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
             return Err(HostError::Refused(format!("{name} is not plugged in here; plugged in are: {known}")));
         };
-        let removed = self.bridge.remove_port(&self.machine.bridge, &interface).await;
-        removed.map_err(|source| HostError::Bridge { interface: interface.clone(), source })?;
-        self.plugged.remove(&interface);
-        self.record.save(&self.plugged)?;
+        match self.bridge.remove_port(&self.machine.bridge, &interface).await {
+            Ok(()) => {}
+            Err(source) if source.is_written() => {}
+            Err(source) => return Err(HostError::Bridge { interface, source }),
+        }
+        let mut plugged = self.plugged.clone();
+        plugged.remove(&interface);
+        self.keep(plugged)?;
         Ok((interface, port))
+    }
+
+    /// A wish that cannot be kept is refused: it must not come true until the next restart only.
+    fn keep(&mut self, plugged: BTreeMap<String, Plugged>) -> Result<(), RecordError> {
+        self.record.save(&plugged)?;
+        self.plugged = plugged;
+        Ok(())
     }
 
     fn describe(&self, interface: &str) -> Option<PluggedInterface> {
@@ -354,6 +366,32 @@ mod tests {
         ];
         changes.into_iter().for_each(|change| view.apply(change, &mut Default::default()));
         Local::of(&view, &BTreeSet::from([own.id])).port(own.id).expect("it lives here").clone()
+    }
+
+    #[tokio::test]
+    async fn a_wish_that_cannot_be_kept_is_no_wish() {
+        let state = tempfile::tempdir().unwrap();
+        let machine = Machine {
+            node: NodeName("n1".into()),
+            interface: "ladon0".into(),
+            bridge: "br-int".into(),
+            is_userspace: true,
+            underlay: Vec::new(),
+        };
+        let bridge = Link::start(crate::bridge::Settings::new(state.path().join("db.sock")));
+        let (_local, local) = watch::channel(Arc::new(Local::default()));
+        let (_in_force, in_force) = watch::channel(Arc::new(InForce::default()));
+        let mut host = Host::new(machine, bridge, local, in_force, state.path()).unwrap();
+        let port = machine_port().port.id;
+        let wish = || PlugRequest { interface: "ladon-test9".into(), port, default_route: false, routes: Vec::new(), deadline_ms: 0 };
+        // No file can be written in the place of a folder.
+        let in_the_way = state.path().join("interfaces.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(matches!(host.plug(wish()), Err(HostError::Record(_))));
+        assert!(host.wanted().is_empty());
+        std::fs::remove_dir(&in_the_way).unwrap();
+        assert!(host.plug(wish()).unwrap(), "it is new still");
+        assert_eq!(host.wanted().into_keys().collect::<Vec<_>>(), ["ladon-test9"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// A file of the state folder that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,16 @@ impl Record {
     /// Keeps `value` instead of what was kept before.
     pub fn save(&self, value: &impl Serialize) -> Result<(), RecordError> {
         let bytes = serde_json::to_vec(value).expect("records are plain data");
-        replace(&self.path, &bytes).map_err(|source| RecordError::Io { path: self.path.clone(), source })
+        aside(|| replace(&self.path, &bytes)).map_err(|source| RecordError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// Does what waits for the disk, so that the other tasks of this thread go on elsewhere meanwhile: a flush can take seconds. A
+/// runtime of one thread has no elsewhere.
+pub fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
@@ -122,6 +132,22 @@ mod tests {
         assert!(matches!(&refused, LockError::Taken { path } if *path == state.join("lock")), "{refused}");
         drop(first);
         Lock::take(&state).unwrap();
+    }
+
+    /// With one thread for all tasks, the other task runs only if this one has made way.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_go_on_while_one_waits_for_the_disk() {
+        let waits = tokio::spawn(async {
+            let (done, others_done) = std::sync::mpsc::channel();
+            tokio::spawn(async move { done.send(()) });
+            aside(move || others_done.recv_timeout(std::time::Duration::from_secs(10)))
+        });
+        waits.await.unwrap().expect("the other task ran");
+    }
+
+    #[tokio::test]
+    async fn a_runtime_of_one_thread_can_save_as_well() {
+        assert_eq!(aside(|| 3), 3);
     }
 
     #[test]

@@ -29,3 +29,10 @@ pub enum BridgeError {
     #[error("the link to Open vSwitch's database has ended")]
     Closed,
 }
+
+impl BridgeError {
+    /// The database is as wanted: ovs-vswitchd, which is away, takes it in force when it is back.
+    pub fn is_written(&self) -> bool {
+        matches!(self, BridgeError::Deadline { is_written: true, .. })
+    }
+}

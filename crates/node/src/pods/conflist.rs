@@ -24,7 +24,8 @@ pub async fn announce(folder: PathBuf, run_dir: PathBuf, mut in_force: watch::Re
         if std::fs::read(&file).is_ok_and(|have| have == text.as_bytes()) {
             continue;
         }
-        let written = std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes()));
+        let write = || std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes()));
+        let written = crate::record::aside(write);
         match written {
             Ok(()) => tracing::info!(file = %file.display(), "pods can start here"),
             Err(error) => {

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use crate::agent::{InForce, describe};
-use crate::bridge::{BridgeError, Link, PortSpec};
+use crate::bridge::{Link, PortSpec};
 use crate::local::{Local, LocalPort, everywhere};
 use crate::record::Record;
 pub use conflist::announce;
@@ -58,6 +58,8 @@ pub struct Pods {
     /// By the host's interface, which follows from (container, interface).
     turns: Turns,
     record: Record,
+    /// One save at a time; nobody who only reads waits for the disk.
+    saving: Arc<Mutex<()>>,
 }
 
 fn entry(attachment: &Attachment) -> String {
@@ -79,7 +81,7 @@ impl Pods {
     ) -> Result<Pods, crate::record::RecordError> {
         let record = Record::new(state_dir, "pods.json")?;
         let added = Arc::new(Mutex::new(record.load()?));
-        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, turns: Turns::default(), record })
+        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, turns: Turns::default(), record, saving: Arc::default() })
     }
 
     /// Serves until the task is dropped.
@@ -235,8 +237,8 @@ impl Pods {
     /// Takes the interface off the bridge and forgets its entry; whoever calls has the interface's turn.
     async fn unplug(&self, key: &str, interface: &str) -> Result<(), Reply> {
         match self.bridge.remove_port(&self.bridge_name, interface).await {
-            // The rows are gone; a switch that is down will see that when it is back.
-            Ok(()) | Err(BridgeError::Deadline { is_written: true, .. }) => {}
+            Ok(()) => {}
+            Err(cause) if cause.is_written() => {}
             Err(cause) => return Err(error(code::TRY_AGAIN, format!("taking {interface} off {}", self.bridge_name), describe(&cause))),
         }
         self.change(|all| all.remove(key)).await
@@ -287,9 +289,11 @@ impl Pods {
     }
 
     async fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Added>) -> T) -> Result<(), Reply> {
-        let mut all = self.added.lock().await;
-        change(&mut all);
-        self.record.save(&*all).map_err(|cause| error(code::IO, "keeping what was added", describe(&cause)))
+        change(&mut *self.added.lock().await);
+        let _saving = self.saving.lock().await;
+        // With whatever changed since, so that what is kept is never older than what was kept before.
+        let all = self.added.lock().await.clone();
+        self.record.save(&all).map_err(|cause| error(code::IO, "keeping what was added", describe(&cause)))
     }
 }
 
