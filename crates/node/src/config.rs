@@ -15,7 +15,7 @@ pub struct Config {
     pub host: Option<NodeName>,
     /// Servers' view addresses (`https://host:9697`), tried in turn.
     pub servers: Vec<String>,
-    /// The node's certificate, PEM. It names the node by the URI `node:<host>` as subject alternative name, or, without any URI, by this common name.
+    /// The node's certificate, PEM. It names the node by the URI `node:<host>` as subject alternative name.
     pub certificate: PathBuf,
     /// The certificate's private key, PEM, readable by root only.
     pub key: PathBuf,

@@ -173,7 +173,6 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
                 intake.take(packet);
                 Ok(())
             }
-            Event::PortStatus { .. } | Event::FlowRemoved(_) => Ok(()),
         };
         if told.is_err() {
             return;

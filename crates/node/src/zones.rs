@@ -42,7 +42,7 @@ impl Zones {
             return Some(zones(*place, self.used.contains(place)));
         }
         let taken: BTreeSet<u16> = self.places.values().copied().collect();
-        // Fresh places first: what was freed last is reused last, when connections have timed out by themselves.
+        // Fresh places first: they need no flush. Then the lowest of those that were another port's.
         let place = (0..PORTS_MAX).find(|place| !taken.contains(place) && !self.used.contains(place));
         let place = place.or_else(|| self.used.iter().copied().find(|place| !taken.contains(place)))?;
         self.places.insert(port, place);

@@ -3,13 +3,14 @@
 #[path = "common/ovs.rs"]
 mod ovs;
 
-use node::bridge::{BridgeError, BridgeSpec, Connection, Interface, Interfaces, Link, OfPort, Owner, PortSpec, Settings};
+use model::{NodeName, PortId};
+use node::bridge::{BridgeError, BridgeSpec, Connection, Interface, Interfaces, Link, OfPort, PortSpec, Settings};
+use node::host::{Host, Machine, Wish};
 use ovs::{DEADLINE, DummyOvs};
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 fn link(ovs: &DummyOvs) -> Link {
@@ -93,13 +94,10 @@ async fn asking_for_what_is_so_costs_no_transaction() {
     let (_ovs, link) = with_bridge().await;
     let port = PortSpec::new("br-int", "pod1", "internal").external_id("iface-id", "a");
     let number = link.ensure_port(port.clone()).await.unwrap();
-    let ids: BTreeMap<String, String> = [("ladon".to_owned(), "1".to_owned())].into();
-    link.set_external_ids(Owner::Bridge("br-int".into()), ids.clone()).await.unwrap();
 
     let before = link.transactions();
     link.ensure_bridge(integration_bridge()).await.unwrap();
     assert_eq!(link.ensure_port(port).await.unwrap(), number);
-    link.set_external_ids(Owner::Bridge("br-int".into()), ids).await.unwrap();
     link.remove_port("br-int", "never-there").await.unwrap();
     assert_eq!(link.transactions(), before);
 }
@@ -146,8 +144,8 @@ async fn a_port_that_others_plug_is_discovered_by_its_iface_id() {
     ]);
     let tap = numbered(&link, "tap1").await;
     assert_eq!(tap.iface_id.as_deref(), Some("6e5d54f5-d4bb-4a3d-8ee1-4b1d8e3c2a10"));
-    assert_eq!(tap.attached_mac.as_deref(), Some("fa:16:3e:00:00:01"));
-    assert_eq!((tap.vm_uuid.as_deref(), tap.iface_status.as_deref()), (Some("vm"), Some("active")));
+    let ids: Vec<&str> = tap.external_ids.values().map(String::as_str).collect();
+    assert_eq!(ids, ["fa:16:3e:00:00:01", "6e5d54f5-d4bb-4a3d-8ee1-4b1d8e3c2a10", "active", "vm"]);
     assert_eq!(ovs.vsctl(&["get", "Interface", "tap1", "ofport"]), tap.ofport.unwrap().0.to_string());
 
     ovs.vsctl(&["--no-wait", "set", "Interface", "tap1", "external_ids:iface-id=other"]);
@@ -214,11 +212,6 @@ async fn options_are_exact_and_external_ids_are_merged() {
     link.ensure_port(port.external_id("a", "2")).await.unwrap();
     assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "options"]), "{key=flow, remote_ip=flow}");
     assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "external_ids"]), r#"{a="2", b="1"}"#);
-
-    let interface = || Owner::Interface("tun".into());
-    let changes = [("a".to_owned(), None), ("c".to_owned(), Some("3".to_owned()))].into();
-    link.change_external_ids(interface(), changes).await.unwrap();
-    assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "external_ids"]), r#"{b="1", c="3"}"#);
 }
 
 #[tokio::test]
@@ -231,8 +224,6 @@ async fn what_cannot_be_is_refused_at_once_and_by_name() {
     assert_eq!(elsewhere.to_string(), "port p is on bridge br-ex; remove it there first");
     let nowhere = link.ensure_port(PortSpec::new("br-none", "q", "internal")).await.unwrap_err();
     assert_eq!(nowhere.to_string(), "there is no bridge br-none");
-    let nothing = link.set_external_ids(Owner::Interface("q".into()), BTreeMap::new()).await.unwrap_err();
-    assert_eq!(nothing.to_string(), "there is no interface q");
     link.remove_port("br-int", "p").await.unwrap();
     assert_eq!(link.transactions(), before);
 }
@@ -327,9 +318,9 @@ async fn a_change_is_published_within_milliseconds() {
     let mut took: Vec<Duration> = Vec::new();
     for n in 0..20 {
         let id = n.to_string();
-        let ids = [("iface-id".to_owned(), id.clone())].into();
+        let port = PortSpec::new("br-int", "tap1", "").external_id("iface-id", &id);
         let start = Instant::now();
-        other.set_external_ids(Owner::Interface("tap1".into()), ids).await.unwrap();
+        other.ensure_port(port).await.unwrap();
         eventually(&link, |all| (all.get("tap1")?.iface_id.as_ref() == Some(&id)).then_some(())).await;
         took.push(start.elapsed());
     }
@@ -346,6 +337,35 @@ async fn without_vswitchd_a_port_is_given_up_with_that_reason() {
     let error = link.ensure_bridge(integration_bridge()).await.unwrap_err();
     assert!(error.to_string().contains("not yet in force in ovs-vswitchd"), "{error}");
     assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "fail_mode"]), "secure", "the rows wait for it");
+}
+
+#[tokio::test]
+async fn an_interface_is_unplugged_for_good_while_vswitchd_is_away() {
+    let (mut ovs, link) = with_bridge().await;
+    link.ensure_port(PortSpec::new("br-int", "lad9", "internal").external_id("ladon-host", "true")).await.unwrap();
+    ovs.kill_vswitchd();
+    let state = tempfile::tempdir().unwrap();
+    let port = PortId(uuid::Uuid::from_u128(9));
+    std::fs::write(state.path().join("interfaces.json"), format!(r#"{{"lad9":{{"port":"{port}"}}}}"#)).unwrap();
+    let machine = Machine {
+        node: NodeName("n1".into()),
+        interface: "ladon0".into(),
+        bridge: "br-int".into(),
+        is_userspace: true,
+        underlay: Vec::new(),
+    };
+    let (_local, local) = watch::channel(Arc::default());
+    let (_in_force, in_force) = watch::channel(Arc::default());
+    let hasty = Link::start(Settings { deadline: Duration::from_secs(1), ..Settings::new(ovs.socket()) });
+    let host = Host::new(machine, hasty, local, in_force, state.path()).unwrap();
+    let (wishes, wished) = mpsc::channel(1);
+    let task = tokio::spawn(host.run(wished));
+    let (answer, unplugged) = oneshot::channel();
+    wishes.send(Wish::Unplug("lad9".into(), answer)).await.unwrap();
+    assert_eq!(unplugged.await.unwrap().unwrap(), ("lad9".to_owned(), port));
+    assert_eq!(std::fs::read_to_string(state.path().join("interfaces.json")).unwrap(), "{}");
+    eventually(&link, |all| (!all.contains_key("lad9")).then_some(())).await;
+    task.abort();
 }
 
 #[tokio::test]

@@ -69,10 +69,6 @@ fn plugged() -> Interfaces {
         ofport: Some(OfPort(11)),
         error: None,
         iface_id: Some(id("here").to_string()),
-        attached_mac: None,
-        vm_uuid: None,
-        iface_status: None,
-        link_state: None,
         mac_in_use: None,
         external_ids: BTreeMap::new(),
     };

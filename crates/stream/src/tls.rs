@@ -1,7 +1,7 @@
 //! Who may talk to whom: both ends show a certificate of the same authority.
 //!
 //! A server's certificate is valid for [`SERVER_NAME`](crate::SERVER_NAME) as a server; a node's has the URI `node:<name>` as
-//! subject alternative name (or, without any URI, as common name) and is valid as a client only, so that a stolen node's key
+//! subject alternative name and is valid as a client only, so that a stolen node's key
 //! can pose neither as a server nor as another node.
 //!
 //! Files are read at every connection, so that renewed certificates need no restart.
@@ -94,8 +94,7 @@ pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeName> {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,
     });
-    let common = || certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-    let name = uris.next().or_else(common)?.strip_prefix(NODE_PREFIX)?;
+    let name = uris.next()?.strip_prefix(NODE_PREFIX)?;
     // A second name would make the certificate open two views.
     (uris.next().is_none() && !name.is_empty()).then(|| NodeName(name.to_string()))
 }

@@ -19,8 +19,7 @@ pub const FLOW_TABLE: &str = "Flow_Table";
 pub fn monitor() -> Monitor {
     const BRIDGE_COLUMNS: &[&str] =
         &["name", "ports", "datapath_type", "datapath_id", "fail_mode", "protocols", "other_config", "external_ids", "flow_tables"];
-    const INTERFACE_COLUMNS: &[&str] =
-        &["name", "type", "options", "external_ids", "ofport", "error", "mtu_request", "mac", "mac_in_use", "link_state"];
+    const INTERFACE_COLUMNS: &[&str] = &["name", "type", "options", "external_ids", "ofport", "error", "mtu_request", "mac", "mac_in_use"];
     Monitor::of(DATABASE)
         .table(ROOT, &["bridges", "next_cfg", "cur_cfg"])
         .table(BRIDGE, BRIDGE_COLUMNS)

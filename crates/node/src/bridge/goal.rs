@@ -9,8 +9,8 @@
 use super::columns::{BRIDGE, INTERFACE, named, root};
 use super::error::BridgeError;
 use super::interfaces::{OfPort, ofport};
-use super::plan::{self, IdChanges};
-use super::spec::{BridgeSpec, Owner, PortSpec};
+use super::plan;
+use super::spec::{BridgeSpec, PortSpec};
 use ovsdb::{Operation, Outcome, Replica, Transaction, TransactionError};
 
 /// How often a goal writes what it wants before it gives up against other writers.
@@ -22,7 +22,6 @@ pub enum Want {
     Bridge(BridgeSpec),
     Port(PortSpec),
     NoPort { bridge: String, port: String },
-    ExternalIds { owner: Owner, ids: IdChanges },
 }
 
 /// What a caller gets.
@@ -99,19 +98,14 @@ impl Goal {
             return Step::Finish(Err(BridgeError::Contended { what: self.want.describe(), tries: self.tries }));
         }
         self.tries += 1;
-        if self.want.needs_vswitchd() {
-            let nudge = plan::nudge(replica);
-            self.is_awaited |= nudge.is_some();
-            operations.extend(nudge);
-        }
+        let nudge = plan::nudge(replica);
+        self.is_awaited |= nudge.is_some();
+        operations.extend(nudge);
         Step::Transact(operations)
     }
 
     /// The rows are as wanted: is the switch?
     fn await_vswitchd(&mut self, replica: &Replica) -> Step {
-        if !self.want.needs_vswitchd() {
-            return Step::Finish(Ok(Granted::Done));
-        }
         if !self.is_awaited {
             if let Verdict::Made(granted) = self.want.verdict(replica) {
                 return Step::Finish(Ok(granted));
@@ -199,15 +193,6 @@ impl Want {
             Want::Bridge(spec) => Ok(plan::bridge(replica, spec)),
             Want::Port(spec) => plan::port(replica, spec),
             Want::NoPort { bridge, port } => Ok(plan::no_port(replica, bridge, port)),
-            Want::ExternalIds { owner, ids } => plan::external_ids(replica, owner, ids),
-        }
-    }
-
-    /// Whether the rows alone are not enough.
-    fn needs_vswitchd(&self) -> bool {
-        match self {
-            Want::Bridge(_) | Want::Port(_) | Want::NoPort { .. } => true,
-            Want::ExternalIds { .. } => false,
         }
     }
 
@@ -215,7 +200,7 @@ impl Want {
         match self {
             Want::Bridge(spec) => bridge_verdict(replica, &spec.name),
             Want::Port(spec) => port_verdict(replica, &spec.name),
-            Want::NoPort { .. } | Want::ExternalIds { .. } => Verdict::Made(Granted::Done),
+            Want::NoPort { .. } => Verdict::Made(Granted::Done),
         }
     }
 
@@ -224,8 +209,6 @@ impl Want {
             Want::Bridge(spec) => format!("bridge {}", spec.name),
             Want::Port(spec) => format!("port {} on bridge {}", spec.name, spec.bridge),
             Want::NoPort { bridge, port } => format!("removal of port {port} from bridge {bridge}"),
-            Want::ExternalIds { owner: Owner::Bridge(name), .. } => format!("external ids of bridge {name}"),
-            Want::ExternalIds { owner: Owner::Interface(name), .. } => format!("external ids of interface {name}"),
         }
     }
 }

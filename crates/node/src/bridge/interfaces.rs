@@ -20,43 +20,22 @@ pub struct Interface {
     pub error: Option<String>,
     /// `external_ids:iface-id`: the Neutron port that this is.
     pub iface_id: Option<String>,
-    /// `external_ids:attached-mac`.
-    pub attached_mac: Option<String>,
-    /// `external_ids:vm-uuid`.
-    pub vm_uuid: Option<String>,
-    /// `external_ids:iface-status`.
-    pub iface_status: Option<String>,
-    pub link_state: Option<LinkState>,
     /// The device's address; `None` with a number means that the device is gone ([`super::Link::renew_port`]).
     pub mac_in_use: Option<String>,
-    /// All of them, the ones above included.
+    /// All of them, iface-id included.
     pub external_ids: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LinkState {
-    Up,
-    Down,
 }
 
 impl Interface {
     fn of_row(uuid: Uuid, row: &Row) -> Self {
         let owned = |text: &str| text.to_owned();
-        let id = |key| row.text("external_ids", key).map(owned);
         Interface {
             name: row.string("name").map(owned).unwrap_or_default(),
             uuid,
             kind: row.string("type").map(owned).unwrap_or_default(),
             ofport: ofport(row),
             error: row.string("error").map(owned),
-            iface_id: id("iface-id"),
-            attached_mac: id("attached-mac"),
-            vm_uuid: id("vm-uuid"),
-            iface_status: id("iface-status"),
-            link_state: row.string("link_state").map(|state| match state {
-                "up" => LinkState::Up,
-                _ => LinkState::Down,
-            }),
+            iface_id: row.text("external_ids", "iface-id").map(owned),
             mac_in_use: row.string("mac_in_use").map(owned),
             external_ids: row.texts("external_ids").map(|(key, value)| (owned(key), owned(value))).collect(),
         }

@@ -3,10 +3,8 @@
 use super::error::BridgeError;
 use super::goal::{Granted, Want};
 use super::interfaces::{Interfaces, OfPort};
-use super::plan::IdChanges;
-use super::spec::{BridgeSpec, Owner, PortSpec};
+use super::spec::{BridgeSpec, PortSpec};
 use super::task::Task;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,16 +96,6 @@ impl Link {
     /// deadline passes because ovs-vswitchd is away (`is_written`), the rows are gone all the same.
     pub async fn remove_port(&self, bridge: &str, port: &str) -> Result<(), BridgeError> {
         self.ask(Want::NoPort { bridge: bridge.to_owned(), port: port.to_owned() }).await.map(drop)
-    }
-
-    /// Sets ids of a bridge or interface; other keys stay.
-    pub async fn set_external_ids(&self, owner: Owner, ids: BTreeMap<String, String>) -> Result<(), BridgeError> {
-        self.change_external_ids(owner, ids.into_iter().map(|(key, value)| (key, Some(value))).collect()).await
-    }
-
-    /// Sets ids of a bridge or interface, and takes away those whose value is `None`; other keys stay.
-    pub async fn change_external_ids(&self, owner: Owner, ids: IdChanges) -> Result<(), BridgeError> {
-        self.ask(Want::ExternalIds { owner, ids }).await.map(drop)
     }
 
     /// The integration bridge's interfaces as they are now and as they change: `None` until they are first known, and the

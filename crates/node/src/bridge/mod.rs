@@ -31,6 +31,6 @@ mod spec;
 mod task;
 
 pub use error::BridgeError;
-pub use interfaces::{Interface, Interfaces, LinkState, OfPort};
+pub use interfaces::{Interface, Interfaces, OfPort};
 pub use link::{Connection, Link, Settings};
-pub use spec::{BridgeSpec, Owner, PortSpec};
+pub use spec::{BridgeSpec, PortSpec};

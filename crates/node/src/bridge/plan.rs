@@ -5,12 +5,9 @@
 
 use super::columns::{BRIDGE, FLOW_TABLE, INTERFACE, PORT, ROOT, named, root};
 use super::error::BridgeError;
-use super::spec::{BridgeSpec, Owner, PortSpec};
+use super::spec::{BridgeSpec, PortSpec};
 use ovsdb::{Atom, Insert, Mutation, Mutator, Name, Operation, Replica, Row, Uuid, Value, named_uuid};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Ids to set on a row, and keys to take away where the value is `None`.
-pub type IdChanges = BTreeMap<String, Option<String>>;
 
 /// The operations that make `spec` so.
 pub fn bridge(replica: &Replica, spec: &BridgeSpec) -> Vec<Operation> {
@@ -195,17 +192,6 @@ pub fn no_port(replica: &Replica, bridge: &str, port: &str) -> Vec<Operation> {
     }
     // The port and its interface are gone with the last reference to them.
     vec![Operation::mutate_row(BRIDGE, bridge, vec![Mutation::delete("ports", port)])]
-}
-
-/// The operations that change the `external_ids` of one row.
-pub fn external_ids(replica: &Replica, owner: &Owner, ids: &IdChanges) -> Result<Vec<Operation>, BridgeError> {
-    let (table, found, missing) = match owner {
-        Owner::Bridge(name) => (BRIDGE, named(replica, BRIDGE, name), BridgeError::NoBridge { bridge: name.clone() }),
-        Owner::Interface(name) => (INTERFACE, named(replica, INTERFACE, name), BridgeError::NoInterface { interface: name.clone() }),
-    };
-    let (uuid, row) = found.ok_or(missing)?;
-    let ids = ids.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
-    Ok(changed_map(table, uuid, row, "external_ids", ids).into_iter().collect())
 }
 
 /// The mutation that gives keys of a map their wanted values, where one differs.

@@ -71,10 +71,3 @@ impl PortSpec {
         self
     }
 }
-
-/// Whose `external_ids`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Owner {
-    Bridge(String),
-    Interface(String),
-}

@@ -132,10 +132,6 @@ mod tests {
             ofport: None,
             error: None,
             iface_id: None,
-            attached_mac: None,
-            vm_uuid: None,
-            iface_status: None,
-            link_state: None,
             mac_in_use: None,
             external_ids: ids.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         };

@@ -30,10 +30,8 @@ const TICK: Duration = Duration::from_millis(500);
 const MONITOR: u32 = 1;
 /// Packet-ins of the reasons "no match" (0) to "packet-out" (5).
 const PACKET_IN_REASONS: u32 = 0x3f;
-/// Port added, deleted, modified.
-const PORT_REASONS: u32 = 0x7;
-/// Flows that expired, were deleted, or were evicted.
-const FLOW_REMOVED_REASONS: u32 = 0x3f;
+/// Ports are read from the database, and the monitor tells of flows.
+const NONE: u32 = 0;
 
 pub(super) struct Link {
     pub options: Options,
@@ -217,8 +215,6 @@ impl Link {
                 }
                 Ok(())
             }
-            Message::PortStatus { reason, port } => connection.queue(Event::PortStatus { reason, port }),
-            Message::FlowRemoved(removed) => connection.queue(Event::FlowRemoved(Box::new(removed))),
             Message::MultipartReply(MultipartReply { body: MultipartBody::FlowUpdates(updates), .. }) => {
                 let others = updates.into_iter().filter(|update| !matches!(update, openflow::FlowUpdate::Own { .. }));
                 others.map(|update| Event::FlowUpdate(Box::new(update))).try_for_each(|event| connection.queue(event))
@@ -291,7 +287,6 @@ impl Connection {
                     let reply = Message::EchoReply(data).to_bytes(xid).map_err(broken)?;
                     self.writer.write_all(&reply).await?;
                 }
-                Message::PortStatus { reason, port } => self.queue(Event::PortStatus { reason, port })?,
                 _ => {}
             }
         }
@@ -300,11 +295,7 @@ impl Connection {
 
 /// What is told to the switch on every new connection.
 fn wishes(options: &Options) -> Vec<Message> {
-    let masks = vec![
-        (async_kind::PACKET_IN, PACKET_IN_REASONS),
-        (async_kind::PORT_STATUS, PORT_REASONS),
-        (async_kind::FLOW_REMOVED, FLOW_REMOVED_REASONS),
-    ];
+    let masks = vec![(async_kind::PACKET_IN, PACKET_IN_REASONS), (async_kind::PORT_STATUS, NONE), (async_kind::FLOW_REMOVED, NONE)];
     // A controller on the management socket gets no packet-ins at all until it asks for a length.
     let config = SwitchConfig { flags: options.fragments, miss_send_len: openflow::MAX_LEN_ALL };
     let mut messages = vec![

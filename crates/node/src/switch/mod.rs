@@ -28,8 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openflow::{
-    CtFlush, Features, FlowRemoved, FlowUpdate, InstalledFlow, InstalledGroup, Message, MultipartBody, MultipartRequest, PacketIn2,
-    PacketOut, Port, PortReason, SwitchConfig, fragments,
+    CtFlush, Features, FlowUpdate, InstalledFlow, InstalledGroup, Message, MultipartBody, MultipartRequest, PacketIn2, PacketOut, fragments,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -91,11 +90,6 @@ pub enum Event {
     Disconnected(String),
     /// A packet that a flow sent here; boxed, as are the other large ones.
     PacketIn(Box<PacketIn2>),
-    PortStatus {
-        reason: PortReason,
-        port: Port,
-    },
-    FlowRemoved(Box<FlowRemoved>),
     /// Somebody else changed a flow, or the monitor paused.
     FlowUpdate(Box<FlowUpdate>),
 }
@@ -158,17 +152,6 @@ impl Switch {
         }
     }
 
-    /// Every port of the bridge.
-    ///
-    /// # Errors
-    /// As any request.
-    pub async fn ports(&self) -> Result<Vec<Port>, SwitchError> {
-        match self.multipart(MultipartRequest::all_ports()).await? {
-            MultipartBody::Ports(ports) => Ok(ports),
-            _ => Err(SwitchError::Unexpected),
-        }
-    }
-
     /// Makes `changes`: groups first, then flows, then group deletes. When it returns they are in force.
     ///
     /// # Errors
@@ -183,36 +166,12 @@ impl Switch {
         Ok(())
     }
 
-    /// Returns when everything sent before has been done.
-    ///
-    /// # Errors
-    /// As any request.
-    pub async fn barrier(&self) -> Result<(), SwitchError> {
-        self.exchange(vec![]).await
-    }
-
     /// Lets the switch send a packet. A refused one is logged.
     ///
     /// # Errors
     /// Only when the link has ended.
     pub async fn packet_out(&self, packet: PacketOut) -> Result<(), SwitchError> {
         self.command(Command::Send(Message::PacketOut(packet))).await
-    }
-
-    /// Sets fragment handling on this connection; [`Options::fragments`] is what a new one begins with.
-    ///
-    /// # Errors
-    /// As any request.
-    pub async fn set_config(&self, config: SwitchConfig) -> Result<(), SwitchError> {
-        self.exchange(vec![Message::SetConfig(config)]).await
-    }
-
-    /// Forgets the connections that fit.
-    ///
-    /// # Errors
-    /// As any request.
-    pub async fn ct_flush(&self, flush: CtFlush) -> Result<(), SwitchError> {
-        self.exchange(vec![Message::CtFlush(flush)]).await
     }
 
     /// Forgets many sets of connections in one exchange.

@@ -298,10 +298,6 @@ impl Host {
             ofport: Some(OfPort(self.last_ofport)),
             error: None,
             iface_id: Some(port.to_string()),
-            attached_mac: None,
-            vm_uuid: None,
-            iface_status: None,
-            link_state: None,
             mac_in_use: None,
             external_ids: BTreeMap::new(),
         };
