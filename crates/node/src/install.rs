@@ -86,6 +86,13 @@ fn differences(desired: Vec<FlowMod>, installed: &[InstalledFlow]) -> Vec<FlowMo
     in_order(flows)
 }
 
+/// What makes the groups of `half` those that are desired.
+pub fn groups(half: Generation, desired: Vec<InstalledGroup>, installed: &[InstalledGroup]) -> Vec<GroupMod> {
+    let mut changes = group_differences(desired, installed);
+    changes.retain(|change| Generation::of_group(change.id) == half);
+    changes
+}
+
 fn group_differences(mut groups: Vec<InstalledGroup>, installed: &[InstalledGroup]) -> Vec<GroupMod> {
     let mut have: HashMap<u32, &InstalledGroup> = installed.iter().map(|group| (group.id, group)).collect();
     let mut changes = Vec::new();

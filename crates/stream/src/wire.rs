@@ -69,6 +69,9 @@ pub struct Report {
     /// The revision whose flows are in the switch.
     #[prost(uint64, tag = "6")]
     pub revision: u64,
+    /// Flows and groups that the switch refuses: while there are any, the revision stays where it is.
+    #[prost(uint32, tag = "7")]
+    pub refused: u32,
 }
 
 /// An interface on the switch.

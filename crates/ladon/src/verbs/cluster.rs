@@ -22,6 +22,7 @@ const NODES: &[Column] = &[
     Column { heading: "ADDRESSES", keys: &["tunnel_addresses"] },
     Column { heading: "SINCE", keys: &["since"] },
     Column { heading: "LAST-SEEN", keys: &["last_seen"] },
+    Column { heading: "PROBLEM", keys: &["problem"] },
 ];
 
 /// Columns of `ladon ports`.

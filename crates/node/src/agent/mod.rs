@@ -25,12 +25,13 @@ use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
 use pipeline::{Fingerprint, Flow, Generation, OfPort, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::bridge::Interfaces;
 use crate::connections::{self, Affected, Case, Outbox};
 use crate::local::Local;
 use crate::record::{Record, RecordError};
-use crate::switch::{Commit, CommitError, Switch, SwitchError};
+use crate::switch::{Changes, Commit, CommitError, Switch, SwitchError};
 use crate::translate;
 use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
@@ -45,6 +46,8 @@ pub struct InForce {
     pub ports: BTreeMap<PortId, OfPort>,
     /// True once the switch was compared with a complete view.
     pub is_complete: bool,
+    /// Flows and groups that the switch refuses. As long as there are any, no later revision is in force.
+    pub refused: usize,
 }
 
 /// A question to the agent.
@@ -98,6 +101,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
 /// What the switch refused is tried again so often: its table may have been full.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+/// The switch tells of flows that others change, but not of groups: those are read again so often.
+const GROUPS_AGAIN: Duration = Duration::from_secs(15);
 /// Changes of the view that are taken together at most.
 const BATCH_MAX: usize = 256;
 
@@ -121,6 +126,8 @@ pub struct Agent {
     known: Known,
     revision: Revision,
     pending: Pending,
+    /// The groups are to be read when the switch has nothing else to do.
+    is_groups_turn: bool,
     /// What the changes affect that wait in `pending`, and what those affect that the switch is busy with.
     affected: Affected,
     affected_by_busy: Affected,
@@ -198,6 +205,7 @@ impl Agent {
             known: Known::default(),
             revision: Revision::default(),
             pending: Pending::default(),
+            is_groups_turn: false,
             affected: Affected::default(),
             affected_by_busy: Affected::default(),
             busy: None,
@@ -211,6 +219,8 @@ impl Agent {
     pub async fn run(mut self, mut feeds: Feeds) {
         feeds.interfaces.mark_changed();
         let mut again = tokio::time::interval(REFUSED_AGAIN);
+        let mut groups = tokio::time::interval(GROUPS_AGAIN);
+        groups.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 update = feeds.view.recv() => match update {
@@ -241,6 +251,7 @@ impl Agent {
                     self.pending.compare_everything();
                 }
                 _ = again.tick() => if self.pending.leaves_out() { self.pending.compare_everything() },
+                _ = groups.tick() => self.is_groups_turn = true,
             }
             self.start_next();
         }
@@ -378,6 +389,9 @@ impl Agent {
         if self.pending.is_empty() {
             self.publish_in_force(in_force);
             self.published.affected.put(std::mem::take(&mut self.affected));
+            if std::mem::take(&mut self.is_groups_turn) {
+                self.look_at_groups(half);
+            }
             return;
         }
         if let Err(error) = self.save() {
@@ -393,13 +407,21 @@ impl Agent {
         self.busy = Some(Busy::Taking(tokio::spawn(work), in_force));
     }
 
+    fn look_at_groups(&mut self, half: Generation) {
+        let groups = self.engine.groups().map(|group| translate::group(group, half));
+        let work = put_groups_right(self.switch.clone(), half, self.pending.without_refused(groups));
+        self.busy = Some(Busy::Taking(tokio::spawn(work), self.would_be_in_force()));
+    }
+
     fn would_be_in_force(&self) -> InForce {
         let view = self.engine.view();
         let refused = self.pending.refused_objects();
         let key = |port: PortId| ObjectKey::new(Kind::Port, port);
         let is_right = |port: PortId| view.object(key(port)).is_some() && !refused.contains(&Reason::Object(key(port)).number());
         let ports = view.attachments().filter(|one| is_right(one.port)).map(|one| (one.port, one.ofport)).collect();
-        InForce { revision: self.revision, ports, is_complete: true }
+        let refused = self.pending.left_out();
+        let revision = if refused == 0 { self.revision } else { self.published.in_force.borrow().revision };
+        InForce { revision, ports, is_complete: true, refused }
     }
 
     fn publish_in_force(&self, in_force: InForce) {
@@ -419,6 +441,7 @@ impl Agent {
             present: attach::present(&self.interfaces),
             installed: in_force.ports.keys().copied().collect(),
             revision: in_force.revision,
+            refused: in_force.refused,
         };
         self.published.facts.send_if_modified(|old| {
             let is_new = old.as_deref() != Some(&facts);
@@ -546,6 +569,15 @@ async fn carry_out(switch: Switch, job: Job, half: Generation, is_drained: bool)
         Some((flows, groups)) => half::compare(&switch, half, is_drained, flows, groups).await.map(Some),
         None => switch.commit(job.changes, Commit::InSlices).await.map(|()| None),
     }
+}
+
+async fn put_groups_right(switch: Switch, half: Generation, desired: Vec<InstalledGroup>) -> Result<Option<Compared>, CommitError> {
+    let groups = crate::install::groups(half, desired, &switch.dump_groups().await?);
+    if groups.is_empty() {
+        return Ok(None);
+    }
+    tracing::warn!(groups = groups.len(), "somebody else has changed groups of the switch, so packets went astray; they are put right");
+    switch.commit(Changes { groups, flows: Vec::new() }, Commit::InSlices).await.map(|()| None)
 }
 
 async fn finished(busy: &mut Option<Busy>) -> Done {

@@ -70,12 +70,22 @@ impl Pending {
 
     /// True while something is left out because the switch refused it.
     pub fn leaves_out(&self) -> bool {
-        !self.refused.flows.is_empty() || !self.refused.groups.is_empty()
+        self.left_out() > 0
+    }
+
+    /// How many flows and groups are left out because the switch refused them.
+    pub fn left_out(&self) -> usize {
+        self.refused.flows.len() + self.refused.groups.len()
     }
 
     /// The objects, as numbers in cookies, that have flows which the switch refused.
     pub fn refused_objects(&self) -> HashSet<u64> {
         self.refused.flows.values().map(|flow| flow.cookie & OBJECT).collect()
+    }
+
+    /// Those of `groups` that the switch may have.
+    pub fn without_refused(&self, groups: impl Iterator<Item = InstalledGroup>) -> Vec<InstalledGroup> {
+        groups.filter(|group| self.refused.allows_group(group)).collect()
     }
 
     /// The zones of newly attached ports: to be kept, and flushed if they were another port's.
@@ -94,19 +104,25 @@ impl Pending {
                 self.flows.insert(key.clone(), FlowMod::delete(key));
             }
         }
-        if !delta.groups.is_empty() {
+        if !delta.groups.is_empty() && !self.refused.flows.is_empty() {
             // A flow may have been refused because its group was.
-            self.refused.flows.clear();
+            self.compare_everything();
         }
-        self.groups.extend(delta.groups.iter().map(|group| {
+        for group in &delta.groups {
             let group = translate::group(group, generation);
-            (group.id, Some(group))
-        }));
-        self.groups.extend(delta.removed_groups.iter().map(|id| (generation.group_number(*id), None)));
+            self.refused.groups.remove(&group.id);
+            self.groups.insert(group.id, Some(group));
+        }
+        for id in &delta.removed_groups {
+            let id = generation.group_number(*id);
+            self.refused.groups.remove(&id);
+            self.groups.insert(id, None);
+        }
     }
 
     fn add(&mut self, flow: Result<FlowMod, TranslateError>) {
         if let Some(flow) = written(flow).filter(|flow| self.refused.allows(flow)) {
+            self.refused.flows.remove(&flow.key());
             self.flows.insert(flow.key(), flow);
         }
     }
@@ -185,6 +201,7 @@ pub fn written(flow: Result<FlowMod, TranslateError>) -> Option<FlowMod> {
 mod tests {
     use super::*;
     use openflow::{Instructions, Match};
+    use pipeline::{GroupId, Spread};
 
     fn flow(table: u8) -> FlowMod {
         FlowMod::add(table, 300, Match::any(), Instructions::drop(), u64::from(table) << 56 | 7)
@@ -221,6 +238,17 @@ mod tests {
         assert!(!pending.leave_out(vec![Failure { message: Message::BarrierRequest, ..refused(flow(3)) }]));
         assert!(!pending.leave_out(vec![]));
         assert!(!pending.leaves_out());
+    }
+
+    #[test]
+    fn what_was_refused_because_of_its_group_is_tried_again_with_another_group() {
+        let mut pending = Pending::default();
+        pending.leave_out(vec![refused(flow(3))]);
+        assert_eq!(pending.left_out(), 1);
+        let group = pipeline::Group { id: GroupId(1), spread: Spread::DpHash, buckets: Vec::new(), reason: pipeline::Reason::Pipeline };
+        pending.merge(Delta { groups: vec![group], ..Delta::default() }, Generation::A);
+        assert_eq!(pending.left_out(), 0);
+        assert_eq!(pending.take(|| (vec![flow(3)], vec![])).everything.map(|(flows, _)| flows), Some(vec![flow(3)]));
     }
 
     #[test]

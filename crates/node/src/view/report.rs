@@ -14,6 +14,8 @@ pub struct Facts {
     pub installed: BTreeSet<PortId>,
     /// The revision of the view whose flows are in the switch.
     pub revision: Revision,
+    /// Flows and groups that the switch refuses.
+    pub refused: usize,
 }
 
 impl Facts {
@@ -33,6 +35,7 @@ impl Facts {
             installed: self.installed.difference(&before.installed).map(|id| port_bytes(*id)).collect(),
             uninstalled: before.installed.difference(&self.installed).map(|id| port_bytes(*id)).collect(),
             revision: self.revision.0,
+            refused: self.refused.try_into().unwrap_or(u32::MAX),
         }
     }
 }
@@ -45,7 +48,7 @@ mod tests {
     fn facts(present: &[(&str, &str)], installed: &[u128], revision: u64) -> Facts {
         let present = present.iter().map(|(id, error)| (id.to_string(), error.to_string())).collect();
         let installed = installed.iter().map(|id| PortId(Uuid::from_u128(*id))).collect();
-        Facts { present, installed, revision: Revision(revision) }
+        Facts { present, installed, revision: Revision(revision), refused: 0 }
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl Host {
     fn publish_facts(&mut self, in_force: Option<(Revision, BTreeSet<PortId>)>) {
         let old = self.facts.as_ref().map(|facts| (facts.revision, facts.installed.clone()));
         if let Some((revision, installed)) = in_force.or(old) {
-            self.facts = Some(Facts { present: attach::present(&self.interfaces), installed, revision });
+            self.facts = Some(Facts { present: attach::present(&self.interfaces), installed, revision, refused: 0 });
         }
     }
 

@@ -103,6 +103,30 @@ async fn a_revision_is_in_force_when_every_node_that_it_concerns_says_so() {
 }
 
 #[tokio::test]
+async fn a_node_whose_switch_refuses_flows_says_so() {
+    let world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    let mut one = world.follow(1);
+    one.until_right(1, &world.server).await;
+    one.report(&[11], &[11], one.revision);
+    let body = until(&world, "/ladon/v1/nodes", |body| body["nodes"][0]["is_up_to_date"] == true).await;
+    assert_eq!(body["nodes"][0]["problem"], Value::Null);
+    let before = one.revision;
+    let revision = world.server.put([Network { mtu: 1400, ..network(1) }.into()]).await;
+    one.until_right(1, &world.server).await;
+    one.report_refusing(&[11], before, 2);
+    let refuses = "its switch refuses 2 flows or groups; what they are for does not work; see the log of ladon node there";
+    let path = format!("/ladon/v1/wait?revision={revision}&timeout=0");
+    let body = until(&world, &path, |body| body["lagging"][0]["reason"] == refuses).await;
+    assert_eq!(body["is_in_force"], false);
+    let body = until(&world, "/ladon/v1/nodes", |body| body["nodes"][0]["problem"] == refuses).await;
+    assert_eq!(body["nodes"][0]["is_up_to_date"], false);
+    one.report(&[11], &[11], one.revision);
+    until(&world, "/ladon/v1/nodes", |body| body["nodes"][0]["problem"].is_null() && body["nodes"][0]["is_up_to_date"] == true).await;
+    one.link.stop().await;
+}
+
+#[tokio::test]
 async fn a_revision_that_is_not_there_yet_is_waited_for_and_not_in_force() {
     let world = World::new().await;
     assert_eq!(get(&world, "/ladon/v1/wait?revision=1000&timeout=0").await["is_in_force"], false);

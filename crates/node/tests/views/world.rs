@@ -243,7 +243,17 @@ impl Follower {
     pub fn report(&self, present: &[u32], installed: &[u32], revision: Revision) {
         let present = present.iter().map(|n| (port_id(*n).to_string(), String::new())).collect();
         let installed = installed.iter().map(|n| port_id(*n)).collect();
-        self.facts.send_replace(Some(Arc::new(Facts { present, installed, revision })));
+        self.facts.send_replace(Some(Arc::new(Facts { present, installed, revision, refused: 0 })));
+    }
+
+    /// The switch refuses so many flows, and does what it should by `revision`.
+    pub fn report_refusing(&self, installed: &[u32], revision: Revision, refused: usize) {
+        self.report(installed, installed, revision);
+        self.facts.send_modify(|facts| {
+            if let Some(facts) = facts {
+                *facts = Arc::new(Facts { refused, ..(**facts).clone() });
+            }
+        });
     }
 }
 

@@ -47,6 +47,8 @@ pub struct NodeReport {
     /// iface-id → OVSDB's error, empty where there is none.
     pub present: OrdMap<String, String>,
     pub installed: OrdSet<PortId>,
+    /// Flows and groups that its switch refuses.
+    pub refused: u32,
 }
 
 impl Reports {
@@ -62,6 +64,7 @@ impl Reports {
             after.installed.remove(id);
         }
         after.installed.extend(installed);
+        after.refused = report.refused;
         Ok(self.replace(node, before, after, report))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /ladon/v1/nodes` | `{revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces}]}` |
+//! | `GET /ladon/v1/nodes` | `{revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces, problem}]}` |
 //! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected |
 //! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
@@ -102,6 +102,8 @@ struct NodeRow<'a> {
     ports: usize,
     /// Interfaces with an iface-id on its switch, as it last said.
     interfaces: usize,
+    /// Why it cannot do what it should.
+    problem: Option<String>,
 }
 
 async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, Problem> {
@@ -139,10 +141,28 @@ impl Picture {
             since: text(known.and_then(|node| node.since)),
             last_seen: text(known.and_then(|node| node.last_seen)),
             revision_in_force: known.map_or_else(Revision::default, |node| node.concerns.in_force()),
-            is_up_to_date: known.is_some_and(|node| node.lag(self.state.revision()).is_none()),
+            is_up_to_date: known.is_some_and(|node| !node.is_behind(self.state.revision())),
             ports: self.state.ports_at(node.name.clone()).count(),
             interfaces: self.reports.node(&node.name).map_or(0, |report| report.present.len()),
+            problem: self.refusal(&node.name),
         }
+    }
+
+    /// What the switch of a node refuses.
+    fn refusal(&self, node: &NodeName) -> Option<String> {
+        let refused = self.reports.node(node).map_or(0, |report| report.refused);
+        (refused > 0).then(|| {
+            format!("its switch refuses {refused} flows or groups; what they are for does not work; see the log of ladon node there")
+        })
+    }
+
+    /// Why `revision` is not in force on a node; None where it is, or does not concern it.
+    fn lag(&self, name: &NodeName, node: &NodePicture, revision: Revision) -> Option<String> {
+        node.is_behind(revision).then(|| {
+            let refusal = self.refusal(name).filter(|_| node.is_connected);
+            let plainly = if node.is_connected { "it has not put the revision in force yet" } else { "it is not connected" };
+            refusal.unwrap_or_else(|| plainly.into())
+        })
     }
 
     /// What a port lacks to carry traffic: what happened, what it means, what to do.
@@ -192,12 +212,9 @@ impl Picture {
 }
 
 impl NodePicture {
-    /// Why `revision` is not in force on the node; None where it is, or does not concern it.
-    fn lag(&self, revision: Revision) -> Option<&'static str> {
-        if !self.has_view && !self.is_connected || self.concerns.are_met(revision) {
-            return None;
-        }
-        Some(if self.is_connected { "it has not put the revision in force yet" } else { "it is not connected" })
+    /// Whether `revision` concerns the node and is not in force there.
+    fn is_behind(&self, revision: Revision) -> bool {
+        (self.has_view || self.is_connected) && !self.concerns.are_met(revision)
     }
 }
 
@@ -234,7 +251,7 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
 impl Picture {
     fn lagging(&self, revision: Revision) -> Vec<serde_json::Value> {
         let lag = |(name, node): (&NodeName, &NodePicture)| {
-            let reason = node.lag(revision)?;
+            let reason = self.lag(name, node, revision)?;
             Some(json!({ "node": name, "revision_in_force": node.concerns.in_force(), "reason": reason }))
         };
         self.nodes.iter().filter_map(lag).collect()
