@@ -1,6 +1,6 @@
 //! Load balancers: one address in front of many, answered where the client is.
 //!
-//! A packet to a VIP is recognised by its address and its sender's routing domain (Vip). If it belongs to a known connection,
+//! A packet to a VIP is recognised by its address and by the router that leads there (Gateway, Vip). If it belongs to a known connection,
 //! connection tracking in the sender's zone gives it its member back, whatever has become of the members since (VipState).
 //! A new connection meets the listener's select group (LbSelect), which translates the destination and keeps the client's
 //! address. Where no member takes new connections, or nobody listens, the node answers at once (TCP reset, ICMP
@@ -18,6 +18,7 @@
 
 mod choose;
 mod connections;
+mod gateway;
 mod itself;
 mod vip;
 
@@ -36,6 +37,7 @@ pub const APP: App = App {
         RootKind::Object(Kind::LoadBalancer),
         RootKind::Object(Kind::Listener),
         RootKind::Object(Kind::Network),
+        RootKind::Object(Kind::Port),
         RootKind::Attached,
         RootKind::Here,
     ],
@@ -49,6 +51,10 @@ fn run(sight: &Sight, root: Root) -> Output {
         }
         Root::Object(ObjectKey { kind: Kind::Listener, id }) => {
             sight.listener(id).and_then(|listener| choose::for_listener(sight, listener))
+        }
+        Root::Object(ObjectKey { kind: Kind::Port, id }) => {
+            let interface = sight.port(id).filter(|port| port.is_router_interface());
+            interface.map(|interface| gateway::for_interface(sight, interface).into())
         }
         Root::Object(key) => sight.network(key.id).map(|network| vip::give_back(sight, network).into()),
         Root::Attached(id) => sight.live(id).map(|(port, ..)| itself::for_port(sight, port).into()),

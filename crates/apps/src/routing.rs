@@ -160,14 +160,19 @@ fn connected(router: &Router, interface: &Port, network: &Network, subnet: &Subn
     leave(router, subnet.cidr, interface, network).act(copy).because(key(interface))
 }
 
+/// The subnets that a router is on, each with its interface there.
+pub(crate) fn connected_subnets<'a>(sight: &Sight<'a>, router: &Router) -> Vec<(&'a Port, IpNet)> {
+    let subnets_of = |port: &'a Port| {
+        let subnets = port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet));
+        subnets.map(|subnet| (port, subnet.cidr)).collect::<Vec<_>>()
+    };
+    sight.interfaces_of(router.id).into_iter().flat_map(subnets_of).collect()
+}
+
 /// Every extra route whose next hop lies on a connected subnet. Of several to one destination the first holds, and
 /// a connected subnet comes before a route to the same prefix.
 fn extra_routes(sight: &Sight, router: &Router) -> Vec<Flow> {
-    let interfaces = sight.interfaces_of(router.id);
-    let subnets_of =
-        |port: &Port| port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet)).map(|subnet| subnet.cidr).collect::<Vec<_>>();
-    let connected: Vec<(&Port, IpNet)> =
-        interfaces.iter().flat_map(|port| subnets_of(port).into_iter().map(|cidr| (*port, cidr))).collect();
+    let connected = connected_subnets(sight, router);
     let mut taken: Vec<IpNet> = connected.iter().map(|(_, cidr)| *cidr).collect();
     let mut flows = Vec::new();
     for route in &router.routes {

@@ -2,7 +2,7 @@
 //!
 //! An interface is an internal port of the bridge whose `iface-id` is the Neutron port. Its MAC, MTU, addresses and routes
 //! follow from the view and are made so again whenever the view changes or the machine has lost them. The machine routes the
-//! port's own subnets (on the link), what the network's routers lead to, the subnets' host routes and what the user asked for
+//! port's own subnets (on the link), what the routers lead to that are the subnets' gateways, the subnets' host routes and what the user asked for
 //! through it: never a default route unless asked. Routes carry the port's address as their source. The machine listens to no
 //! router advertisements there.
 //!
@@ -362,6 +362,12 @@ mod tests {
             put(interface("r1", 11, "pods", "r", &[("four", "10.244.0.1")])),
             put(interface("r2", 12, "office", "r", &[("offices", "192.0.0.1")])),
             put(interface("r3", 13, "lab", "r", &[("labs", "10.9.0.1")])),
+            // Somebody's own router on the shared network, which is nobody's gateway there.
+            put(network("theirs", 5)),
+            put(subnet("anything", "theirs", "8.8.8.0/24")),
+            put(router("x", 6)),
+            put(interface("x1", 14, "pods", "x", &[("four", "10.244.0.77")])),
+            put(interface("x2", 15, "theirs", "x", &[("anything", "8.8.8.1")])),
             put(own.clone()),
         ];
         changes.into_iter().for_each(|change| view.apply(change, &mut Default::default()));
@@ -395,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_over_the_underlay_is_not_routed_through_the_network() {
+    fn a_subnet_over_the_underlay_or_behind_a_strangers_router_is_not_routed_through_the_network() {
         let local = machine_port();
         let plugged = |routes: &[&str]| Plugged {
             port: local.port.id,

@@ -32,7 +32,7 @@ pub struct LocalNetwork {
     pub interfaces: Vec<Port>,
     /// The interfaces of every router that is up, here and on all networks that routers lead to.
     pub hops: Vec<Hop>,
-    /// Subnets of other networks that routers lead to.
+    /// Where the network's own gateways lead.
     pub reachable: Vec<IpNet>,
 }
 
@@ -146,21 +146,35 @@ fn port(view: &View, id: Uuid) -> Option<&Port> {
 
 fn network(view: &View, id: NetworkId) -> Option<LocalNetwork> {
     let network = bare_network(view, id)?.clone();
-    let domain = domain(view, id);
-    let beyond = domain.iter().filter(|other| **other != id);
-    let reachable = beyond.flat_map(|network| subnets(view, *network)).map(|subnet| subnet.cidr).collect();
-    let hops = domain.iter().flat_map(|network| hops(view, *network)).collect();
+    let subnets = subnets(view, id);
+    let reachable = reachable(view, id, &subnets);
+    let hops = domain(view, id).iter().flat_map(|network| hops(view, *network)).collect();
     let interfaces = interfaces(view, id).cloned().collect();
-    Some(LocalNetwork { network, subnets: subnets(view, id), interfaces, hops, reachable })
+    Some(LocalNetwork { network, subnets, interfaces, hops, reachable })
+}
+
+/// Where the routers lead that have the gateway addresses of the network's own subnets. Whatever else is joined to a shared network, by
+/// somebody's own router, is for those who choose it.
+fn reachable(view: &View, network: NetworkId, own: &[Subnet]) -> Vec<IpNet> {
+    let is_gateway = |port: &&Port| own.iter().any(|subnet| subnet.gateway.is_some_and(|gateway| port.addresses().any(|ip| ip == gateway)));
+    let routers = interfaces(view, network).filter(is_gateway).filter_map(|port| live_router(view, port));
+    let leads = |router: &Router| {
+        let ends = view.ids(Index::InterfacesOf(router.id)).filter_map(|id| port(view, id)).filter(|port| port.network != network);
+        let connected = ends.flat_map(|port| subnets(view, port.network)).map(|subnet| subnet.cidr);
+        connected.chain(router.routes.iter().map(|route| route.destination)).collect::<Vec<_>>()
+    };
+    let all: BTreeSet<IpNet> = routers.flat_map(leads).filter(|net| net.prefix_len() > 0).collect();
+    all.into_iter().collect()
 }
 
 fn bare_network(view: &View, id: NetworkId) -> Option<&Network> {
     view.object(ObjectKey::new(Kind::Network, id)).and_then(|object| (&**object).try_into().ok())
 }
 
-fn router(view: &View, interface: &Port) -> Option<RouterKey> {
+/// The router of an interface, if both are up.
+fn live_router<'a>(view: &'a View, interface: &Port) -> Option<&'a Router> {
     let router: &Router = view.object(ObjectKey::new(Kind::Router, interface.router()?)).and_then(|object| (&**object).try_into().ok())?;
-    (router.is_admin_up && interface.is_admin_up).then_some(router.key)
+    (router.is_admin_up && interface.is_admin_up).then_some(router)
 }
 
 fn interfaces(view: &View, network: NetworkId) -> impl Iterator<Item = &Port> {
@@ -170,7 +184,7 @@ fn interfaces(view: &View, network: NetworkId) -> impl Iterator<Item = &Port> {
 fn hops(view: &View, network: NetworkId) -> Vec<Hop> {
     let Some(key) = bare_network(view, network).map(|network| network.key) else { return Vec::new() };
     let hop = |port: &Port| {
-        let router = router(view, port)?;
+        let router = live_router(view, port)?.key;
         Some(Hop { interface: port.id, router, network: key, mac: port.mac, addresses: port.addresses().collect() })
     };
     interfaces(view, network).filter_map(hop).collect()

@@ -119,6 +119,8 @@ pub mod fields {
         OWN_IDENTITY = Field::register("own_identity", 6, 0..32);
         /// Identity (set of security groups) of the other side. Zero: none that a rule names.
         REMOTE_IDENTITY = Field::register("remote_identity", 7, 0..32).live(EgressRemote, IngressRules);
+        /// Router by which the packet leaves for a VIP; or, with the highest bit, the network on which the packet and the VIP are.
+        GATEWAY = Field::register("gateway", 8, 0..32).live(Gateway, Vip);
         /// Router that the packet passes.
         ROUTER = Field::register("router", 8, 0..32).live(RouterMac, Route);
         /// The load balancer whose VIP the packet was sent to: the key of its VIP port.

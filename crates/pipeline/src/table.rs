@@ -53,9 +53,11 @@ tables! {
     /// Hand DHCP, DHCPv6 and router solicitations to the node.
     Punt owned by "host_config", miss Goto(Table::Neighbours);
     /// Answer ARP and neighbour solicitations for every address that is known.
-    Neighbours owned by "neighbours", miss Goto(Table::Hairpin);
+    Neighbours owned by "neighbours", miss Goto(Table::Gateway);
     /// Write the link-layer address into a neighbour advertisement made in Neighbours, and send it back.
     NeighbourReply owned by "neighbours", miss Drop;
+    /// Find by which router a packet leaves its network: whose VIPs it may be for. Others are for no VIP.
+    Gateway owned by "balancing", miss Goto(Table::EgressTrack);
     /// Look in the port's hairpin zone whether a packet to a VIP answers a connection of the port to itself.
     Hairpin owned by "balancing", miss Goto(Table::Vip);
     /// Send the answer to a connection of the port to itself back to the port; other packets go on.

@@ -12,8 +12,8 @@ use super::vip::{Vip, known};
 use crate::classify::{is_member, key, own_addresses};
 use crate::sight::Sight;
 
-pub(super) fn for_vip(vip: &Vip) -> [Flow; 2] {
-    [look_for_answer(vip), from_vip(vip)]
+pub(super) fn for_vip(vip: &Vip) -> Vec<Flow> {
+    look_for_answer(vip).chain([from_vip(vip)]).collect()
 }
 
 pub(super) fn for_everybody() -> Vec<Flow> {
@@ -21,11 +21,10 @@ pub(super) fn for_everybody() -> Vec<Flow> {
 }
 
 /// A packet of a member to a VIP may answer the member itself: its hairpin zone knows.
-fn look_for_answer(vip: &Vip) -> Flow {
-    Table::Hairpin
-        .when(vip.is_asked().into_iter().chain([IS_MEMBER.is(1u8)]))
-        .act(known(HAIRPIN_ZONE, Table::HairpinReply))
-        .because(vip.because)
+fn look_for_answer<'a>(vip: &'a Vip) -> impl Iterator<Item = Flow> + 'a {
+    let of_member = |asked: [Test; 2]| asked.into_iter().chain([IS_MEMBER.is(1u8)]);
+    let look = move |asked| Table::Hairpin.when(of_member(asked)).act(known(HAIRPIN_ZONE, Table::HairpinReply)).because(vip.because);
+    vip.is_asked().map(look)
 }
 
 /// The answer to a connection of the port to itself, or an ICMP error about one, gets the VIP as its source and goes back.

@@ -43,11 +43,12 @@ fn lines(engine: &Engine) -> Vec<String> {
 fn a_load_balancer_in_names() {
     let engine = engine(world());
     let expected = [
-        "Hairpin normal domain=7, ip_dst=10.0.0.100, is_member=1 -> track hairpin_zone nat known, goto HairpinReply",
+        "Gateway /0 eth_dst=0a:00:00:00:00:05, network=7 -> gateway:=2147483655, goto Hairpin",
+        "Hairpin normal gateway=2147483655, ip_dst=10.0.0.100, is_member=1 -> track hairpin_zone nat known, goto HairpinReply",
         "HairpinReply normal ct_state=0x0028/0x0038, eth_type=0x0800 -> kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, track nat_zone nat known, goto Deliver",
         "HairpinReply normal ct_state=0x0028/0x0038, eth_type=0x86dd -> kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, track nat_zone nat known, goto Deliver",
-        "Vip normal domain=7, ip_dst=10.0.0.100 -> vip:=5, track nat_zone nat known, goto VipState",
-        "Vip high domain=7, icmp_code=0, icmp_type=8, ip_dst=10.0.0.100, ip_frag=0/3 -> ip_dst:=ip_src, ip_src:=10.0.0.100, icmp_type:=0, nw_ttl:=64, kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, goto Deliver",
+        "Vip normal gateway=2147483655, ip_dst=10.0.0.100 -> vip:=5, track nat_zone nat known, goto VipState",
+        "Vip high gateway=2147483655, icmp_code=0, icmp_type=8, ip_dst=10.0.0.100, ip_frag=0/3 -> ip_dst:=ip_src, ip_src:=10.0.0.100, icmp_type:=0, nw_ttl:=64, kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, goto Deliver",
         "VipState normal ct_state=0x0021/0x00a1 -> goto LbSelect",
         "VipState high ct_state=0x0024/0x0024 -> goto LbSelf",
         "VipState high ct_state=0x00a0/0x00a0 -> goto LbSelf",
@@ -91,7 +92,7 @@ fn a_load_balancer_that_is_down_refuses() {
     let mut engine = engine(world());
     let vip = vip("vip", 5, "net", &[("sub", "10.0.0.100")]);
     engine.update([put(LoadBalancer { is_admin_up: false, ..balancer("lb", &vip) })]);
-    assert!(has(&engine, "Vip normal domain=7, ip_dst=10.0.0.100 -> punt Refused") && !has(&engine, "group"));
+    assert!(has(&engine, "Vip normal gateway=2147483655, ip_dst=10.0.0.100 -> punt Refused") && !has(&engine, "group"));
 }
 
 #[test]

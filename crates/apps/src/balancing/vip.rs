@@ -1,5 +1,6 @@
 //! Which packets are for a load balancer, and what becomes of known connections, answers and refusals.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,7 +10,7 @@ use pipeline::{
     ip_proto, ipv4, ipv6, tcp, tcp_flags_clear,
 };
 
-use super::{itself, turn_back};
+use super::{gateway, itself, turn_back};
 use crate::sight::Sight;
 use crate::view::Index;
 
@@ -23,19 +24,26 @@ const TCP: u8 = 6;
 pub(super) struct Vip<'a> {
     pub port: &'a Port,
     pub ip: IpAddr,
-    pub domain: u32,
+    /// By which ways packets come: routers on the VIP's subnet, and its network itself.
+    pub gateways: Vec<u32>,
     pub because: ObjectKey,
 }
 
 pub(super) fn for_balancer(sight: &Sight, balancer: &LoadBalancer) -> Vec<Flow> {
-    let domain = sight.domain(balancer.vip_network);
-    let Some(port) = sight.port(balancer.vip_port).filter(|_| domain != 0) else { return Vec::new() };
-    let vip = Vip { port, ip: balancer.vip, domain, because: ObjectKey::new(Kind::LoadBalancer, balancer.id) };
-    if !is_up(balancer, port) {
-        return vec![refuse_all(&vip)];
-    }
-    let own = [recognise(&vip), answer_echo(&vip)];
-    own.into_iter().chain(itself::for_vip(&vip)).collect()
+    let (Some(port), Some(network)) = (sight.port(balancer.vip_port), sight.network(balancer.vip_network)) else { return Vec::new() };
+    let gateways = gateways(sight, balancer, network);
+    let vip = Vip { port, ip: balancer.vip, gateways, because: ObjectKey::new(Kind::LoadBalancer, balancer.id) };
+    let asked = if is_up(balancer, port) { [recognise(&vip), answer_echo(&vip), itself::for_vip(&vip)].concat() } else { refuse_all(&vip) };
+    asked.into_iter().chain([gateway::to_vip(&vip, network)]).collect()
+}
+
+/// The routers on the VIP's subnet, and its network itself.
+fn gateways(sight: &Sight, balancer: &LoadBalancer, network: &Network) -> Vec<u32> {
+    let interfaces = sight.interfaces_on(network.id).into_iter().filter(|port| port.is_admin_up);
+    let there = interfaces.filter(|port| port.fixed_ips.iter().any(|fixed| fixed.subnet == balancer.vip_subnet));
+    let routers = there.filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up).map(|router| router.key.0);
+    let all: BTreeSet<u32> = routers.chain([gateway::on_link(network)]).collect();
+    all.into_iter().collect()
 }
 
 /// True if the load balancer is meant to work.
@@ -44,20 +52,21 @@ pub(super) fn is_up(balancer: &LoadBalancer, port: &Port) -> bool {
 }
 
 impl Vip<'_> {
-    /// The packet was sent to the VIP, from somewhere that reaches it: tenants may use the same addresses.
-    pub fn is_asked(&self) -> [Test; 2] {
-        [DOMAIN.is(self.domain), ip_dst(IpNet::from(self.ip))]
+    /// The packet was sent to the VIP, and is on its way there: tenants may use the same addresses.
+    pub fn is_asked(&self) -> impl Iterator<Item = [Test; 2]> + '_ {
+        self.gateways.iter().map(|gateway| [GATEWAY.is(*gateway), ip_dst(IpNet::from(self.ip))])
     }
 }
 
 /// A packet to a VIP that is administratively down is turned away.
-fn refuse_all(vip: &Vip) -> Flow {
-    Table::Vip.when(vip.is_asked()).punt(Punt::Refused).because(vip.because)
+fn refuse_all(vip: &Vip) -> Vec<Flow> {
+    vip.is_asked().map(|asked| Table::Vip.when(asked).punt(Punt::Refused).because(vip.because)).collect()
 }
 
 /// A packet to a VIP gets its member's address, if its connection is known.
-fn recognise(vip: &Vip) -> Flow {
-    Table::Vip.when(vip.is_asked()).set(VIP, vip.port.key.0).act(known(NAT_ZONE, Table::VipState)).because(vip.because)
+fn recognise(vip: &Vip) -> Vec<Flow> {
+    let known = || known(NAT_ZONE, Table::VipState);
+    vip.is_asked().map(|asked| Table::Vip.when(asked).set(VIP, vip.port.key.0).act(known()).because(vip.because)).collect()
 }
 
 /// The translation that the connection has, if it has one.
@@ -66,22 +75,25 @@ pub(super) fn known(zone: pipeline::Field, then: Table) -> Action {
 }
 
 /// An echo request to a VIP is answered for it.
-fn answer_echo(vip: &Vip) -> Flow {
+fn answer_echo(vip: &Vip) -> Vec<Flow> {
     let is_v6 = vip.ip.is_ipv6();
     let (request, reply, header) = if is_v6 { (128u8, 129u8, Header::Icmp6Type) } else { (8, 0, Header::Icmp4Type) };
     let addresses = match vip.ip {
         IpAddr::V4(ip) => [Action::copy(Header::Ipv4Src, Header::Ipv4Dst), Action::set(Header::Ipv4Src, ip.to_bits())],
         IpAddr::V6(ip) => [Action::copy(Header::Ipv6Src, Header::Ipv6Dst), Action::set(Header::Ipv6Src, ip.to_bits())],
     };
-    Table::Vip
-        .when(vip.is_asked().into_iter().chain([icmp_type(is_v6, request), icmp_code(is_v6, 0), ip_frag(0)]))
-        .priority(Priority::High)
-        .acts(addresses)
-        .set(header, reply)
-        .set(Header::Ttl, TTL)
-        .acts(turn_back())
-        .goto(Table::Deliver)
-        .because(vip.because)
+    let answer = |asked: [Test; 2]| {
+        Table::Vip
+            .when(asked.into_iter().chain([icmp_type(is_v6, request), icmp_code(is_v6, 0), ip_frag(0)]))
+            .priority(Priority::High)
+            .acts(addresses.clone())
+            .set(header, reply)
+            .set(Header::Ttl, TTL)
+            .acts(turn_back())
+            .goto(Table::Deliver)
+            .because(vip.because)
+    };
+    vip.is_asked().map(answer).collect()
 }
 
 pub(super) fn for_everybody() -> Vec<Flow> {
