@@ -118,7 +118,9 @@ async fn first_topology(builder: &Builder) -> Result<Topology, Error> {
         match builder.build().await {
             Ok(topology) => return Ok(topology),
             Err(Trouble::Plan(error)) => return Err(error.into()),
-            Err(error) => warn!(%error, "the cluster's networks cannot be made yet: new pods and Services wait; trying again"),
+            Err(error) => {
+                warn!(%error, advice = error.advice(), "the cluster's networks cannot be made yet: new pods and Services wait; trying again");
+            }
         }
         tokio::time::sleep(TOPOLOGY_RETRY).await;
     }

@@ -2,9 +2,11 @@
 //!
 //! A pod needs a port from the moment it has a node until it is gone or has ended. Pods on the host's network need none. The
 //! port's `device_id` is what the container runtime calls the pod's uid: for a static pod that is not the uid of its mirror in
-//! the API but the mirror's annotation.
+//! the API but the mirror's annotation. Whoever may make pods may write that annotation, so it is believed only where it cannot
+//! be a pod's own uid: the kubelet makes it a hash, without hyphens.
 
 use k8s_openapi::api::core::v1::Pod;
+use uuid::Uuid;
 
 use crate::events::shortened;
 
@@ -44,7 +46,8 @@ pub fn desired_port(pod: &Pod) -> Option<DesiredPort> {
         return None;
     }
     let object_uid = pod.metadata.uid.clone()?;
-    let mirror = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR)).filter(|uid| !uid.is_empty());
+    let mirror = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR));
+    let mirror = mirror.filter(|uid| !uid.is_empty() && !is_pods_own(uid));
     Some(DesiredPort {
         uid: mirror.unwrap_or(&object_uid).clone(),
         object_uid,
@@ -52,6 +55,11 @@ pub fn desired_port(pod: &Pod) -> Option<DesiredPort> {
         host: host.clone(),
         is_static: mirror.is_some(),
     })
+}
+
+/// True if it looks as kube-apiserver writes the uids of pods.
+fn is_pods_own(uid: &str) -> bool {
+    uid.contains('-') && Uuid::parse_str(uid).is_ok()
 }
 
 #[cfg(test)]
@@ -82,6 +90,19 @@ mod tests {
     fn a_static_pod_is_known_by_its_mirror_annotation() {
         let port = desired_port(&pod(spec(), "Running", json!({"kubernetes.io/config.mirror": "hash"}))).unwrap();
         assert_eq!((port.uid.as_str(), port.object_uid.as_str(), port.is_static), ("hash", "u1", true));
+    }
+
+    #[test]
+    fn a_pod_that_says_to_be_another_is_itself() {
+        for uid in [
+            "3f2b1c9e-8a4d-4b6f-9c1d-2e3f4a5b6c7d",
+            "3F2B1C9E-8A4D-4B6F-9C1D-2E3F4A5B6C7D",
+            "urn:uuid:3f2b1c9e-8a4d-4b6f-9c1d-2e3f4a5b6c7d",
+            "",
+        ] {
+            let port = desired_port(&pod(spec(), "Running", json!({"kubernetes.io/config.mirror": uid}))).unwrap();
+            assert_eq!((port.uid.as_str(), port.is_static), ("u1", false), "{uid}");
+        }
     }
 
     #[test]

@@ -136,15 +136,40 @@ impl Ports {
         let now = Instant::now();
         let stays = |old: &DesiredPort| change.after.as_ref().is_some_and(|new| new.uid == old.uid);
         if let Some(old) = change.before.filter(|old| !stays(old)) {
-            if self.desired.get(&old.uid).is_some_and(|known| known.name == old.name) {
-                self.desired.remove(&old.uid);
-            }
-            let grace = if old.is_static { STATIC_GRACE } else { Duration::ZERO };
-            self.queue.push_fresh(old.uid, now + grace);
+            self.pod_gone(old, now);
         }
         if let Some(new) = change.after {
-            self.queue.push_fresh(new.uid.clone(), now);
-            self.desired.insert(new.uid.clone(), new);
+            self.pod_there(new, now);
+        }
+    }
+
+    fn pod_gone(&mut self, old: DesiredPort, now: Instant) {
+        if self.desired.get(&old.uid).is_some_and(|known| known.name == old.name) {
+            self.desired.remove(&old.uid);
+            // Only what a mirror says of itself can be said by two.
+            let heir = self.pods.iter().map(|(_, pod)| pod).find(|pod| old.is_static && pod.uid == old.uid).cloned();
+            self.desired.extend(heir.map(|heir| (heir.uid.clone(), heir)));
+        }
+        let grace = if old.is_static { STATIC_GRACE } else { Duration::ZERO };
+        self.queue.push_fresh(old.uid, now + grace);
+    }
+
+    /// The first pod that says to be a static one keeps its port: another that says the same is a mistake or a lie.
+    fn pod_there(&mut self, new: DesiredPort, now: Instant) {
+        match self.desired.get(&new.uid) {
+            Some(known) if known.name != new.name => {
+                warn!(
+                    pod = new.name,
+                    other = known.name,
+                    uid = new.uid,
+                    "a pod says to be the same static pod as another one; it gets no port"
+                );
+                self.reporter.warn(impostor(&new));
+            }
+            _ => {
+                self.queue.push_fresh(new.uid.clone(), now);
+                self.desired.insert(new.uid.clone(), new);
+            }
         }
     }
 
@@ -347,6 +372,18 @@ fn matched(batch: Vec<(Uid, Uuid, NewPort)>, made: Vec<Port>) -> Vec<(Uid, Resul
             (uid, port)
         })
         .collect()
+}
+
+fn impostor(pod: &DesiredPort) -> Report {
+    Report {
+        about: reference("Pod", &pod.name, &pod.object_uid),
+        reason: "LadonPortFailed",
+        action: "CreatePort",
+        note:
+            "the pod's annotation kubernetes.io/config.mirror is another pod's, which keeps its port; this one has none, so its containers \
+               cannot start; take the annotation away, which only kubelets write"
+                .into(),
+    }
 }
 
 fn failure(pod: &DesiredPort, error: &ApiError) -> Report {

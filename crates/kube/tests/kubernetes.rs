@@ -20,9 +20,10 @@ async fn a_pod_with_a_node_has_one_port_until_it_is_gone_or_has_ended() -> Claim
     world.pod("mirror", json!({"annotations": {"kubernetes.io/config.mirror": "hash-1", "kubernetes.io/config.source": "file"}})).await;
     world.pod("host", json!({"hostNetwork": true})).await;
     world.pod("unscheduled", json!({"nodeName": ""})).await;
-    let mut wanted = vec![first.clone(), second.clone(), "hash-1".to_owned()];
+    let thief = world.pod("thief", json!({"annotations": {"kubernetes.io/config.mirror": first}})).await;
+    let mut wanted = vec![first.clone(), second.clone(), thief.clone(), "hash-1".to_owned()];
     wanted.sort();
-    eventually("three ports", || async { world.devices().await == wanted }).await;
+    eventually("four ports", || async { world.devices().await == wanted }).await;
     let port = world.ports().await.into_iter().find(|port| port["device_id"] == *first).unwrap();
     assert_eq!(port["binding:host_id"], "n1");
     assert_eq!(port["name"], format!("{}/first", world.namespace));
@@ -31,9 +32,30 @@ async fn a_pod_with_a_node_has_one_port_until_it_is_gone_or_has_ended() -> Claim
     let pod = world.api::<Pod>().get("first").await?;
     assert_eq!(pod.metadata.finalizers, None, "nobody must wait for us when the pod goes");
 
+    world.delete_pod("thief").await;
+    eventually("the thief's own port is freed", || async { !world.devices().await.contains(&thief) }).await;
+    assert!(world.devices().await.contains(&first), "who says to be another takes nothing away");
+
     world.delete_pod("first").await;
     world.set_phase("second", "Succeeded").await;
     eventually("both are freed", || async { world.devices().await == ["hash-1"] }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_pods_port_is_the_first_ones_whoever_says_the_same() -> Claim {
+    let world = World::new().await;
+    let _kube = world.start("a").await;
+    let mirror = || json!({"annotations": {"kubernetes.io/config.mirror": "hash-2"}});
+    world.pod("static", mirror()).await;
+    eventually("its port", || async { world.devices().await == ["hash-2"] }).await;
+    let port = world.ports().await;
+    world.pod("impostor", mirror()).await;
+    eventually("the impostor is told", || async { world.events().await.iter().any(|(_, note)| note.contains("config.mirror")) }).await;
+    world.delete_pod("impostor").await;
+    let later = world.pod("later", json!({})).await;
+    eventually("a later pod's port", || async { world.devices().await.contains(&later) }).await;
+    assert!(world.ports().await.contains(&port[0]));
     Ok(())
 }
 

@@ -153,3 +153,19 @@ async fn services_become_load_balancers_of_the_real_server() -> Claim {
     assert_eq!(strays, 0);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_project_has_under_the_clusters_ids_is_not_adopted() -> Claim {
+    let world = world().await;
+    let config = world.config("a");
+    let network = kube_bridge::ids::Keys::new(&config.cluster).network("pods");
+    let planted = json!({"network": {"name": "trap", "project_id": "mallory"}});
+    let request = axum::http::Request::post("/v2.0/networks").header("idempotency-key", network.to_string());
+    let request = request.body(axum::body::Body::from(planted.to_string()))?;
+    assert_eq!(tower::ServiceExt::oneshot(world.front.server.clone(), request).await?.status(), 201);
+    let _kube = world.start("a").await;
+    eventually("it was tried, and again", || async { world.front.seen("POST", "/v2.0/networks").len() >= 2 }).await;
+    assert_eq!(world.list("/v2.0/networks").await.len(), 1);
+    assert!(world.list("/v2.0/subnets").await.is_empty());
+    Ok(())
+}

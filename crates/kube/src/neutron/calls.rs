@@ -114,10 +114,6 @@ impl Neutron {
         self.create(&ROUTER, key, json!({ "name": name, "description": description })).await
     }
 
-    pub async fn router(&self, id: Uuid) -> Result<Option<Router>, ApiError> {
-        self.show(&ROUTER, id).await
-    }
-
     pub async fn add_router_interface(&self, router: Uuid, subnet: Uuid) -> Result<(), ApiError> {
         let path = format!("{}/{router}/add_router_interface", ROUTER.path);
         self.write_blind(Method::PUT, &path, Some(&json!({ "subnet_id": subnet })), &[]).await.map(drop)
@@ -125,10 +121,6 @@ impl Neutron {
 
     pub async fn create_group(&self, key: Uuid, name: &str, description: &str) -> Result<Group, ApiError> {
         self.create(&GROUP, key, json!({ "name": name, "description": description })).await
-    }
-
-    pub async fn group(&self, id: Uuid) -> Result<Option<Group>, ApiError> {
-        self.show(&GROUP, id).await
     }
 
     /// A rule that lets everything pass. That it is there already is fine.

@@ -78,6 +78,9 @@ impl ApiError {
             ApiError::Refused { kind, .. } if kind.contains("IpAddressGenerationFailure") => {
                 "the network has no free address left: delete what is not needed or choose a larger pod network"
             }
+            ApiError::Refused { kind, .. } if kind == "IdempotencyKeyConflict" => {
+                "another project has an object with this id: delete it, or give the cluster another name or the project that it had"
+            }
             ApiError::Refused { kind, .. } if kind.contains("OverQuota") => "raise the project's quota on the Ladon server",
             ApiError::Refused { status, .. } if *status >= 500 => "look into the log of `ladon server`",
             ApiError::Refused { .. } => "change what the message names; it is tried again by itself",

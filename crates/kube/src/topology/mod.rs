@@ -6,8 +6,9 @@
 //! services network ─ Service subnets ─┘
 //! ```
 //!
-//! All ids follow from the cluster's name, so adopting is looking up an id. Attributes that a person changed afterwards are
-//! left as they are.
+//! All ids follow from the cluster's name, so adopting is making it again: the server answers with what is there, or, where
+//! that is another project's, with a conflict, and then nothing is used. Attributes that a person changed afterwards are left
+//! as they are.
 
 pub mod plan;
 
@@ -68,6 +69,17 @@ pub enum Trouble {
     Api(#[from] ApiError),
     #[error("reading Kubernetes' ServiceCIDRs: {0}")]
     Kubernetes(#[source] Box<kube::Error>),
+}
+
+impl Trouble {
+    /// What a person can do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Trouble::Plan(_) => "change the range that the message names",
+            Trouble::Api(error) => error.advice(),
+            Trouble::Kubernetes(_) => "check that kube-apiserver runs and that `ladon kube` may read ServiceCIDRs",
+        }
+    }
 }
 
 /// Makes the topology and keeps it.
@@ -149,10 +161,9 @@ impl Builder {
 
     async fn network(&self, role: &str) -> Result<Uuid, ApiError> {
         let key = self.keys.network(role);
-        if let Some(network) = self.neutron.network(key).await? {
-            return Ok(network.id);
+        if self.neutron.network(key).await?.is_none() {
+            info!(network = self.name(role), "making a network of the cluster");
         }
-        info!(network = self.name(role), "making a network of the cluster");
         Ok(self.neutron.create_network(key, &self.name(role), &self.description()).await?.id)
     }
 
@@ -175,10 +186,7 @@ impl Builder {
 
     async fn router(&self, subnets: &[Uuid]) -> Result<Uuid, ApiError> {
         let key = self.keys.router();
-        let router = match self.neutron.router(key).await? {
-            Some(router) => router,
-            None => self.neutron.create_router(key, &self.name("router"), &self.description()).await?,
-        };
+        let router = self.neutron.create_router(key, &self.name("router"), &self.description()).await?;
         let interfaces = self.neutron.router_interfaces(router.id).await?;
         let connected: BTreeSet<Uuid> = interfaces.iter().flat_map(|port| &port.fixed_ips).map(|fixed| fixed.subnet_id).collect();
         for subnet in subnets.iter().filter(|subnet| !connected.contains(subnet)) {
@@ -189,10 +197,7 @@ impl Builder {
 
     async fn group(&self) -> Result<Uuid, ApiError> {
         let key = self.keys.group();
-        let group = match self.neutron.group(key).await? {
-            Some(group) => group,
-            None => self.neutron.create_group(key, GROUP, &self.description()).await?,
-        };
+        let group = self.neutron.create_group(key, GROUP, &self.description()).await?;
         for (direction, family) in missing_rules(&group) {
             let key = Uuid::new_v5(&group.id, format!("{direction}/{family}").as_bytes());
             self.neutron.create_open_rule(key, group.id, direction, family).await?;
