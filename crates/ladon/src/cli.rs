@@ -83,6 +83,12 @@ pub enum Command {
         after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports --missing       which do not work, and why?\n  ladon ports --node n2       which live on n2?"
     )]
     Ports(Ports),
+    /// Put a copy of the embedded store back, with the server stopped
+    ///
+    /// The copy goes on at a revision beyond all that nodes have seen: when the server starts, each gets a snapshot and is what
+    /// the copy says. A copy that is put back otherwise may leave nodes different without a word. What was there is kept beside it.
+    #[command(after_help = "Example:\n  ladon restore --config /etc/ladon/server.toml /root/ladon-store")]
+    Restore(Restore),
     /// Wait until a revision is in force on every node that it concerns
     ///
     /// Without --revision: everything that was changed up to now.
@@ -233,6 +239,15 @@ pub struct Unplug {
     /// Leave the port; it keeps its addresses
     #[arg(long)]
     pub keep_port: bool,
+}
+
+#[derive(Args)]
+pub struct Restore {
+    /// The server's configuration, whose `store.path` says where the store is
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The copy of the store's file
+    pub copy: PathBuf,
 }
 
 #[derive(Args)]

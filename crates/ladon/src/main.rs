@@ -45,6 +45,7 @@ fn operate(reach: &Reach, command: &Command) -> Result<()> {
             Command::Plug(plug) => verbs::plug(reach, plug).await,
             Command::Unplug(unplug) => verbs::unplug(reach, unplug).await,
             Command::Pki(pki) => verbs::pki(pki),
+            Command::Restore(wanted) => verbs::restore(wanted),
             Command::ConfigReference => Ok(reference::markdown()),
             Command::Completions { shell } => {
                 let mut code = Vec::new();

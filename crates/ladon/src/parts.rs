@@ -29,7 +29,7 @@ pub fn run(part: &Daemon) -> ExitCode {
     }
 }
 
-fn server_config(path: Option<&Path>) -> anyhow::Result<server::Config> {
+pub fn server_config(path: Option<&Path>) -> anyhow::Result<server::Config> {
     toml::from_str(&read_config(path)?).with_context(|| naming(path))
 }
 

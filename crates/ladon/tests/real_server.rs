@@ -141,3 +141,42 @@ fn a_plugged_port_is_an_ordinary_port_until_it_is_unplugged() {
     world.ladon(&["unplug", "metal0"]).succeeded();
     assert!(ports().is_empty());
 }
+
+#[test]
+fn a_copy_that_is_restored_goes_on_beyond_what_nodes_have_seen() {
+    let world = World::new();
+    let (store, copy) = (world.path("store"), world.path("copy"));
+    let make = |name: &str| curl(&world, "/v2.0/networks", Some(json!({"network": {"name": name}})));
+    let names = || -> Vec<String> {
+        let list = curl(&world, "/v2.0/networks?sort_key=name", None);
+        list["networks"].as_array().unwrap().iter().map(|network| network["name"].as_str().unwrap().to_string()).collect()
+    };
+    let restore =
+        |copy: &std::path::Path| world.ladon(&["restore", "--config", world.path("server.toml").to_str().unwrap(), copy.to_str().unwrap()]);
+    let server = Server::start(&world);
+    make("kept");
+    assert!(server.stop());
+    std::fs::copy(&store, &copy).unwrap();
+    let server = Server::start(&world);
+    make("lost");
+    assert!(restore(&copy).failed(1).contains("stop the server"));
+    assert_eq!(names(), ["kept", "lost"]);
+    assert!(server.stop());
+    std::fs::write(world.path("junk"), "no store").unwrap();
+    assert!(restore(&world.path("junk")).failed(1).contains("junk cannot be used"));
+    assert!(restore(&world.path("absent")).failed(1).contains("absent cannot be used"));
+    let said = restore(&copy).succeeded();
+    let revision = said.lines().find_map(|line| line.strip_prefix("revision  ")).unwrap().parse::<u64>().unwrap();
+    assert!(revision > 1_000_000_000_000_000, "{said}");
+    let server = Server::start(&world);
+    assert_eq!(names(), ["kept"]);
+    make("new");
+    assert!(world.ladon(&["wait"]).succeeded().contains(&(revision + 1).to_string()));
+    assert!(server.stop());
+    // What was put there by hand is made right in its place.
+    std::fs::copy(&copy, &store).unwrap();
+    restore(&store).succeeded();
+    let server = Server::start(&world);
+    assert_eq!(names(), ["kept"]);
+    assert!(server.stop() && world.path("store.replaced").exists() && !world.path("store.new").exists());
+}

@@ -7,6 +7,8 @@
 //!
 //! A full disk is found out before the file is touched ([`Options::reserve_bytes`]); if writing fails all the same, redb
 //! refuses to go on and the file is opened anew, which tells what is in it.
+//!
+//! A copy that is put back has forgotten revisions that nodes have seen: [`Redb::leap`] goes on beyond all of them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -111,8 +113,30 @@ impl Redb {
     /// Opens the store in `path`, which is made if it is absent (mode 0600). A store that was not closed is repaired.
     pub fn open(path: impl Into<PathBuf>, options: Options) -> Result<Redb, OpenError> {
         let path = path.into();
-        let database = open(&path)?;
+        let is_new = !path.exists();
+        let database = open(&path, is_new)?;
+        if is_new {
+            tracing::warn!("{}", made(&path));
+        }
         Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))) })
+    }
+
+    /// Goes on far beyond every revision that was ever told, with an empty log, and tells where. To be done with a copy that
+    /// is put back: a node that has seen revisions that the copy does not know would else take new ones of the same numbers for
+    /// those. After a leap every node gets a snapshot.
+    ///
+    /// The time in microseconds will do: no server makes a revision in each, so whatever came after the copy was made lies behind
+    /// it, and until the year 2255 JSON's numbers hold it.
+    pub fn leap(&self) -> Result<Revision, TransactError> {
+        let database = self.database()?;
+        let write = database.begin_write().map_err(failed("beginning a transaction"))?;
+        let next = Revision((revision_in(&write)?.0 + 1).max(unix_micros()));
+        write.delete_table(LOG).map_err(failed("clearing the log"))?;
+        write.open_table(LOG).map_err(failed("opening a table"))?;
+        set(&write, LOG_BYTES, 0)?;
+        set(&write, REVISION, next.0)?;
+        write.commit().map_err(failed("making a transaction durable"))?;
+        Ok(next)
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
@@ -124,7 +148,8 @@ impl Redb {
         if let Some(database) = &*slot {
             return Ok(database.clone());
         }
-        let opened = open(&self.path).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
+        let opened =
+            open(&self.path, false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
         let database = Arc::new(opened);
         *slot = Some(database.clone());
         Ok(database)
@@ -210,12 +235,21 @@ fn op_bytes(op: &Op) -> usize {
     }
 }
 
-fn open(path: &Path) -> Result<Database, OpenError> {
+/// What is said of a file that was not there.
+fn made(path: &Path) -> String {
+    format!(
+        "{}: there was no store, and a new one with nothing in it is made; nodes that had ports by an earlier store lose their flows when they \
+         connect; if there was one (a volume that is not mounted, another path), stop the server, put the store where it was and start again",
+        path.display()
+    )
+}
+
+fn open(path: &Path, is_new: bool) -> Result<Database, OpenError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path: path.into(), source };
     if std::fs::metadata(path).is_ok_and(|there| there.len() == 0) {
         return Err(OpenError::Empty { path: path.into() });
     }
-    let file = file(path).map_err(|error| failed(error.into()))?;
+    let file = file(path, is_new).map_err(|error| failed(error.into()))?;
     let backend = redb::backends::FileBackend::new(file).map_err(|error| failed(error.into()))?;
     let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.into() },
@@ -235,9 +269,9 @@ fn cause(error: OpenError) -> Box<dyn std::error::Error + Send + Sync> {
     }
 }
 
-fn file(path: &Path) -> std::io::Result<File> {
+fn file(path: &Path, is_new: bool) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    File::options().read(true).write(true).create(is_new).truncate(false).mode(0o600).open(path)
 }
 
 /// The version of the tables, which are made if the file is new.
@@ -271,6 +305,10 @@ fn reading<E: Into<redb::Error>>(error: E) -> StoreError {
 
 fn unix_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn unix_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
 }
 
 fn number(write: &WriteTransaction, name: &[u8]) -> Result<u64, TransactError> {
@@ -391,5 +429,15 @@ impl Store for Redb {
             }
             other => other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_store_is_told_with_what_it_means_and_what_to_do() {
+        assert_eq!(made(Path::new("/store")).split("; ").count(), 3);
     }
 }

@@ -210,3 +210,27 @@ fn a_file_that_became_empty_is_not_taken_for_a_new_store() {
     assert!(matches!(Redb::open(&path, Options::default()), Err(OpenError::Empty { .. })));
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "nothing was written");
 }
+
+#[test]
+fn a_copy_that_is_put_back_goes_on_beyond_all_that_was_ever_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, copy) = (directory.path().join("store"), directory.path().join("copy"));
+    write_nodes(5, &open(directory.path()));
+    std::fs::copy(&file, &copy).unwrap();
+    let lost = open(directory.path());
+    write_nodes(20, &lost);
+    let mut seen = lost.load().unwrap().revision;
+    drop(lost);
+    for _ in 0..2 {
+        std::fs::copy(&copy, &file).unwrap();
+        let store = open(directory.path());
+        let (before, leap) = (store.load().unwrap(), store.leap().unwrap());
+        assert!(leap > seen && store.load().unwrap().objects == before.objects);
+        assert_eq!(store.transact(&put("new")).unwrap(), Revision(leap.0 + 1));
+        for revision in [Revision(3), before.revision, seen, Revision(leap.0 - 1)] {
+            assert!(matches!(store.changes(revision), Err(ChangesError::Compacted { .. })), "{revision}");
+        }
+        assert_eq!(store.changes(leap).unwrap().len(), 1);
+        seen = store.load().unwrap().revision;
+    }
+}

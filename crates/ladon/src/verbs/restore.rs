@@ -1,0 +1,80 @@
+//! `ladon restore`: a copy of the embedded store takes the store's place.
+//!
+//! A copy has forgotten revisions that nodes have seen. It is looked through and made to leap beyond them beside the store, and
+//! only then put there: whatever fails leaves everything as it was. Nothing is thrown away.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use model::Revision;
+use store::{OpenError, Options, Redb, Store};
+
+use crate::cli::Restore;
+use crate::failure::{Failure, Result};
+use crate::parts;
+
+/// Puts the copy there; says what came of it.
+pub fn restore(wanted: &Restore) -> Result<String> {
+    let config = parts::server_config(wanted.config.as_deref());
+    let config = config.map_err(|error| failed(stream::describe(error.as_ref()), "correct the server's configuration"))?;
+    let store = config.store.path;
+    check_closed(&store)?;
+    let (new, old) = (beside(&store, "new"), beside(&store, "replaced"));
+    let revision = prepare(&wanted.copy, &new, &store).inspect_err(|_| drop(fs::remove_file(&new)))?;
+    let has_old = store.exists();
+    let moved = if has_old { fs::rename(&store, &old) } else { Ok(()) };
+    let moved = moved.and_then(|()| fs::rename(&new, &store)).and_then(|()| sync_directory(&store));
+    moved.map_err(|error| failed(format!("{} cannot be moved to {}: {error}", new.display(), store.display()), "move it there by hand"))?;
+    let mut text = format!("store     {}\nrevision  {revision}\n", store.display());
+    if has_old {
+        text.push_str(&format!("replaced  {}\n", old.display()));
+    }
+    Ok(text)
+}
+
+fn failed(what_happened: String, what_to_do: &str) -> Failure {
+    Failure::new(format!("nothing is restored: {what_happened}"), "not affected; nodes go on with what they have", what_to_do)
+}
+
+/// A store that a server has open is not replaced. One that cannot be opened otherwise is why somebody restores.
+fn check_closed(store: &Path) -> Result<()> {
+    match store.exists().then(|| Redb::open(store, Options::default())) {
+        Some(Err(error @ OpenError::InUse { .. })) => Err(failed(error.to_string(), "stop the server")),
+        _ => Ok(()),
+    }
+}
+
+/// `store.new`, say.
+fn beside(store: &Path, what: &str) -> PathBuf {
+    let mut name = store.as_os_str().to_os_string();
+    name.push(format!(".{what}"));
+    name.into()
+}
+
+/// Copies the copy, sees that all of it can be read, and makes it leap. The file is whose the store is.
+fn prepare(copy: &Path, new: &Path, store: &Path) -> Result<Revision> {
+    let unusable = |error: &(dyn std::error::Error + 'static)| {
+        failed(
+            format!("{} cannot be used: {}", copy.display(), stream::describe(error)),
+            "name a copy of a store's file; see that the disk has room",
+        )
+    };
+    fs::copy(copy, new).map_err(|error| unusable(&error))?;
+    let opened = Redb::open(new, Options::default()).map_err(|error| unusable(&error))?;
+    opened.load().map_err(|error| unusable(&error))?;
+    let revision = opened.leap().map_err(|error| unusable(&error))?;
+    let like = fs::metadata(if store.exists() { store } else { directory(store) }).map_err(|error| unusable(&error))?;
+    chown(new, Some(like.uid()), Some(like.gid())).map_err(|error| unusable(&error))?;
+    fs::set_permissions(new, fs::Permissions::from_mode(0o600)).map_err(|error| unusable(&error))?;
+    Ok(revision)
+}
+
+/// A file that was moved stays moved.
+fn sync_directory(store: &Path) -> std::io::Result<()> {
+    fs::File::open(directory(store))?.sync_all()
+}
+
+fn directory(store: &Path) -> &Path {
+    store.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
