@@ -17,7 +17,13 @@ pub fn id(name: &str) -> Uuid {
 }
 
 pub fn node(name: &str, tunnel: &str) -> Node {
-    Node { name: NodeName(name.into()), tunnel_addresses: vec![tunnel.parse().expect("a test's address")], tunnel: TunnelType::Geneve }
+    Node {
+        name: NodeName(name.into()),
+        tunnel_addresses: vec![tunnel.parse().expect("a test's address")],
+        tunnel: TunnelType::Geneve,
+        bridge: String::new(),
+        datapath: String::new(),
+    }
 }
 
 pub fn network(name: &str, key: u32) -> Network {
@@ -137,6 +143,7 @@ pub fn block(network: &str, node: &str, subnet: &str, v4: &str, v6: Vec<V6Range>
 pub fn balancer(name: &str, vip_port: &Port) -> LoadBalancer {
     let fixed = vip_port.fixed_ips.first().expect("a VIP port has an address");
     LoadBalancer {
+        vip_port_origin: None,
         id: LoadBalancerId(id(name)),
         project: ProjectId::default(),
         name: name.into(),

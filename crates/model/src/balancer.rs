@@ -18,8 +18,21 @@ pub struct LoadBalancer {
     pub vip_port: PortId,
     pub vip_subnet: SubnetId,
     pub vip_network: NetworkId,
+    /// None where an early release did not say: then the port's name tells.
+    #[serde(default)]
+    pub vip_port_origin: Option<VipPort>,
     #[serde(default)]
     pub standard: crate::object::Standard,
+}
+
+/// Where a VIP's port comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VipPort {
+    /// It was made for the load balancer, and ends with it.
+    Made,
+    /// A user brought it, and gets it back.
+    Brought,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

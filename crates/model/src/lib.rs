@@ -18,7 +18,7 @@ mod security;
 mod topology;
 
 pub use address::{Mac, MacParseError, eui64, link_local};
-pub use balancer::{Listener, ListenerProtocol, LoadBalancer, Member, Pool, PoolAlgorithm};
+pub use balancer::{Listener, ListenerProtocol, LoadBalancer, Member, Pool, PoolAlgorithm, VipPort};
 pub use block::{Block, V6Range, V6Shape};
 pub use ids::{
     BlockId, GroupKey, ListenerId, ListenerKey, LoadBalancerId, MemberId, NetworkId, NetworkKey, NodeId, NodeName, PoolId, PortId, PortKey,

@@ -121,6 +121,12 @@ pub struct Node {
     /// Where its tunnels end: the preferred address first.
     pub tunnel_addresses: Vec<IpAddr>,
     pub tunnel: TunnelType,
+    /// The bridge that it programs, into which virtual machines are plugged; empty: unknown.
+    #[serde(default)]
+    pub bridge: String,
+    /// `system` or `netdev`, as Open vSwitch calls them; empty: unknown.
+    #[serde(default)]
+    pub datapath: String,
 }
 
 impl Node {

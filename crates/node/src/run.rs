@@ -139,6 +139,8 @@ fn view_config(config: &Config) -> view::Config {
         node: config.node(),
         tunnel_addresses: config.tunnel.addresses.clone(),
         tunnel: config.tunnel.kind,
+        bridge: config.ovs.bridge.clone(),
+        datapath: config.ovs.datapath.clone(),
         servers: config.servers.clone(),
         credentials: Credentials { ca: config.authority.clone(), certificate: config.certificate.clone(), key: config.key.clone() },
         path: config.state_dir.join("view"),

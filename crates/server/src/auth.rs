@@ -2,7 +2,8 @@
 //!
 //! With `auth = "none"` every caller is an administrator, in the project that the `X-Project-Id` header names: good on
 //! loopback and on a unix socket, refused anywhere else. With `auth = "tokens"` a request carries one of the file's tokens
-//! in `X-Auth-Token`, as it would carry one of Keystone's.
+//! in `X-Auth-Token`, as it would carry one of Keystone's. Of the roles, `admin` opens every project, and `reader` without
+//! `member` looks and changes nothing; other roles mean nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,14 @@ use axum::response::Response;
 use model::ProjectId;
 use sha2::{Digest, Sha256};
 
-use crate::http::error_document;
+use crate::http::{self, error_document};
 
 /// The role that makes its bearer an administrator.
 pub const ADMIN_ROLE: &str = "admin";
+/// The role with which one writes. It goes without saying where a token has neither this nor [`READER_ROLE`].
+const MEMBER_ROLE: &str = "member";
+/// The role with which one reads only, unless another role says more.
+const READER_ROLE: &str = "reader";
 
 /// The sender of a request, put into the request's extensions by [`authenticate`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -35,6 +40,12 @@ impl Caller {
     /// True if the caller may see what belongs to `project`.
     pub fn may_see(&self, project: &ProjectId) -> bool {
         self.is_admin || self.project == *project
+    }
+
+    /// True if all that the caller may do is to look.
+    pub fn is_reader(&self) -> bool {
+        let has = |role: &str| self.roles.iter().any(|own| own == role);
+        has(READER_ROLE) && !has(MEMBER_ROLE) && !self.is_admin
     }
 
     /// The administrator that everybody is without authentication.
@@ -127,6 +138,7 @@ pub async fn authenticate(State(auth): State<Auth>, mut request: Request, next: 
         }
     };
     match caller {
+        Some(caller) if caller.is_reader() && !request.method().is_safe() => return http::forbidden(&request),
         Some(caller) => request.extensions_mut().insert(caller),
         None if is_public(request.uri().path()) => request.extensions_mut().insert(Caller::default()),
         None => return unauthorized(),
@@ -154,6 +166,15 @@ mod tests {
         assert_eq!((alice.project.0.as_str(), alice.user.as_str(), alice.is_admin), ("p1", "alice", false));
         assert!(tokens.caller("root").unwrap().is_admin);
         assert!(tokens.caller("").is_none() && tokens.caller("secre").is_none());
+    }
+
+    #[test]
+    fn who_has_the_role_of_a_reader_and_none_that_writes_is_a_reader() {
+        let is_reader = |roles: &str| entry(&format!("token,p,user,{roles}")).unwrap().1.is_reader();
+        assert!(is_reader("reader") && is_reader("reader auditor"));
+        assert!(
+            !is_reader("") && !is_reader("member") && !is_reader("member reader") && !is_reader("admin reader") && !is_reader("auditor")
+        );
     }
 
     #[test]

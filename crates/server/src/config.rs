@@ -41,7 +41,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "api.tokens",
         "",
-        "The file of tokens: lines of `token,project,user,roles`, roles separated by spaces; the role `admin` sees every project.",
+        "The file of tokens: lines of `token,project,user,roles`, roles separated by spaces. The role `admin` opens every project, `reader` without `member` changes nothing, others mean nothing.",
     ),
     setting(
         "network.mtu",

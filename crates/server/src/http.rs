@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -43,6 +43,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Every answer has one, as OpenStack's services do.
 const REQUEST_ID: &str = "x-openstack-request-id";
+/// What a proxy that speaks TLS with the client says of that.
+const FORWARDED_PROTO: header::HeaderName = header::HeaderName::from_static("x-forwarded-proto");
 /// Bytes of a refusal that are worth repeating.
 const REASON_MAX: usize = 1024;
 /// What a path that nothing serves is answered, as in OpenStack.
@@ -63,6 +65,13 @@ async fn name_request(request: Request, next: Next) -> Response {
     let id = HeaderValue::from_str(&format!("req-{}", Uuid::new_v4())).expect("a UUID is plain text");
     response.headers_mut().entry(REQUEST_ID).or_insert(id);
     response
+}
+
+/// The address under which the client reached the server, maybe by way of a proxy that speaks TLS for it.
+pub fn base(headers: &HeaderMap) -> String {
+    let said = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_https = said(FORWARDED_PROTO).is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"));
+    format!("{}://{}", if is_https { "https" } else { "http" }, said(header::HOST).unwrap_or("localhost"))
 }
 
 /// The APIs by how they word a refusal.
@@ -88,6 +97,15 @@ impl Api {
             Api::Octavia => Fault::new(status, message).into_response(),
             Api::Ladon => error_document(status, &message.into()),
         }
+    }
+}
+
+/// The refusal of a write by someone who may only look, in the words of the API that was asked.
+pub fn forbidden(request: &Request) -> Response {
+    match Api::of(request) {
+        Api::Neutron => ApiError::forbidden("(rule:reader)").into_response(),
+        Api::Octavia => Fault::forbidden().into_response(),
+        Api::Ladon => error_document(StatusCode::FORBIDDEN, "The role reader allows no request that changes anything."),
     }
 }
 

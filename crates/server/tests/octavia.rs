@@ -160,6 +160,32 @@ async fn a_port_of_the_users_is_taken_and_given_back() {
 }
 
 #[tokio::test]
+async fn a_vips_port_goes_or_stays_by_where_it_came_from_and_not_by_its_name() {
+    let api = Api::new().await;
+    let renamed = api.balancer().await;
+    let state = api.world.core.state();
+    let made = state.all::<Port>().next().unwrap();
+    api.world.put(Port { name: "mine".into(), ..made.clone() }).await;
+    assert_eq!(api.ask("DELETE", &format!("loadbalancers/{renamed}"), Value::Null).await.0, 204);
+    assert_eq!(api.world.core.state().port(made.id), None);
+
+    let brought = api.world.port(common::plain(network(1).id)).await.unwrap();
+    let balancer = id(&api.make("loadbalancers", "loadbalancer", json!({"vip_port_id": brought.id})).await);
+    let taken = api.world.core.state().port(brought.id).unwrap().clone();
+    api.world.put(Port { name: format!("octavia-lb-{balancer}"), ..taken }).await;
+    assert_eq!(api.ask("DELETE", &format!("loadbalancers/{balancer}"), Value::Null).await.0, 204);
+    assert!(api.world.core.state().port(brought.id).is_some());
+
+    // What was stored before the origin was is told by its port's name.
+    let old = api.balancer().await;
+    let state = api.world.core.state();
+    let stored = state.all::<LoadBalancer>().next().unwrap();
+    api.world.put(LoadBalancer { vip_port_origin: None, ..stored.clone() }).await;
+    assert_eq!(api.ask("DELETE", &format!("loadbalancers/{old}"), Value::Null).await.0, 204);
+    assert_eq!(api.world.core.state().port(stored.vip_port), None);
+}
+
+#[tokio::test]
 async fn a_network_alone_gives_an_ipv4_vip_and_a_slaac_subnet_an_ipv6_one() {
     let api = Api::new().await;
     let any = api.make("loadbalancers", "loadbalancer", json!({"vip_network_id": network(1).id})).await;
@@ -458,6 +484,10 @@ async fn projects_do_not_see_each_other() {
     api.world.put(Network { is_shared: true, ..network.clone() }).await;
     let own = api.make("loadbalancers", "loadbalancer", json!({"vip_network_id": network.id})).await;
     assert_eq!(own["project_id"], "other");
+    for address in ["10.0.0.1", "10.0.0.200"] {
+        let chosen = json!({"loadbalancer": {"vip_network_id": network.id, "vip_address": address}});
+        api.refused("POST", "loadbalancers", chosen, 403, "Policy does not allow").await;
+    }
     let elsewhere = json!({"loadbalancer": {"vip_network_id": network.id, "project_id": "p"}});
     api.refused("POST", "loadbalancers", elsewhere, 403, "Policy does not allow").await;
     let state = api.world.core.state();

@@ -190,3 +190,42 @@ async fn the_openstack_client_makes_a_load_balancer_and_it_is_there_after_a_rest
     assert_eq!(openstack(&url, "loadbalancer list -f json").await.unwrap(), Value::Array(Vec::new()));
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_looks_and_changes_nothing_in_the_words_of_each_api() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.api.auth = AuthMode::Tokens;
+    config.api.tokens = Some(directory.path().join("tokens"));
+    std::fs::write(directory.path().join("tokens"), "looks,p1,alice,reader\nworks,p1,bob,reader member\n").unwrap();
+    let server = Server::start(config).await.unwrap();
+    let at = |path: &str| format!("{}{path}", url(&server));
+    let body = "{\"network\": {\"name\": \"n\"}}";
+    let (neutron, octavia) = (at("/v2.0/networks"), at("/v2.0/lbaas/loadbalancers"));
+    for (arguments, word) in [
+        (vec!["-d", body, &neutron], "PolicyNotAuthorized"),
+        (vec!["-X", "PUT", "-d", body, &neutron], "PolicyNotAuthorized"),
+        (vec!["-X", "DELETE", &neutron], "PolicyNotAuthorized"),
+        (vec!["-d", "{}", &octavia], "faultstring"),
+    ] {
+        let (status, _, said) = curl(&[&["-H", "X-Auth-Token: looks"], arguments.as_slice()].concat()).await;
+        assert!(status == 403 && said.contains(word), "{arguments:?}: {status} {said}");
+    }
+    assert_eq!(curl(&["-H", "X-Auth-Token: looks", &neutron]).await.0, 200);
+    assert_eq!(curl(&["-H", "X-Auth-Token: works", "-d", body, &neutron]).await.0, 201);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_lead_back_through_a_proxy_that_speaks_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(config(directory.path())).await.unwrap();
+    for path in ["/", "/v2.0/", "/load-balancer"] {
+        let address = format!("{}{path}", url(&server));
+        let by_proxy = curl(&["-H", "Host: cloud.example", "-H", "X-Forwarded-Proto: https", &address]).await.2;
+        assert!(by_proxy.contains("\"https://cloud.example/") && !by_proxy.contains("http://"), "{by_proxy}");
+        let plain = curl(&["-H", "Host: cloud.example", &address]).await.2;
+        assert!(plain.contains("\"http://cloud.example/"), "{plain}");
+    }
+    server.stop().await;
+}

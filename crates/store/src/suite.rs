@@ -28,7 +28,13 @@ pub fn suite<S: Store>(make: impl Fn() -> S) {
 
 /// A node with this name: the smallest object.
 pub fn node(name: &str) -> Node {
-    Node { name: NodeName(name.into()), tunnel_addresses: Vec::new(), tunnel: TunnelType::Geneve }
+    Node {
+        name: NodeName(name.into()),
+        tunnel_addresses: Vec::new(),
+        tunnel: TunnelType::Geneve,
+        bridge: String::new(),
+        datapath: String::new(),
+    }
 }
 
 fn put(object: impl Into<Object>) -> Op {

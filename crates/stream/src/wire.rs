@@ -46,6 +46,12 @@ pub struct Hello {
     /// [`VIEW_FORMAT`](crate::VIEW_FORMAT) of the node.
     #[prost(uint32, tag = "6")]
     pub view_format: u32,
+    /// The bridge that the node programs, into which others plug; empty: unknown.
+    #[prost(string, tag = "8")]
+    pub bridge: String,
+    /// `system` or `netdev`; empty: unknown.
+    #[prost(string, tag = "9")]
+    pub datapath: String,
 }
 
 /// What is true on the node.
@@ -178,6 +184,11 @@ pub struct Key {
     pub id: Bytes,
 }
 
+/// Where a node's tunnels may end: a few addresses of each family.
+pub const TUNNEL_ADDRESSES_MAX: usize = 8;
+/// Longest name of a node or its bridge, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
 /// A message that means nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WireError {
@@ -189,6 +200,12 @@ pub enum WireError {
     Address(String),
     #[error("'{0}' is no tunnel type: geneve or vxlan")]
     Tunnel(String),
+    #[error("{0} tunnel addresses are more than {TUNNEL_ADDRESSES_MAX}")]
+    Addresses(usize),
+    #[error("a name of {0} bytes is longer than {NAME_BYTES_MAX}")]
+    Name(usize),
+    #[error("'{0}' is no datapath: system or netdev")]
+    Datapath(String),
     #[error("an object cannot be read: {0}")]
     Object(String),
 }
@@ -249,10 +266,35 @@ impl TryFrom<&Hello> for model::Node {
             "vxlan" => TunnelType::Vxlan,
             other => return Err(WireError::Tunnel(other.to_string())),
         };
-        let addresses = hello.tunnel_addresses.iter();
-        let tunnel_addresses = addresses.map(|text| text.parse::<IpAddr>().map_err(|_| WireError::Address(text.clone())));
-        Ok(model::Node { name: NodeName(hello.node.clone()), tunnel_addresses: tunnel_addresses.collect::<Result<_, _>>()?, tunnel })
+        if let Some(name) = [&hello.node, &hello.bridge].into_iter().find(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(WireError::Name(name.len()));
+        }
+        if !["", "system", "netdev"].contains(&hello.datapath.as_str()) {
+            return Err(WireError::Datapath(hello.datapath.chars().take(NAME_BYTES_MAX).collect()));
+        }
+        Ok(model::Node {
+            name: NodeName(hello.node.clone()),
+            tunnel_addresses: tunnel_addresses(&hello.tunnel_addresses)?,
+            tunnel,
+            bridge: hello.bridge.clone(),
+            datapath: hello.datapath.clone(),
+        })
     }
+}
+
+/// The addresses, each once, in their order.
+fn tunnel_addresses(texts: &[String]) -> Result<Vec<IpAddr>, WireError> {
+    if texts.len() > TUNNEL_ADDRESSES_MAX {
+        return Err(WireError::Addresses(texts.len()));
+    }
+    let mut addresses = Vec::new();
+    for text in texts {
+        let address = text.parse::<IpAddr>().map_err(|_| WireError::Address(text.clone()))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 impl From<node_message::Body> for NodeMessage {
@@ -280,6 +322,25 @@ mod tests {
         assert_eq!(ObjectKey::try_from(&bad), Err(WireError::Id(5)));
         let bad = Key { kind: "portal".into(), id: Bytes::from_static(&[0; 16]) };
         assert_eq!(ObjectKey::try_from(&bad), Err(WireError::Kind("portal".into())));
+    }
+
+    #[test]
+    fn a_hello_says_each_address_once_and_not_too_many() {
+        let hello = |addresses: &[&str]| {
+            let tunnel_addresses = addresses.iter().map(ToString::to_string).collect();
+            model::Node::try_from(&Hello { tunnel_addresses, ..Hello::default() }).map(|node| node.tunnel_addresses.len())
+        };
+        assert_eq!(hello(&["192.0.2.1", "2001:db8::1", "192.0.2.1"]), Ok(2));
+        assert_eq!(hello(&["192.0.2.1"; 9]), Err(WireError::Addresses(9)));
+        assert_eq!(hello(&["x"]), Err(WireError::Address("x".into())));
+    }
+
+    #[test]
+    fn a_hello_with_another_datapath_or_an_endless_name_makes_no_sense() {
+        let odd = Hello { datapath: "dpdk".into(), ..Hello::default() };
+        assert_eq!(model::Node::try_from(&odd), Err(WireError::Datapath("dpdk".into())));
+        let long = Hello { bridge: "b".repeat(256), ..Hello::default() };
+        assert_eq!(model::Node::try_from(&long), Err(WireError::Name(256)));
     }
 
     #[test]

@@ -118,8 +118,15 @@ mod tests {
     fn saved() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/view");
-        let node =
-            |n: u8| Arc::new(Object::from(Node { name: NodeName(format!("n{n}")), tunnel_addresses: vec![], tunnel: TunnelType::Vxlan }));
+        let node = |n: u8| {
+            Arc::new(Object::from(Node {
+                name: NodeName(format!("n{n}")),
+                tunnel_addresses: vec![],
+                tunnel: TunnelType::Vxlan,
+                bridge: String::new(),
+                datapath: String::new(),
+            }))
+        };
         save(&path, &name(), &[node(1), node(2)], Revision(7)).unwrap();
         (dir, path)
     }

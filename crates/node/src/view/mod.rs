@@ -43,6 +43,9 @@ pub struct Config {
     /// Where this node's tunnels end, the preferred address first.
     pub tunnel_addresses: Vec<IpAddr>,
     pub tunnel: TunnelType,
+    /// The bridge that this node programs, and its datapath: where virtual machines are plugged.
+    pub bridge: String,
+    pub datapath: String,
     /// `host:port` of each server. Any of them will do.
     pub servers: Vec<String>,
     pub credentials: Credentials,

@@ -224,7 +224,14 @@ mod tests {
 
     fn node(n: u8, address: u8) -> Object {
         let tunnel_addresses = vec![std::net::Ipv4Addr::new(192, 0, 2, address).into()];
-        Node { name: NodeName(format!("n{n}")), tunnel_addresses, tunnel: TunnelType::Geneve }.into()
+        Node {
+            name: NodeName(format!("n{n}")),
+            tunnel_addresses,
+            tunnel: TunnelType::Geneve,
+            bridge: String::new(),
+            datapath: String::new(),
+        }
+        .into()
     }
 
     fn hash(objects: &[Object]) -> u64 {

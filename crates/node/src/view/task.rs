@@ -200,6 +200,8 @@ impl Task {
             revision: revision.0,
             interest_hash: self.replica.hash().0,
             view_format: VIEW_FORMAT,
+            bridge: self.config.bridge.clone(),
+            datapath: self.config.datapath.clone(),
         }
     }
 

@@ -468,6 +468,7 @@ fn balancer(edit: &mut Edit) -> Edited {
     let mac = edit.mac();
     let vip = edit.put_port(port, Some(&[Wanted::Subnet(subnet.id)]), Some(mac))?;
     edit.tx.put(LoadBalancer {
+        vip_port_origin: None,
         id,
         project: ProjectId::default(),
         name: String::new(),

@@ -155,6 +155,7 @@ impl Host {
             revision: revision.0,
             interest_hash: self.replica.hash().0,
             view_format: VIEW_FORMAT,
+            ..Hello::default()
         }
     }
 

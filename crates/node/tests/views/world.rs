@@ -159,6 +159,8 @@ impl World {
             node: name(n),
             tunnel_addresses: vec![std::net::Ipv4Addr::new(192, 0, 2, n as u8).into()],
             tunnel: TunnelType::Geneve,
+            bridge: "br-test".into(),
+            datapath: "netdev".into(),
             servers: vec![self.server.address.to_string()],
             credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap(),
             path: self.path(n),

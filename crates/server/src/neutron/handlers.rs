@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
+use crate::http::base;
 use crate::state::{Owned, State};
 use crate::views::Claims;
 use crate::writer::Core;
@@ -87,12 +88,6 @@ async fn list<R: Resource>(
     Ok(Json(Value::Object(answer)).into_response())
 }
 
-/// The address under which the client reached the server.
-pub fn base(headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    format!("http://{host}")
-}
-
 async fn show<R: Resource>(
     Shared(neutron): Shared<Neutron>,
     Extension(caller): Extension<Caller>,
@@ -118,7 +113,7 @@ async fn create<R: Resource>(
         Body::One(fields) => (vec![fields], false),
         Body::Many(many) => (many, true),
     };
-    let ids = idempotent::ids(keys, many.len())?;
+    let ids = idempotent::ids(keys, many.len(), &caller)?;
     let asks: Arc<[(Fields, Uuid)]> = many.into_iter().zip(ids).collect();
     let (made, state) = neutron.write(caller.clone(), move |ask| create_all::<R>(ask, &asks, has_keys)).await?;
     let is_old = made.iter().all(|(_, is_new)| !is_new);

@@ -159,7 +159,8 @@ pub fn check_addresses(state: &State, port: &Port) -> Result<(), ApiError> {
 }
 
 fn add_port(ask: &mut Ask, router: &Router, id: PortId) -> Result<(Port, SubnetId), ApiError> {
-    let mut port = resource::visible::<Ports>(ask.state(), &id.to_string(), ask.caller)?.clone();
+    // A network's owner sees others' ports on it, which is no leave to take their protection and their groups away.
+    let mut port = handlers::own::<Ports>(ask, &id.to_string(), "update")?;
     if !port.device_id.is_empty() {
         let message = format!(
             "Unable to complete operation on port {id} for network {}. Port already has an attached device {}.",

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{AddressPair, DhcpOption, FixedIp, Mac, Network, NodeName, Port, PortId, PortStatus, ProjectId, SecurityGroupId, owner};
+use model::{AddressPair, DhcpOption, FixedIp, Mac, Network, Node, NodeName, Port, PortId, PortStatus, ProjectId, SecurityGroupId, owner};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -79,7 +79,7 @@ impl Resource for Ports {
         Ports::is_visible(state, port, caller)
     }
 
-    fn show(_state: &State, port: &Port, _settings: Settings) -> Map<String, Value> {
+    fn show(state: &State, port: &Port, _settings: Settings) -> Map<String, Value> {
         let mut shown = resource::entries(json!({
             "name": port.name,
             "description": port.description,
@@ -95,7 +95,7 @@ impl Resource for Ports {
             "allowed_address_pairs": port.address_pairs.iter().map(show_pair).collect::<Vec<_>>(),
             "extra_dhcp_opts": port.dhcp_options.iter().map(show_option).collect::<Vec<_>>(),
         }));
-        shown.append(&mut show_binding(port));
+        shown.append(&mut show_binding(state, port));
         shown
     }
 
@@ -222,9 +222,13 @@ fn show_option(option: &DhcpOption) -> Value {
     json!({"opt_name": option.name, "opt_value": option.value, "ip_version": option.ip_version})
 }
 
-fn show_binding(port: &Port) -> Map<String, Value> {
+/// Where Nova's os-vif plugs the port in: what its host says of itself, and the usual until it has said something.
+fn show_binding(state: &State, port: &Port) -> Map<String, Value> {
     let is_bound = port.host.is_some();
-    let details = json!({"port_filter": true, "connectivity": "l2", "bridge_name": "br-int", "datapath_type": "system"});
+    let home = port.home().and_then(|home| state.node(home));
+    let said = |what: fn(&Node) -> &str, usual: &'static str| home.map(what).filter(|said| !said.is_empty()).unwrap_or(usual).to_string();
+    let (bridge, datapath) = (said(|node| &node.bridge, "br-int"), said(|node| &node.datapath, "system"));
+    let details = json!({"port_filter": true, "connectivity": "l2", "bridge_name": bridge, "datapath_type": datapath});
     resource::entries(json!({
         "binding:vnic_type": port.vnic_type,
         "binding:profile": {},

@@ -128,8 +128,10 @@ pub fn is_default(group: &SecurityGroup) -> bool {
 /// Makes a project's default group if it has none.
 pub fn ensure_default(ask: &mut Ask, project: &ProjectId) -> Result<SecurityGroupId, ApiError> {
     let id = default_id(project);
-    if ask.state().group(id).is_some() {
-        return Ok(id);
+    match ask.state().group(id).map(|group| group.project == *project) {
+        Some(true) => return Ok(id),
+        Some(false) => return Err(taken(id)),
+        None => {}
     }
     let key: GroupKey = ask.tx.group_key()?;
     let group = SecurityGroup {
@@ -148,6 +150,15 @@ pub fn ensure_default(ask: &mut Ask, project: &ProjectId) -> Result<SecurityGrou
     }
     ask.tx.put(group);
     Ok(id)
+}
+
+/// An administrator gave another project's group this id: what it lets through is not this project's to trust.
+fn taken(id: SecurityGroupId) -> ApiError {
+    let message = format!(
+        "Security group {id} should be the default group of this project and belongs to another one. Nothing was made. An administrator \
+         has to delete that group."
+    );
+    ApiError::conflict("SecurityGroupDefaultTaken", message)
 }
 
 /// A rule that lets everything through in one direction.

@@ -7,9 +7,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
+use crate::http::base;
 
 use super::error::ApiError;
-use super::handlers::base;
 use super::network::Networks;
 use super::port::Ports;
 use super::resource::Resource;

@@ -70,6 +70,7 @@ impl Resource for LoadBalancer {
             vip_port: vip.port,
             vip_subnet: vip.fixed.subnet,
             vip_network: vip.network,
+            vip_port_origin: Some(vip.origin),
             standard: body::standard(ask.tx, fields)?,
         };
         ask.tx.put(balancer.clone());

@@ -10,6 +10,7 @@ use super::PROVIDER;
 use super::error::Fault;
 use crate::Core;
 use crate::auth::Caller;
+use crate::http;
 
 /// The API's versions up to the one whose listeners may share a port number between protocols, with Octavia's dates.
 const VERSIONS: [(&str, &str); 14] = [
@@ -83,11 +84,11 @@ async fn quota(Extension(caller): Extension<Caller>, Path(project): Path<String>
 
 /// The versions, for everybody.
 pub async fn versions(headers: HeaderMap) -> Json<Value> {
-    let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let base = http::base(&headers);
     let last = VERSIONS.len() - 1;
     let version = |(number, (id, updated)): (usize, &(&str, &str))| {
         let status = if number == last { "CURRENT" } else { "SUPPORTED" };
-        let links = json!([{"href": format!("http://{host}/load-balancer/v2"), "rel": "self"}]);
+        let links = json!([{"href": format!("{base}/load-balancer/v2"), "rel": "self"}]);
         json!({"id": id, "status": status, "updated": updated, "links": links})
     };
     Json(json!({"versions": VERSIONS.iter().enumerate().map(version).collect::<Value>()}))

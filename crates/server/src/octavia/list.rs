@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::error::Fault;
 use super::show::Shown;
+use crate::http;
 
 /// A list's or an object's query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,6 +153,5 @@ fn encoded(text: &str) -> String {
 
 /// The address that the client used, without its query.
 pub fn base(headers: &HeaderMap, uri: &Uri) -> String {
-    let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    format!("http://{host}{}", uri.path())
+    format!("{}{}", http::base(headers), uri.path())
 }

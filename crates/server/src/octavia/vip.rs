@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use model::{
     FixedIp, Kind, LoadBalancer, LoadBalancerId, Network, NetworkId, ObjectKey, Port, PortId, PortStatus, ProjectId, Subnet, SubnetId,
-    owner,
+    VipPort, owner,
 };
 use uuid::Uuid;
 
@@ -27,6 +27,7 @@ pub struct Vip {
     pub port: PortId,
     pub network: NetworkId,
     pub fixed: FixedIp,
+    pub origin: VipPort,
 }
 
 /// Makes the VIP's port, or takes the one that the request names.
@@ -55,7 +56,7 @@ fn adopt(ask: &mut Ask, id: LoadBalancerId, port: PortId, fields: &Fields) -> Re
     port.device_owner = owner::LOAD_BALANCER.into();
     port.device_id = device(id);
     port.status = if port.is_admin_up { PortStatus::Active } else { PortStatus::Down };
-    let vip = Vip { port: port.id, network, fixed };
+    let vip = Vip { port: port.id, network, fixed, origin: VipPort::Brought };
     ask.tx.put(port);
     Ok(vip)
 }
@@ -90,7 +91,7 @@ fn make(ask: &mut Ask, id: LoadBalancerId, project: &ProjectId, fields: &Fields)
         status: PortStatus::Active,
         standard: body::standard(ask.tx, &Fields::default())?,
     };
-    let vip = Vip { port: port.id, network: network.id, fixed };
+    let vip = Vip { port: port.id, network: network.id, fixed, origin: VipPort::Made };
     ask.tx.put(port);
     Ok(vip)
 }
@@ -113,6 +114,10 @@ fn place(ask: &Ask, fields: &Fields, address: Option<IpAddr>) -> Result<(Network
         Some(subnet) => Fault::missing("Subnet", subnet.id),
         None => Fault::missing("Network", id),
     })?;
+    // On another's network, an address may be what its gateway or an address pair has: its owner's to give, as for ports.
+    if address.is_some() && !ask.caller.may_see(&network.project) {
+        return Err(Fault::forbidden());
+    }
     let wanted = match (address, subnet) {
         (Some(ip), subnet) => Wanted::Address { subnet: subnet.map(|subnet| subnet.id), ip },
         (None, Some(subnet)) => Wanted::Subnet(subnet.id),
@@ -134,7 +139,11 @@ pub fn release(ask: &mut Ask, balancer: &LoadBalancer) {
     if port.device_id != device(balancer.id) {
         return;
     }
-    if port.name == port_name(balancer.id) {
+    let is_made = match balancer.vip_port_origin {
+        Some(origin) => origin == VipPort::Made,
+        None => port.name == port_name(balancer.id),
+    };
+    if is_made {
         ask.tx.delete(ObjectKey::new(Kind::Port, port.id));
         return;
     }

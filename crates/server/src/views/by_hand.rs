@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use model::{Node, NodeName, Revision};
 use stream::InterestHash;
-use stream::wire::{Hello, Report, WireError, server_message::Body};
+use stream::wire::{Hello, Report, server_message::Body};
 use tokio::sync::mpsc;
 
 use super::catch_up::{Position, resumed};
@@ -83,11 +83,11 @@ impl ByHand {
     }
 
     /// A node has said Hello.
-    pub fn connect(&mut self, hello: &Hello) -> Result<Followed, WireError> {
-        let facts = Node::try_from(hello)?;
+    pub fn connect(&mut self, hello: &Hello) -> Result<Followed, String> {
+        let facts = Node::try_from(hello).map_err(|error| error.to_string())?;
         let node = facts.name.clone();
         let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
-        let admission = self.owner.connect(facts);
+        let admission = self.owner.connect(facts).map_err(|taken| taken.to_string())?;
         Ok(Followed { node, session: admission.session, position, speech: Speech::new(&admission), admission: Some(admission) })
     }
 

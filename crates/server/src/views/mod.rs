@@ -44,7 +44,7 @@ pub use by_hand::{ByHand, Followed, Wrote};
 pub use catch_up::RESUME_CHANGES_MAX;
 pub use closure::closure;
 pub use outbox::PENDING_BYTES_MAX;
-pub use owner::{IFACE_ID_BYTES_MAX, INTERFACES_MAX, STATUS_BATCH_MAX};
+pub use owner::STATUS_BATCH_MAX;
 pub use reports::Claims;
 pub use routes::{is_path, routes};
 pub use session::{RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE};

@@ -4,6 +4,7 @@
 //! the writer in batches, one at a time, and whatever takes long (catching up, snapshots) is done by the node's own task.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,6 @@ use crate::writer::{Core, Subscription, Tx, WriteError};
 pub const STATUS_BATCH_MAX: usize = 256;
 /// After a write that failed, the next try.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// Interfaces that one node may report. More are a fault on the node.
-pub const INTERFACES_MAX: usize = 65_536;
-/// Longest iface-id, in bytes (OVSDB has no limit, Neutron's and Nova's are UUIDs).
-pub const IFACE_ID_BYTES_MAX: usize = 255;
 
 pub type SessionId = u64;
 
@@ -37,7 +34,7 @@ pub enum Message {
     /// A node opens a stream.
     Connect {
         facts: Node,
-        answer: oneshot::Sender<Admission>,
+        answer: oneshot::Sender<Result<Admission, AddressTaken>>,
     },
     Report {
         node: NodeName,
@@ -71,6 +68,18 @@ pub enum Forgotten {
     Done(Reports),
     IsConnected,
     IsUnknown,
+}
+
+/// A node that is not followed: others would send another node's packets to it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "node {node} is not followed, because its tunnel address {address} is that of node {other}: it keeps forwarding and gets no changes; \
+     give it an address of its own, or, if {other} does not come back, say so: ladon nodes --forget {other}"
+)]
+pub struct AddressTaken {
+    pub node: NodeName,
+    pub address: IpAddr,
+    pub other: NodeName,
 }
 
 /// What a node's stream starts from: nothing is missed between this and what comes into the outbox.
@@ -109,6 +118,8 @@ pub struct Batch {
 #[derive(Default)]
 struct Track {
     session: Option<(SessionId, Arc<Outbox>)>,
+    /// Where the node's tunnels end, as its latest stream said.
+    addresses: Vec<IpAddr>,
     since: Option<Timestamp>,
     last_seen: Option<Timestamp>,
     concerns: Concerns,
@@ -311,8 +322,10 @@ impl Owner {
         self.revision.send_replace(self.state.revision());
     }
 
-    pub fn connect(&mut self, facts: Node) -> Admission {
+    pub fn connect(&mut self, facts: Node) -> Result<Admission, AddressTaken> {
         let node = facts.name.clone();
+        self.check_addresses(&facts).inspect_err(|taken| tracing::warn!("{taken}"))?;
+        let addresses = facts.tunnel_addresses.clone();
         if self.state.node(&node) != Some(&facts) {
             self.dirty_nodes.insert(node.clone(), facts);
         }
@@ -322,12 +335,29 @@ impl Owner {
         let view = self.interest.view(&node);
         let outbox = Arc::new(Outbox::new(InterestHash::of(&view)));
         let track = self.nodes.get_mut(&node).expect("tracked right above");
+        track.addresses = addresses;
         (track.since, track.last_seen) = (Some(Timestamp::now()), Some(Timestamp::now()));
         if let Some((_, old)) = track.session.replace((self.next_session, outbox.clone())) {
             old.end(format!("node {node} has opened another stream"));
         }
         tracing::info!("node {node} follows its view of {} objects", view.len());
-        Admission { session: self.next_session, state: self.state.clone(), view, outbox }
+        Ok(Admission { session: self.next_session, state: self.state.clone(), view, outbox })
+    }
+
+    /// No two nodes' tunnels end at one address: who says another's would get its packets. What the state has is not looked at
+    /// again.
+    fn check_addresses(&self, facts: &Node) -> Result<(), AddressTaken> {
+        if self.state.node(&facts.name).is_some_and(|known| known.tunnel_addresses == facts.tunnel_addresses) {
+            return Ok(());
+        }
+        let stored = self.state.all::<Node>().map(|node| (&node.name, &node.tunnel_addresses));
+        let streams = self.nodes.iter().filter(|(_, track)| track.session.is_some()).map(|(name, track)| (name, &track.addresses));
+        for (other, addresses) in stored.chain(streams).filter(|(other, _)| **other != facts.name) {
+            if let Some(address) = facts.tunnel_addresses.iter().find(|address| addresses.contains(address)) {
+                return Err(AddressTaken { node: facts.name.clone(), address: *address, other: other.clone() });
+            }
+        }
+        Ok(())
     }
 
     pub fn disconnect(&mut self, node: &NodeName, session: SessionId) {
@@ -351,14 +381,11 @@ impl Owner {
             tracing::warn!("a report of node {node} is refused: {reason}");
             outbox.iter().for_each(|outbox| outbox.end(&reason));
         };
-        if report.present.len() > INTERFACES_MAX || report.present.iter().any(|interface| interface.iface_id.len() > IFACE_ID_BYTES_MAX) {
-            return refuse(format!("more than {INTERFACES_MAX} interfaces, or an iface-id of more than {IFACE_ID_BYTES_MAX} bytes"));
-        }
-        if track.concerns.acknowledge(Revision(report.revision)) {
-            self.progress.send_modify(|progress| *progress += 1);
-        }
         match self.reports.update(node, report) {
             Ok(touched) => {
+                if self.current(node, session).is_some_and(|track| track.concerns.acknowledge(Revision(report.revision))) {
+                    self.progress.send_modify(|progress| *progress += 1);
+                }
                 if !touched.is_empty() {
                     self.claims.send_replace(self.reports.clone());
                 }

@@ -13,6 +13,24 @@ use model::{NodeName, Port, PortId, PortStatus};
 use stream::wire::{Report, WireError, port_id};
 use tokio::sync::watch;
 
+/// Interfaces, and ports in force, that the server keeps of one node. More are a fault on the node.
+pub const INTERFACES_MAX: usize = 65_536;
+/// Longest iface-id, in bytes (OVSDB has no limit, Neutron's and Nova's are UUIDs).
+pub const IFACE_ID_BYTES_MAX: usize = 255;
+/// What is kept of the error that OVSDB tells of an interface, in bytes.
+const ERROR_BYTES_MAX: usize = 255;
+
+/// Why a report is not taken in.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("more than {INTERFACES_MAX} interfaces or ports in force on one node")]
+    TooMany,
+    #[error("an iface-id of more than {IFACE_ID_BYTES_MAX} bytes")]
+    LongId,
+}
+
 /// The latest reports of all nodes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reports {
@@ -52,19 +70,29 @@ pub struct NodeReport {
 }
 
 impl Reports {
-    /// Takes in a report; tells the ports for which it may mean something.
-    pub fn update(&mut self, node: &NodeName, report: &Report) -> Result<BTreeSet<PortId>, WireError> {
+    /// Takes in a report; tells the ports for which it may mean something. One that is refused changes nothing.
+    pub fn update(&mut self, node: &NodeName, report: &Report) -> Result<BTreeSet<PortId>, ReportError> {
+        if report.present.len() > INTERFACES_MAX {
+            return Err(ReportError::TooMany);
+        }
+        if report.present.iter().any(|interface| interface.iface_id.len() > IFACE_ID_BYTES_MAX) {
+            return Err(ReportError::LongId);
+        }
         let installed = report.installed.iter().map(|id| port_id(id)).collect::<Result<Vec<_>, _>>()?;
         let uninstalled = report.uninstalled.iter().map(|id| port_id(id)).collect::<Result<Vec<_>, _>>()?;
         let before = self.nodes.get(node).cloned().unwrap_or_default();
         let mut after = if report.is_full { NodeReport::default() } else { before.clone() };
         report.absent.iter().for_each(|id| drop(after.present.remove(id)));
-        after.present.extend(report.present.iter().map(|interface| (interface.iface_id.clone(), interface.error.clone())));
+        after.present.extend(report.present.iter().map(|interface| (interface.iface_id.clone(), shortened(&interface.error))));
         for id in &uninstalled {
             after.installed.remove(id);
         }
         after.installed.extend(installed);
         after.refused = report.refused;
+        // Reports are differences: what counts is what comes together.
+        if after.present.len().max(after.installed.len()) > INTERFACES_MAX {
+            return Err(ReportError::TooMany);
+        }
         Ok(self.replace(node, before, after, report))
     }
 
@@ -179,6 +207,10 @@ impl Reports {
             _ => PortStatus::Down,
         }
     }
+}
+
+fn shortened(error: &str) -> String {
+    error[..error.floor_char_boundary(ERROR_BYTES_MAX)].to_string()
 }
 
 fn enter(index: &mut OrdMap<PortId, Vec<NodeName>>, id: PortId, node: &NodeName, is_there: bool) {

@@ -1,9 +1,11 @@
 //! One node's stream on the server: bring it up to date, keep it so, and listen.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use model::{Node, NodeName, Revision};
 use stream::wire::{
     Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, node_message, server_message::Body,
@@ -15,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::Views;
 use super::catch_up::{Position, resumed};
 use super::outbox::{Batch, Next, chunks};
-use super::owner::{Admission, Message, SessionId};
+use super::owner::{AddressTaken, Admission, Message, SessionId};
 
 /// Snapshots that are made and sent at once. The rest wait: they would only take the bandwidth from each other.
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
@@ -37,17 +39,36 @@ pub async fn serve(views: Views, follower: Follower) {
         Ok(facts) => facts,
         Err(error) => return drop(wire.refuse(error.to_string()).await),
     };
-    let Some(admission) = connect(&views, facts).await else { return };
+    let admission = match connect(&views, facts).await {
+        Some(Ok(admission)) => admission,
+        Some(Err(taken)) => return drop(wire.refuse(taken.to_string()).await),
+        None => return,
+    };
     let session = admission.session;
     let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
-    tokio::select! {
-        _ = speak(&views, &node, position, admission, &wire) => {}
-        _ = listen(&views, &node, session, inbound) => {}
-    }
-    drop(views.messages.send(Message::Disconnect { node, session }).await);
+    let talk = async {
+        tokio::select! {
+            _ = speak(&views, &node, position, admission, &wire) => {}
+            _ = listen(&views, &node, session, inbound) => {}
+        }
+    };
+    converse(&views, &node, session, talk).await;
 }
 
-async fn connect(views: &Views, facts: Node) -> Option<Admission> {
+/// Talks with the node, and however that ends, by a fault of ours too, says that it has ended.
+pub(super) async fn converse(views: &Views, node: &NodeName, session: SessionId, talk: impl Future<Output = ()>) {
+    let ended = AssertUnwindSafe(talk).catch_unwind().await;
+    drop(views.messages.send(Message::Disconnect { node: node.clone(), session }).await);
+    if let Err(panic) = ended {
+        tracing::error!(
+            "the stream of node {node} ended by a fault of the server: the node keeps forwarding and connects again; if it repeats, report \
+             what stands above"
+        );
+        resume_unwind(panic);
+    }
+}
+
+pub(super) async fn connect(views: &Views, facts: Node) -> Option<Result<Admission, AddressTaken>> {
     let (answer, answered) = oneshot::channel();
     views.messages.send(Message::Connect { facts, answer }).await.ok()?;
     answered.await.ok()

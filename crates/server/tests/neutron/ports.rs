@@ -125,3 +125,25 @@ async fn nodes_conflicts_are_shown_and_nobodys_to_set() {
     assert_eq!(api.get("ports?ladon:conflicts=n1").await.error(), (400, "HTTPBadRequest"));
     assert_eq!(api.get("extensions/ladon-port-conflicts").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_port_is_plugged_into_the_bridge_and_the_datapath_that_its_host_has() {
+    let (api, network) = world().await;
+    let details = |port: &Value| (port["binding:vif_details"]["bridge_name"].clone(), port["binding:vif_details"]["datapath_type"].clone());
+    let port = api.port(&network, json!({"binding:host_id": "n1"})).await;
+    assert_eq!(details(&port), (json!("br-int"), json!("system")), "nothing is known of the host");
+    let node = |bridge: &str, datapath: &str| model::Node {
+        name: model::NodeName("n1".into()),
+        tunnel_addresses: vec![],
+        tunnel: model::TunnelType::Geneve,
+        bridge: bridge.into(),
+        datapath: datapath.into(),
+    };
+    for (said, shown) in [(("br-vm", "netdev"), ("br-vm", "netdev")), (("", ""), ("br-int", "system"))] {
+        api.world.put(node(said.0, said.1)).await;
+        let port = api.get(&format!("ports/{}", id(&port))).await.body["port"].clone();
+        assert_eq!(details(&port), (json!(shown.0), json!(shown.1)));
+    }
+    let unbound = api.port(&network, json!({})).await;
+    assert_eq!(unbound["binding:vif_details"], json!({}));
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{Answer, Api, id};
+use crate::api::{Answer, Api, id, member};
 
 struct World {
     api: Api,
@@ -134,4 +134,19 @@ async fn routes_go_through_connected_subnets_and_hold_them() {
     assert_eq!(world.call("remove_extraroutes", more).await.body["router"]["routes"], route("10.0.0.5"));
     assert_eq!(world.routes(json!([])).await.status, 200);
     assert_eq!(world.call("remove_router_interface", json!({"subnet_id": subnet})).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_networks_owner_makes_no_interface_of_another_projects_port() {
+    let api = Api { caller: member("a"), ..Api::new() };
+    let network = api.network().await;
+    api.subnet(&network, "10.0.0.0/24").await;
+    let router = api.router().await;
+    let fields = json!({"port": {"network_id": network, "project_id": "b"}});
+    let port = id(&api.call_as(&crate::api::admin(), "POST", "ports", fields).await.body["port"]);
+    let before = api.get(&format!("ports/{port}")).await.body;
+    assert_eq!(before["port"]["project_id"], "b", "the owner of the network sees it");
+    let path = format!("routers/{router}/add_router_interface");
+    assert_eq!(api.put(&path, json!({"port_id": port})).await.error(), (403, "PolicyNotAuthorized"));
+    assert_eq!(api.get(&format!("ports/{port}")).await.body, before);
 }

@@ -5,7 +5,7 @@ use model::*;
 use stream::wire::{Interface, Report, port_bytes};
 
 use super::world::*;
-use crate::views::reports::Reports;
+use crate::views::reports::{INTERFACES_MAX, ReportError, Reports};
 
 /// A full report of ports that are present and, if said so, installed.
 fn full(present: &[u32], installed: &[u32]) -> Report {
@@ -123,4 +123,32 @@ fn a_forgotten_nodes_claim_ends_and_its_ports_are_down_until_it_comes_back() {
     report(&mut reports, 1, full(&[12, 13], &[12, 13]));
     assert_eq!(settled(&reports, vm(12, 1, 1)).status, PortStatus::Active);
     assert_eq!(settled(&reports, port(13, 1)).home(), Some(&name(1)));
+}
+
+#[test]
+fn no_number_of_reports_makes_the_server_keep_more_of_one_node() {
+    const EACH: u32 = 32_768;
+    let (mut reports, per_report) = (Reports::default(), EACH as usize);
+    for n in 0..(INTERFACES_MAX / per_report) as u32 {
+        let interfaces = (n * EACH..(n + 1) * EACH).map(|n| Interface { iface_id: format!("tap{n}"), error: String::new() });
+        let installed = (n * EACH..(n + 1) * EACH).map(|n| port_bytes(port_id(n)));
+        report(&mut reports, 1, Report { present: interfaces.collect(), installed: installed.collect(), ..Report::default() });
+    }
+    let before = reports.clone();
+    let present = vec![Interface { iface_id: "one more".into(), error: String::new() }];
+    let more = Report { present, ..Report::default() };
+    assert_eq!(reports.update(&name(1), &more), Err(ReportError::TooMany));
+    let more = Report { installed: vec![port_bytes(port_id(u32::MAX))], ..Report::default() };
+    assert_eq!(reports.update(&name(1), &more), Err(ReportError::TooMany));
+    assert_eq!(reports, before);
+    let present = vec![Interface { iface_id: "x".repeat(256), error: String::new() }];
+    assert_eq!(reports.update(&name(2), &Report { present, ..Report::default() }), Err(ReportError::LongId));
+}
+
+#[test]
+fn an_endless_error_of_an_interface_is_cut() {
+    let mut reports = Reports::default();
+    let present = vec![Interface { iface_id: "tap".into(), error: "ü".repeat(10_000) }];
+    report(&mut reports, 1, Report { present, ..Report::default() });
+    assert_eq!(reports.node(&name(1)).unwrap().present["tap"].len(), 254);
 }

@@ -11,6 +11,7 @@ use stream::wire::{Hello, server_message::Body};
 use stream::{Following, Target, VIEW_FORMAT};
 
 use super::world::*;
+use crate::views::session::{connect, converse};
 use crate::views::{SNAPSHOTS_AT_ONCE, Views};
 use crate::writer::{Core, Tx, WriteError};
 
@@ -47,9 +48,14 @@ impl Served {
 
     /// A node's stream, up to date with what there is.
     async fn follow(&self, n: u32) -> Following {
+        self.follow_with(n, &[]).await
+    }
+
+    async fn follow_with(&self, n: u32, addresses: &[&str]) -> Following {
         let target =
             Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
-        let hello = Hello { node: name(n).0, view_format: VIEW_FORMAT, ..Hello::default() };
+        let tunnel_addresses = addresses.iter().map(ToString::to_string).collect();
+        let hello = Hello { node: name(n).0, view_format: VIEW_FORMAT, tunnel_addresses, ..Hello::default() };
         stream::follow(&target, hello).await.unwrap()
     }
 }
@@ -133,4 +139,39 @@ async fn a_hello_that_makes_no_sense_is_refused_with_the_reason() {
     let hello = Hello { node: name(1).0, view_format: VIEW_FORMAT, tunnel: "gre".into(), ..Hello::default() };
     let mut following = stream::follow(&target, hello).await.unwrap();
     assert!(matches!(next(&mut following).await, Body::Refused(refused) if refused.reason.contains("'gre' is no tunnel type")));
+}
+
+#[tokio::test]
+async fn a_node_that_says_anothers_tunnel_address_is_refused_until_that_one_is_forgotten() {
+    let served = Served::new(vec![node(2).into()]).await;
+    let address = node(2).tunnel_addresses[0].to_string();
+    let refused = async |following: &mut Following, word: &str| {
+        let body = next(following).await;
+        assert!(matches!(&body, Body::Refused(refused) if refused.reason.contains(word)), "{body:?}");
+    };
+    refused(&mut served.follow_with(1, &["192.0.2.77", &address]).await, "is that of node n2").await;
+    // One that is connected and not stored yet counts as well.
+    let mut third = served.follow_with(3, &["192.0.2.99"]).await;
+    snapshot(&mut third).await;
+    refused(&mut served.follow_with(1, &["192.0.2.99"]).await, "is that of node n3").await;
+    snapshot(&mut served.follow_with(2, &[&address]).await).await;
+    served.core.write(|tx: &mut Tx| Ok::<_, WriteError>(tx.delete(key(node(2))))).await.unwrap();
+    let gone = async {
+        while !matches!(
+            served.follow_with(1, &[&address]).await.inbound.message().await.unwrap().unwrap().body,
+            Some(Body::SnapshotBegin(_))
+        ) {}
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("the address is free");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_by_a_fault_of_the_server_has_ended() {
+    let served = Served::new(vec![network(1).into()]).await;
+    let admission = connect(&served.views, node(1)).await.unwrap().unwrap();
+    assert!(served.views.picture().await.unwrap().nodes[&name(1)].is_connected);
+    let (views, session) = (served.views.clone(), admission.session);
+    let fault = tokio::spawn(async move { converse(&views, &name(1), session, async { panic!("a test breaks the stream") }).await });
+    assert!(fault.await.unwrap_err().is_panic());
+    assert!(!served.views.picture().await.unwrap().nodes[&name(1)].is_connected);
 }

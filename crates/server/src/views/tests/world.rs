@@ -21,7 +21,13 @@ pub fn name(n: u32) -> NodeName {
 }
 
 pub fn node(n: u32) -> Node {
-    Node { name: name(n), tunnel_addresses: vec![Ipv4Addr::from(0xc000_0200 + n).into()], tunnel: TunnelType::Geneve }
+    Node {
+        name: name(n),
+        tunnel_addresses: vec![Ipv4Addr::from(0xc000_0200 + n).into()],
+        tunnel: TunnelType::Geneve,
+        bridge: String::new(),
+        datapath: String::new(),
+    }
 }
 
 pub fn network_id(n: u32) -> NetworkId {
@@ -167,6 +173,7 @@ pub fn rule(n: u32, group: u32, remote: Option<u32>) -> Rule {
 
 pub fn balancer(n: u32, network: u32) -> LoadBalancer {
     LoadBalancer {
+        vip_port_origin: None,
         id: LoadBalancerId(id(7, n)),
         project: ProjectId::default(),
         name: String::new(),
