@@ -170,7 +170,7 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
                 tracing::warn!(reason, "the switch is not reachable; it forwards with the flows that it has");
                 news.send(SwitchNews::Disconnected).await
             }
-            Event::FlowUpdate(_) => news.send(SwitchNews::Disturbed).await,
+            Event::FlowUpdate(_) | Event::GroupsChanged => news.send(SwitchNews::Disturbed).await,
             Event::PacketIn(packet) => {
                 intake.take(packet);
                 Ok(())

@@ -180,6 +180,26 @@ async fn changes_by_others_are_told_and_our_own_are_not() {
 }
 
 #[tokio::test]
+async fn groups_that_others_change_are_told_and_our_own_are_not() {
+    let ovs = DummyOvs::start();
+    let (switch, mut events) = link(&ovs).await;
+    let changes = Changes { flows: vec![], groups: vec![GroupMod::add(group(7)), GroupMod::add(group(8))] };
+    switch.commit(changes, Commit::AtOnce).await.unwrap();
+    ovs.ofctl("mod-group", &["group_id=7,type=select,bucket=drop"]);
+    // Of the flow that goes with its group there is news in any case.
+    event(&mut events, "news of the group", |event| match event {
+        Event::GroupsChanged => Some(()),
+        _ => None,
+    })
+    .await;
+    switch.commit(Changes { flows: vec![], groups: vec![GroupMod::modify(group(7))] }, Commit::AtOnce).await.unwrap();
+    switch.barrier().await.unwrap();
+    assert!(events.try_recv().is_err(), "our own change is no news");
+    ovs.ofctl("del-groups", &[]);
+    event(&mut events, "news of their end", |event| matches!(event, Event::GroupsChanged).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_restarted_switch_is_connected_again_and_configured_again() {
     let mut ovs = DummyOvs::start();
     let (switch, mut events) = link(&ovs).await;

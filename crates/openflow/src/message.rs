@@ -37,6 +37,7 @@ mod kind {
     pub const ROLE_REQUEST: u8 = 24;
     pub const ROLE_REPLY: u8 = 25;
     pub const SET_ASYNC: u8 = 28;
+    pub const REQUEST_FORWARD: u8 = 32;
     pub const BUNDLE_CONTROL: u8 = 33;
     pub const BUNDLE_ADD: u8 = 34;
 }
@@ -93,6 +94,8 @@ pub enum Message {
     RoleRequest(RoleMessage),
     RoleReply(RoleMessage),
     SetAsync(AsyncConfig),
+    /// What another controller asked for and got: a change of a group or a meter.
+    RequestForward(Box<Message>),
     BundleControl(BundleControl),
     /// A message for a bundle; it gets the transaction id of the whole.
     BundleAdd {
@@ -138,7 +141,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Message, Xid), DecodeError> {
     decode_nested(bytes, true)
 }
 
-fn decode_nested(bytes: &[u8], may_bundle: bool) -> Result<(Message, Xid), DecodeError> {
+fn decode_nested(bytes: &[u8], may_nest: bool) -> Result<(Message, Xid), DecodeError> {
     let length = frame_len(bytes)?;
     let needed = length.unwrap_or(HEADER_LEN);
     if bytes.len() < needed {
@@ -155,10 +158,10 @@ fn decode_nested(bytes: &[u8], may_bundle: bool) -> Result<(Message, Xid), Decod
     if version != VERSION && kind != kind::HELLO && kind != kind::ERROR {
         return Err(DecodeError::Version(version));
     }
-    Ok((decode_body(version, kind, reader, may_bundle)?, xid))
+    Ok((decode_body(version, kind, reader, may_nest)?, xid))
 }
 
-fn decode_body(version: u8, kind: u8, mut reader: Reader<'_>, may_bundle: bool) -> Result<Message, DecodeError> {
+fn decode_body(version: u8, kind: u8, mut reader: Reader<'_>, may_nest: bool) -> Result<Message, DecodeError> {
     Ok(match kind {
         kind::HELLO => Message::Hello(Hello::decode(version, reader)),
         kind::ERROR => Message::Error(ErrorMessage::decode(reader)?),
@@ -182,8 +185,13 @@ fn decode_body(version: u8, kind: u8, mut reader: Reader<'_>, may_bundle: bool) 
         kind::ROLE_REQUEST => Message::RoleRequest(RoleMessage::decode(reader)?),
         kind::ROLE_REPLY => Message::RoleReply(RoleMessage::decode(reader)?),
         kind::SET_ASYNC => Message::SetAsync(AsyncConfig::decode(reader)?),
+        kind::REQUEST_FORWARD if may_nest => {
+            let inner = frame_len(reader.rest())?.unwrap_or(HEADER_LEN);
+            let (message, _) = decode_nested(reader.take(inner)?, false)?;
+            Message::RequestForward(Box::new(message))
+        }
         kind::BUNDLE_CONTROL => Message::BundleControl(BundleControl::decode(reader)?),
-        kind::BUNDLE_ADD if may_bundle => {
+        kind::BUNDLE_ADD if may_nest => {
             let bundle = reader.u32()?;
             reader.skip(2)?;
             let flags = reader.u16()?;
@@ -289,6 +297,7 @@ impl Message {
             Message::RoleRequest(_) => kind::ROLE_REQUEST,
             Message::RoleReply(_) => kind::ROLE_REPLY,
             Message::SetAsync(_) => kind::SET_ASYNC,
+            Message::RequestForward(_) => kind::REQUEST_FORWARD,
             Message::BundleControl(_) => kind::BUNDLE_CONTROL,
             Message::BundleAdd { .. } => kind::BUNDLE_ADD,
             Message::SetPacketInFormat(_)
@@ -323,6 +332,7 @@ impl Message {
             Message::MultipartReply(reply) => reply.encode(out)?,
             Message::RoleRequest(role) | Message::RoleReply(role) => role.encode(out),
             Message::SetAsync(config) => config.encode(out)?,
+            Message::RequestForward(message) => message.encode(xid, out)?,
             Message::BundleControl(control) => control.encode(out),
             Message::BundleAdd { bundle, flags, message } => {
                 put_u32(out, *bundle);

@@ -276,9 +276,10 @@ fn message() -> impl Strategy<Value = Message> {
         vec(any::<(u16, u32)>(), 0..4).prop_map(|masks| Message::SetAsync(AsyncConfig { masks })),
         (60u8..99, bytes()).prop_map(|(kind, body)| Message::Unknown { kind, body }),
     ];
-    (single, option::of(any::<u32>())).prop_map(|(message, bundle)| match (message, bundle) {
-        (message, Some(bundle)) => Message::BundleAdd { bundle, flags: BUNDLE_ATOMIC, message: Box::new(message) },
-        (message, None) => message,
+    (single, option::of(option::of(any::<u32>()))).prop_map(|(message, nested)| match nested {
+        Some(Some(bundle)) => Message::BundleAdd { bundle, flags: BUNDLE_ATOMIC, message: Box::new(message) },
+        Some(None) => Message::RequestForward(Box::new(message)),
+        None => message,
     })
 }
 

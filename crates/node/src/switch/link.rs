@@ -32,6 +32,8 @@ const MONITOR: u32 = 1;
 const PACKET_IN_REASONS: u32 = 0x3f;
 /// Ports are read from the database, and the monitor tells of flows.
 const NONE: u32 = 0;
+/// Groups changed by others.
+const REQUEST_FORWARD_REASONS: u32 = 0x1;
 
 pub(super) struct Link {
     pub options: Options,
@@ -215,6 +217,7 @@ impl Link {
                 }
                 Ok(())
             }
+            Message::RequestForward(_) => connection.queue(Event::GroupsChanged),
             Message::MultipartReply(MultipartReply { body: MultipartBody::FlowUpdates(updates), .. }) => {
                 let others = updates.into_iter().filter(|update| !matches!(update, openflow::FlowUpdate::Own { .. }));
                 others.map(|update| Event::FlowUpdate(Box::new(update))).try_for_each(|event| connection.queue(event))
@@ -295,7 +298,12 @@ impl Connection {
 
 /// What is told to the switch on every new connection.
 fn wishes(options: &Options) -> Vec<Message> {
-    let masks = vec![(async_kind::PACKET_IN, PACKET_IN_REASONS), (async_kind::PORT_STATUS, NONE), (async_kind::FLOW_REMOVED, NONE)];
+    let masks = vec![
+        (async_kind::PACKET_IN, PACKET_IN_REASONS),
+        (async_kind::PORT_STATUS, NONE),
+        (async_kind::FLOW_REMOVED, NONE),
+        (async_kind::REQUEST_FORWARD, REQUEST_FORWARD_REASONS),
+    ];
     // A controller on the management socket gets no packet-ins at all until it asks for a length.
     let config = SwitchConfig { flags: options.fragments, miss_send_len: openflow::MAX_LEN_ALL };
     let mut messages = vec![

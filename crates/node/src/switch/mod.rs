@@ -49,7 +49,7 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// First pause between attempts to connect; doubled each time,
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// up to this.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
+pub const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// Commands that wait for the link; callers wait beyond that.
 pub const COMMANDS_MAX: usize = 64;
 /// Requests under way at once.
@@ -92,6 +92,8 @@ pub enum Event {
     PacketIn(Box<PacketIn2>),
     /// Somebody else changed a flow, or the monitor paused.
     FlowUpdate(Box<FlowUpdate>),
+    /// Somebody else changed a group.
+    GroupsChanged,
 }
 
 /// A handle on the link. The link ends with its last handle.
