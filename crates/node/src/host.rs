@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::{InForce, describe};
-use crate::bridge::{BridgeError, Interfaces, Link, PortSpec};
+use crate::bridge::{BridgeError, Interface, Interfaces, Link, PortSpec};
 use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
 use crate::local::{Local, LocalPort, everywhere};
 use crate::record::{Record, RecordError};
@@ -124,6 +124,7 @@ impl Host {
     pub async fn run(mut self, mut wishes: mpsc::Receiver<Wish>) {
         let mut compare = tokio::time::interval(COMPARE_EVERY);
         compare.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut interfaces = self.bridge.interfaces();
         loop {
             tokio::select! {
                 wish = wishes.recv() => match wish {
@@ -131,6 +132,11 @@ impl Host {
                     None => return,
                 },
                 changed = self.local.changed() => if changed.is_err() { return },
+                changed = interfaces.changed() => match changed {
+                    Ok(()) if !self.lacks_one(&interfaces.borrow_and_update().clone().unwrap_or_default()) => continue,
+                    Ok(()) => {}
+                    Err(_) => return,
+                },
                 _ = compare.tick() => {}
             }
             self.reconcile().await;
@@ -220,6 +226,11 @@ impl Host {
         own.map(|own| (self.machine.interface.clone(), own)).into_iter().chain(self.plugged.clone()).collect()
     }
 
+    /// Whether somebody took an interface off the bridge that should be there, perhaps with the bridge.
+    fn lacks_one(&self, interfaces: &Interfaces) -> bool {
+        self.wanted().keys().any(|name| !interfaces.contains_key(name))
+    }
+
     async fn reconcile(&mut self) {
         let wanted = self.wanted();
         for interface in wanted.keys() {
@@ -265,10 +276,15 @@ impl Host {
     }
 }
 
+/// Whether this task made the interface.
+pub fn is_own(interface: &Interface) -> bool {
+    interface.external_ids.get(MARK).is_some_and(|mark| mark == "true")
+}
+
 /// The interfaces that this task made at some time and that should not exist.
 fn unwanted<'a>(interfaces: &'a Interfaces, wanted: &BTreeSet<String>) -> Vec<&'a str> {
-    let is_ours = |interface: &&crate::bridge::Interface| interface.external_ids.get(MARK).is_some_and(|mark| mark == "true");
-    interfaces.values().filter(is_ours).map(|interface| interface.name.as_str()).filter(|name| !wanted.contains(*name)).collect()
+    let ours = interfaces.values().filter(|interface| is_own(interface));
+    ours.map(|interface| interface.name.as_str()).filter(|name| !wanted.contains(*name)).collect()
 }
 
 /// What the interface of `port` should be. A subnet somewhere on the network that covers the machine's own underlay is not routed

@@ -21,6 +21,7 @@ pub mod control;
 pub mod host;
 pub mod install;
 pub mod local;
+pub mod plugged;
 pub mod pods;
 pub mod record;
 pub mod respond;

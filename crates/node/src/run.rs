@@ -19,6 +19,7 @@ use crate::connections::{Connections, Unixctl, mailbox};
 use crate::control::Control;
 use crate::host::{Host, Machine};
 use crate::local::Local;
+use crate::plugged::Keeper;
 use crate::pods::{self, Pods};
 use crate::record::{Lock, LockError, RecordError};
 use crate::respond::{self, Intake};
@@ -85,6 +86,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         underlay: addresses.clone(),
     };
     let host = Host::new(machine, bridge.clone(), local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
+    let keeper = Keeper::new(bridge.clone(), &config.ovs.bridge, &config.state_dir)?;
     let control = Control {
         node,
         asks: asks.clone(),
@@ -105,6 +107,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, userspace, switch, asks.clone()).run()));
     tasks.spawn(ended("own interfaces", host.run(wished)));
     tasks.spawn(ended("bridge", keep_bridge(bridge.clone(), config.clone(), asks)));
+    tasks.spawn(ended("memory of what is plugged in", keeper.run()));
     if let Some(cni) = &config.cni {
         tasks.spawn(ended("CNI configuration", pods::announce(cni.config_dir.clone(), config.run_dir.clone(), in_force_seen.clone())));
     }

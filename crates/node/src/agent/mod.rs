@@ -101,7 +101,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
 /// What the switch refused is tried again so often: its table may have been full.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
-/// The switch tells of flows that others change, but not of groups: those are read again so often.
+/// Groups are read again so often, should a switch not tell that others changed them.
 const GROUPS_AGAIN: Duration = Duration::from_secs(15);
 /// Changes of the view that are taken together at most.
 const BATCH_MAX: usize = 256;

@@ -22,6 +22,7 @@ pub struct Interface {
     pub iface_id: Option<String>,
     /// The device's address; `None` with a number means that the device is gone ([`super::Link::renew_port`]).
     pub mac_in_use: Option<String>,
+    pub options: BTreeMap<String, String>,
     /// All of them, iface-id included.
     pub external_ids: BTreeMap<String, String>,
 }
@@ -37,6 +38,7 @@ impl Interface {
             error: row.string("error").map(owned),
             iface_id: row.text("external_ids", "iface-id").map(owned),
             mac_in_use: row.string("mac_in_use").map(owned),
+            options: row.texts("options").map(|(key, value)| (owned(key), owned(value))).collect(),
             external_ids: row.texts("external_ids").map(|(key, value)| (owned(key), owned(value))).collect(),
         }
     }

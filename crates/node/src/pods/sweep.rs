@@ -133,6 +133,7 @@ mod tests {
             error: None,
             iface_id: None,
             mac_in_use: None,
+            options: BTreeMap::new(),
             external_ids: ids.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         };
         (name.into(), interface)

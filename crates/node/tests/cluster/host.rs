@@ -300,6 +300,7 @@ impl Host {
             error: None,
             iface_id: Some(port.to_string()),
             mac_in_use: None,
+            options: BTreeMap::new(),
             external_ids: BTreeMap::new(),
         };
         self.interfaces.insert(name, interface);

@@ -1,0 +1,248 @@
+//! What is plugged into the bridge, remembered so that it can be plugged in again.
+//!
+//! Taps of virtual machines are plugged in by Nova or libvirt, veth pairs by the plugin for pods: once, when the machine or pod
+//! starts. Whoever deletes the bridge (by hand, or `ovs-ctl` with `--delete-bridges`) takes their rows along, and nobody would
+//! bring them back before the next start. So this task keeps a list of the interfaces with an `iface-id`, as their rows say it,
+//! and writes them into the bridge that was made anew: one whose own interface is another row than before.
+//!
+//! An interface that is unplugged while the bridge is there was meant to be, and is forgotten. One whose device is gone is not
+//! brought back, and nothing after a reboot: devices and bridge are then made by whoever starts the machines and pods.
+//!
+//! Deliberately not here: the bridge and the tunnel ([`crate::bridge`]) and the machine's own interfaces ([`crate::host`]),
+//! whose rows follow from the view.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use cni::netlink::Netlink;
+use futures::{StreamExt, stream};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::describe;
+use crate::bridge::{BridgeError, Interface, Interfaces, Link, PortSpec};
+use crate::host;
+use crate::record::{Record, RecordError};
+
+/// How long Open vSwitch is waited for between two tries.
+const RETRY: Duration = Duration::from_millis(500);
+/// Interfaces that are plugged in at once.
+const AT_ONCE: usize = 64;
+/// Where Linux says which boot this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// An interface as its row says it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Plugged {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    kind: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    options: BTreeMap<String, String>,
+    external_ids: BTreeMap<String, String>,
+}
+
+/// What is remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    /// The boot of which it speaks.
+    boot: String,
+    /// The bridge of which it speaks: the row of its own interface.
+    bridge: String,
+    plugged: BTreeMap<String, Plugged>,
+}
+
+/// The task's state.
+pub struct Keeper {
+    link: Link,
+    bridge: String,
+    record: Record,
+    memory: Memory,
+}
+
+impl Keeper {
+    /// A task that remembers what `state_dir` holds, unless it is of an earlier boot.
+    pub fn new(link: Link, bridge: &str, state_dir: &Path) -> Result<Keeper, RecordError> {
+        let record = Record::new(state_dir, "plugged.json")?;
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
+        let memory = record.load::<Memory>()?.of_boot(boot);
+        Ok(Keeper { link, bridge: bridge.to_owned(), record, memory })
+    }
+
+    /// Runs until the link ends.
+    pub async fn run(mut self) {
+        let mut interfaces = self.link.interfaces();
+        loop {
+            let now = interfaces.borrow_and_update().clone().unwrap_or_default();
+            match self.memory.step(&self.bridge, &now) {
+                Step::Nothing => {}
+                Step::Remember(memory) => self.remember(memory),
+                Step::Restore { bridge, lost } => {
+                    if let Err(error) = self.restore(lost).await {
+                        tracing::warn!(error = describe(&error), "not everything is plugged into the new bridge yet; tried again");
+                        tokio::time::sleep(RETRY).await;
+                        continue;
+                    }
+                    // What is on the new bridge is seen, and kept, when the link next tells of it.
+                    self.memory.bridge = bridge;
+                    continue;
+                }
+            }
+            if interfaces.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        if let Err(error) = self.record.save(&memory) {
+            tracing::error!(
+                error = describe(&error),
+                "what is plugged in cannot be kept; if the bridge is deleted while the node is down, machines and pods stay unplugged"
+            );
+        }
+        self.memory = memory;
+    }
+
+    /// Plugs `lost` into the bridge again, as far as their devices are there.
+    async fn restore(&self, mut lost: BTreeMap<String, Plugged>) -> Result<(), BridgeError> {
+        let devices: Vec<String> = lost.iter().filter(|(_, one)| one.kind.is_empty()).map(|(name, _)| name.clone()).collect();
+        match tokio::task::spawn_blocking(move || without_device(devices)).await {
+            Ok(Ok(gone)) => lost.retain(|name, _| !gone.contains(name)),
+            Ok(Err(error)) => tracing::warn!(error = describe(&error), "the machine's devices cannot be listed; all are plugged in again"),
+            Err(error) => tracing::warn!(%error, "the machine's devices cannot be listed; all are plugged in again"),
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(interfaces = lost.len(), "the bridge was made anew: what was plugged into the old one is plugged in again");
+        let plug = |(name, one): (String, Plugged)| async move {
+            match self.link.ensure_port(one.spec(&self.bridge, &name)).await {
+                // The row is there; the device may have gone meanwhile.
+                Ok(_) | Err(BridgeError::PortRefused { .. }) => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        let mut done = stream::iter(lost.into_iter().map(plug)).buffer_unordered(AT_ONCE);
+        let mut outcome = Ok(());
+        while let Some(one) = done.next().await {
+            outcome = outcome.and(one);
+        }
+        outcome
+    }
+}
+
+/// What there is to do.
+#[derive(PartialEq, Eq, Debug)]
+enum Step {
+    Nothing,
+    Remember(Memory),
+    Restore { bridge: String, lost: BTreeMap<String, Plugged> },
+}
+
+impl Memory {
+    fn of_boot(self, boot: String) -> Memory {
+        if self.boot == boot { self } else { Memory { boot, ..Memory::default() } }
+    }
+
+    fn step(&self, bridge: &str, now: &Interfaces) -> Step {
+        // Without its own interface the bridge is not there, and nothing can be said about what is plugged into it.
+        let Some(own) = now.get(bridge) else { return Step::Nothing };
+        let row = own.uuid.to_string();
+        let plugged: BTreeMap<String, Plugged> = now.values().filter_map(Plugged::of).collect();
+        if self.bridge != row && !self.bridge.is_empty() {
+            let lost = self.plugged.iter().filter(|(name, _)| !now.contains_key(*name));
+            return Step::Restore { bridge: row, lost: lost.map(|(name, one)| (name.clone(), one.clone())).collect() };
+        }
+        let memory = Memory { boot: self.boot.clone(), bridge: row, plugged };
+        if memory == *self { Step::Nothing } else { Step::Remember(memory) }
+    }
+}
+
+impl Plugged {
+    /// The interface's name and row, if it is somebody's that others plugged in.
+    fn of(interface: &Interface) -> Option<(String, Plugged)> {
+        let is_others = interface.iface_id.is_some() && !host::is_own(interface);
+        let Interface { name, kind, options, external_ids, .. } = interface.clone();
+        is_others.then_some((name, Plugged { kind, options, external_ids }))
+    }
+
+    fn spec(self, bridge: &str, name: &str) -> PortSpec {
+        PortSpec { options: self.options, external_ids: self.external_ids, ..PortSpec::new(bridge, name, &self.kind) }
+    }
+}
+
+/// Those of `names` that are no devices of this machine.
+fn without_device(names: Vec<String>) -> Result<Vec<String>, Errno> {
+    let netlink = Netlink::open()?;
+    let mut gone = Vec::new();
+    for name in names {
+        if netlink.link(&name)?.is_none() {
+            gone.push(name);
+        }
+    }
+    Ok(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BRIDGE: &str = "br-int";
+
+    fn interface(name: &str, uuid: u128, ids: &[(&str, &str)]) -> (String, Interface) {
+        let external_ids: BTreeMap<String, String> = ids.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let interface = Interface {
+            name: name.into(),
+            uuid: ovsdb::Uuid::from_u128(uuid),
+            kind: String::new(),
+            ofport: None,
+            error: None,
+            iface_id: external_ids.get("iface-id").cloned(),
+            mac_in_use: None,
+            options: BTreeMap::new(),
+            external_ids,
+        };
+        (name.into(), interface)
+    }
+
+    fn remembered(memory: &Memory, now: &Interfaces) -> Memory {
+        match memory.step(BRIDGE, now) {
+            Step::Remember(memory) => memory,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_others_plugged_in_is_remembered_as_its_row_says_it_and_forgotten_when_it_is_unplugged() {
+        let own = [("iface-id", "p2"), ("ladon-host", "true")];
+        let all = [interface(BRIDGE, 1, &[]), interface("tap1", 2, &[("iface-id", "p1"), ("vm-uuid", "v")]), interface("ladon0", 3, &own)];
+        let memory = remembered(&Memory::default(), &Interfaces::from(all.clone()));
+        assert_eq!(memory.plugged.keys().collect::<Vec<_>>(), ["tap1"]);
+        assert_eq!(memory.plugged["tap1"].external_ids["vm-uuid"], "v");
+        assert_eq!(memory.step(BRIDGE, &Interfaces::from(all.clone())), Step::Nothing);
+        let [bridge, _, own] = all;
+        assert!(remembered(&memory, &Interfaces::from([bridge, own])).plugged.is_empty());
+    }
+
+    #[test]
+    fn a_bridge_that_was_made_anew_gets_what_it_lacks() {
+        let id = [("iface-id", "p")];
+        let before = Interfaces::from([interface(BRIDGE, 1, &[]), interface("tap1", 2, &id), interface("tap2", 3, &id)]);
+        let memory = remembered(&Memory::default(), &before);
+        assert_eq!(memory.step(BRIDGE, &Interfaces::new()), Step::Nothing, "no bridge is no empty bridge");
+        let Step::Restore { lost, .. } = memory.step(BRIDGE, &Interfaces::from([interface(BRIDGE, 4, &[]), interface("tap2", 5, &id)]))
+        else {
+            panic!("nothing is restored");
+        };
+        assert_eq!(lost.keys().collect::<Vec<_>>(), ["tap1"]);
+    }
+
+    #[test]
+    fn nothing_is_plugged_in_again_after_a_reboot() {
+        let before = Interfaces::from([interface(BRIDGE, 1, &[]), interface("tap1", 2, &[("iface-id", "p")])]);
+        let memory = remembered(&Memory::default().of_boot("one".into()), &before);
+        assert_eq!(memory.clone().of_boot("one".into()), memory);
+        assert!(memory.of_boot("two".into()).plugged.is_empty());
+    }
+}
