@@ -173,6 +173,16 @@ impl Deployment {
         self.programs.join("ladon").to_string_lossy().into_owned()
     }
 
+    /// `ladon-cni` itself.
+    pub fn plugin(&self) -> String {
+        self.programs.join("ladon-cni").to_string_lossy().into_owned()
+    }
+
+    /// Where the server's configuration, store and certificates are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// One of the operator's commands on a node; its answer as JSON.
     pub fn ladon(&self, node: &NodeParts, args: &[&str]) -> Result<Value> {
         let said = self.ladon_text(node, args)?;

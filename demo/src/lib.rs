@@ -10,10 +10,12 @@ mod guest;
 mod load;
 mod pair;
 mod peer;
+mod sandbox;
 mod workload;
 pub mod world;
 
 pub use api::Api;
 pub use deployment::{Deployment, NodeParts, Tunnel};
 pub use pair::{Pair, Plugged, id};
+pub use sandbox::Sandbox;
 pub use workload::Workload;

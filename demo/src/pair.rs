@@ -13,7 +13,7 @@ pub struct Pair {
     // Dropped in this order: what runs before what it runs on.
     pub ladon: Deployment,
     pub ovs: [Ovs; 2],
-    _underlay: Underlay,
+    pub underlay: Underlay,
     pub lab: Lab,
 }
 
@@ -39,7 +39,7 @@ impl Pair {
         let mut ladon = Deployment::start(&lab, &one, tunnel)?;
         ladon.add_node(&one, &ovs[0], None)?;
         ladon.add_node(&two, &ovs[1], None)?;
-        Ok(Pair { ladon, ovs, _underlay: underlay, lab })
+        Ok(Pair { ladon, ovs, underlay, lab })
     }
 
     pub fn api(&self) -> &Api {
@@ -73,17 +73,23 @@ impl Pair {
         let mut wanted = json!({"network_id": id(network), "name": name});
         wanted.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
         let port = self.api().create("port", wanted)?;
+        let plugged = self.plug_port(node, name, &port)?;
+        self.ladon.wait_active(id(&port))?;
+        Ok(plugged)
+    }
+
+    /// Plugs the port `port` into node `node` (0 or 1) as Nova does, with a default route if its network has a gateway.
+    pub fn plug_port(&self, node: usize, name: &str, port: &Value) -> Result<Plugged> {
         let addresses = port["fixed_ips"].as_array().context("a port has fixed_ips")?;
         let addresses: Vec<IpAddr> = addresses.iter().filter_map(|fixed| fixed["ip_address"].as_str()?.parse().ok()).collect();
         let of = |is_v6: bool| addresses.iter().copied().find(|ip| ip.is_ipv6() == is_v6).context("a port has an address of each family");
         let (v4, v6) = (of(false)?, of(true)?);
-        let workload = Workload::plug(&self.ovs[node], name, &port, &[(v4, 24), (v6, 64)])?;
-        for subnet in self.api().list("subnet", &format!("network_id={}", id(network)))? {
+        let workload = Workload::plug(&self.ovs[node], name, port, &[(v4, 24), (v6, 64)])?;
+        for subnet in self.api().list("subnet", &format!("network_id={}", port["network_id"].as_str().unwrap_or_default()))? {
             if let Some(gateway) = subnet["gateway_ip"].as_str() {
                 workload.default_route(gateway.parse()?)?;
             }
         }
-        self.ladon.wait_active(id(&port))?;
-        Ok(Plugged { workload, port, v4, v6 })
+        Ok(Plugged { workload, port: port.clone(), v4, v6 })
     }
 }

@@ -21,7 +21,7 @@ impl Workload {
     pub fn plug(ovs: &Ovs, name: &str, port: &Value, prefixes: &[(IpAddr, u8)]) -> Result<Workload> {
         let host = ovs.host().clone();
         let full = format!("{}-{name}", host.namespace());
-        let device = format!("w-{name}");
+        let device = Workload::device_of(name);
         let ip = |args: &[&str]| host.tool("ip", args);
         ip(&["netns", "add", &full])?;
         let netns = Netns::named(&full);
@@ -41,8 +41,18 @@ impl Workload {
         Ok(workload)
     }
 
+    /// The interface on the host of the workload of that name.
+    pub fn device_of(name: &str) -> String {
+        format!("w-{name}")
+    }
+
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// Its interface on the host.
+    pub fn device(&self) -> &str {
+        &self.device
     }
 
     /// Routes everything through `gateway`.

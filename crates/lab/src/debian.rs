@@ -36,6 +36,8 @@ pub const KUBERNETES: &[&str] = &[
 pub const MACHINES: &[&str] = &["qemu-system-x86", "busybox-static", "kmod", "gcc", "libc6-dev"];
 /// What the demo's user drives it with.
 pub const CLIENTS: &[&str] = &["python3-openstackclient", "python3-octaviaclient", "openssl"];
+/// What lies to processes: a clock that can be moved.
+pub const FAULTS: &[&str] = &["libfaketime"];
 
 /// What benchmarks compare with, beyond that.
 pub const PEERS: &[&str] = &["debootstrap", "nftables", "containernetworking-plugins", "iperf3"];

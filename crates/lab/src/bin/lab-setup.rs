@@ -27,7 +27,7 @@ fn set_up(words: &[String]) -> Result<()> {
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
     let progress = Progress::new();
     if wanted("packages") {
-        let all = [debian::NETWORK, debian::KUBERNETES, debian::MACHINES, debian::CLIENTS].concat();
+        let all = [debian::NETWORK, debian::KUBERNETES, debian::MACHINES, debian::CLIENTS, debian::FAULTS].concat();
         debian::ensure(&all, &progress)?;
     }
     if wanted("kubernetes") {

@@ -1,14 +1,17 @@
-//! Test traffic from inside any network namespace: echo requests with exact counts, TCP and UDP probes, a server.
+//! Test traffic from inside any network namespace: echo requests with exact counts, TCP and UDP probes, a server, a
+//! connection that goes on.
 //!
 //! Workloads that have no namespace of ours (virtual machines) run their own tools.
 
 mod ping;
 mod probe;
 mod server;
+mod stream;
 
 pub use ping::{PingReport, Pinging, is_reachable, ping};
 pub use probe::{Probe, http_get, tcp, udp};
 pub use server::EchoServer;
+pub use stream::{StreamReport, Streaming};
 
 /// The longest packet that is received.
 const PACKET_MAX: usize = 65_535;
