@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Claim, Lane, services};
 use crate::id;
 use crate::peer::{FAMILIES, Peer};
-use crate::world::World;
+use crate::world::{WORKERS, World};
 
 /// Between two echo requests.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -31,6 +31,7 @@ pub fn lane() -> Lane {
         claim("kill -9 of the server under ping at 10 ms loses no packet, and everything converges", server),
         claim("kill -9 of every ladon node under ping at 10 ms loses no packet, and everything converges", nodes),
         claim("kill -9 of ladon kube under ping at 10 ms loses no packet, and everything converges", kube),
+        claim("kill -9 of every containerd under ping at 10 ms loses no packet, and new pods run", runtimes),
     ]
 }
 
@@ -124,13 +125,11 @@ fn kube(world: &World) -> Result<String> {
         Ok(format!("active {:.1} s after its start", started.elapsed().as_secs_f32()))
     })?;
     kube.kill9()?;
-    let late = late_pod();
-    let answer = world.cluster.api().post("/api/v1/namespaces/default/pods", &late)?;
+    let answer = world.cluster.api().post("/api/v1/namespaces/default/pods", &pod("late"))?;
     ensure!(answer.is_success(), "{}", answer.body);
     let started = Instant::now();
     kube.restart()?;
     let path = "/api/v1/namespaces/default/pods/late";
-    let is_running = |pod: &Value| pod["status"]["phase"] == "Running" && pod["status"]["podIPs"][1].is_object();
     let late = world.peer_of(&world.cluster.wait_for("the pod made meanwhile to run", path, CONVERGED, is_running)?)?;
     let took = started.elapsed().as_secs_f32();
     for family in FAMILIES {
@@ -140,8 +139,39 @@ fn kube(world: &World) -> Result<String> {
     Ok(format!("{measured}; a pod made without it runs {took:.1} s after its next start and answers over IPv4 and IPv6"))
 }
 
-fn late_pod() -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "late", "labels": {"app": "alone"}}, "spec": {
+/// Containers outlive their containerd; what kubelet asked it meanwhile is asked again.
+fn runtimes(world: &World) -> Result<String> {
+    let workers = || WORKERS.iter().filter_map(|name| world.cluster.worker(name));
+    let measured = under_traffic(world, || {
+        workers().try_for_each(|worker| worker.containerd().kill9())?;
+        thread::sleep(DEAD);
+        let started = Instant::now();
+        for worker in workers() {
+            worker.containerd().restart()?;
+            wait::until("containerd to answer", CONVERGED, || worker.ctr(&["version"]).map(Some))?;
+        }
+        Ok(format!("three containerds answer {:.1} s after their start", started.elapsed().as_secs_f32()))
+    })?;
+    let started = Instant::now();
+    let answer = world.cluster.api().post("/api/v1/namespaces/default/pods", &pod("later"))?;
+    ensure!(answer.is_success(), "{}", answer.body);
+    let later =
+        world.peer_of(&world.cluster.wait_for("a new pod to run", "/api/v1/namespaces/default/pods/later", CONVERGED, is_running)?)?;
+    let took = started.elapsed().as_secs_f32();
+    for family in FAMILIES {
+        let served = || world.pod("a").asks_by_tcp(&later, family).map(Some).map_err(|error| format!("{error:#}"));
+        wait::until("the new pod to serve", CONVERGED, served)?;
+    }
+    Ok(format!("{measured}; a new pod runs {took:.1} s after it was asked for and answers over IPv4 and IPv6"))
+}
+
+fn is_running(pod: &Value) -> bool {
+    pod["status"]["phase"] == "Running" && pod["status"]["podIPs"][1].is_object()
+}
+
+/// A pod on n2.
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "alone"}}, "spec": {
         "terminationGracePeriodSeconds": 1, "nodeSelector": {"kubernetes.io/hostname": "n2"},
         "containers": [{"name": "main", "image": AGNHOST, "imagePullPolicy": "Never", "args": ["netexec", "--http-port=8080"]}]}})
 }
