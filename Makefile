@@ -1,6 +1,6 @@
 # Everything needs root, Debian 12, Rust and Go; the rest is installed or built on first use.
 
-.PHONY: build setup demo demo-down test bench docs
+.PHONY: build setup demo demo-down test test-faults bench docs
 
 build:
 	cargo build --release --workspace
@@ -17,6 +17,10 @@ demo-down:
 
 test: setup
 	cargo run --release --package lab --bin lab-test
+
+# What faults cost, with times as long as they are meant: half an hour. `make test` has a short part of it.
+test-faults: setup build
+	LADON_FAULTS=long cargo run --release --quiet --package lab --bin lab-test -- --test faults -- --include-ignored --nocapture --test-threads=1
 
 # `make bench` measures everything, `make bench NAME...` some of it, `make bench NAMES=--small` tries all of it out.
 ifeq (bench,$(firstword $(MAKECMDGOALS)))

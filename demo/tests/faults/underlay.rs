@@ -1,0 +1,46 @@
+//! The underlay is cut.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::traffic::is_reachable;
+use lab::wait;
+use serde_json::json;
+
+use crate::world::{DEADLINE, World, cost, is_long, let_pass, ms};
+
+/// Traffic returns in this time once the underlay is there again.
+const BACK: Duration = Duration::from_secs(2);
+
+#[test]
+fn without_underlay_a_node_goes_on_inside_and_the_rest_returns_within_two_seconds() -> Result<()> {
+    let world = World::start()?;
+    let cut = Duration::from_secs(if is_long() { 60 } else { 8 });
+    let far = &world.node(1).host;
+    let ((open, caught_up, _late), seen) = world.under_traffic(|_| {
+        world.pair.underlay.set_cable(far, false)?;
+        // What happens meanwhile, the node that is cut off hears of later.
+        let late = world.pair.plug(&world.network, 0, "late", json!({}))?;
+        let_pass(cut);
+        world.pair.underlay.set_cable(far, true)?;
+        let since = Instant::now();
+        let open = world.wait_reachable(since, DEADLINE)?;
+        let late_is_heard_of = || is_reachable(world.far.workload.netns(), late.v6).map(|is| is.then_some(()));
+        wait::until("the port made meanwhile to be reached", DEADLINE, late_is_heard_of)?;
+        world.wait_in_force()?;
+        Ok((open, since.elapsed(), late))
+    })?;
+    seen.inside.is_none()?;
+    seen.has_streams()?;
+    ensure!(open < BACK, "everybody talked again after {open:?}");
+    cost(
+        &format!("the underlay of one node cut for {} s", cut.as_secs()),
+        format!(
+            "inside a node {}; between nodes everybody talks {} after it is back, both TCP streams went on; what changed meanwhile is in force after {}",
+            seen.inside,
+            ms(open),
+            ms(caught_up)
+        ),
+    );
+    Ok(())
+}
