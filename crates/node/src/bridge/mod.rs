@@ -12,7 +12,8 @@
 //!
 //! A goal is compared with the replica first, so asking for what is already so costs no transaction, and asking again
 //! after a lost connection is safe. The connection is made again for ever, with a capped pause; what was published stays
-//! until the database says otherwise. When ovsdb-server is away, traffic flows on: only changes wait.
+//! until the database says otherwise. When ovsdb-server is away, traffic flows on (on the userspace datapath it waits:
+//! ovs-vswitchd does nothing without its database), and changes wait.
 //!
 //! Who does what: [`Link`] and its task move messages; `session` is one connection; `goal` and `plan` decide, as plain
 //! functions of the replica; `interfaces` reads out what is published.

@@ -212,8 +212,8 @@ impl Task {
         if was_connected || is_news {
             tracing::warn!(
                 socket = %self.socket.display(),
-                "no connection to Open vSwitch's database: {reason}; traffic flows on, but ports are neither noticed nor \
-                 made; check that ovsdb-server runs"
+                "no connection to Open vSwitch's database: {reason}; on the kernel's datapath traffic flows on, on the userspace \
+                 datapath it waits; ports are neither noticed nor made; check that ovsdb-server runs"
             );
         }
         for pending in &mut self.desk.pending {
