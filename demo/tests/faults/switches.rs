@@ -69,7 +69,7 @@ fn a_group_that_somebody_changes_is_put_right_within_two_seconds() -> Result<()>
 fn a_bridge_that_somebody_deletes_is_back_with_all_that_was_plugged_into_it() -> Result<()> {
     let world = World::start()?;
     let ovs = world.ovs(0);
-    let (before, flows) = (plugged(ovs)?, Dump::of(ovs)?.flows.len());
+    let (before, flows) = (plugged(ovs)?, Dump::of(ovs)?);
     ensure!(before.len() == 4, "a tap, a veth pair, an internal port, the tunnel: {before:?}");
     let (took, seen) = world.under_traffic(|_| {
         let since = Instant::now();
@@ -82,11 +82,7 @@ fn a_bridge_that_somebody_deletes_is_back_with_all_that_was_plugged_into_it() ->
         Ok(now) => Err(format!("{now:?}")),
         Err(error) => Err(format!("{error:#}")),
     })?;
-    wait::until("every flow", DEADLINE, || match Dump::of(ovs) {
-        Ok(now) if now.flows.len() == flows => Ok(Some(())),
-        Ok(now) => Err(format!("{} of {flows}", now.flows.len())),
-        Err(error) => Err(format!("{error:#}")),
-    })?;
+    wait_dump(ovs, &flows, DEADLINE)?;
     cost(
         "`ovs-vsctl del-br br-int`",
         format!("tap, veth pair, the machine's own interface and tunnel back and everybody talks {} later; {}", ms(took), seen.all()),
@@ -113,14 +109,13 @@ fn a_bridge_that_was_deleted_while_the_node_was_down_is_made_again_with_what_was
 fn a_killed_vswitchd_has_its_flows_three_seconds_after_it_is_back() -> Result<()> {
     let world = World::start()?;
     let ovs = world.ovs(0);
-    let flows = Dump::of(ovs)?.flows.len();
+    let before = Dump::of(ovs)?;
     let ((took, open), seen) = world.under_traffic(|_| {
         ovs.switch().kill9()?;
         let_pass(DEAD);
         let since = Instant::now();
         ovs.restart_switch()?;
-        let is_back = || Dump::of(ovs).map(|now| (now.flows.len() == flows).then_some(())).map_err(|error| format!("{error:#}"));
-        wait::until("every flow", DEADLINE, is_back)?;
+        wait_dump(ovs, &before, DEADLINE)?;
         Ok((since.elapsed(), world.wait_reachable(since, DEADLINE)?))
     })?;
     ensure!(took < BACK, "the flows were back after {took:?}");
@@ -128,7 +123,8 @@ fn a_killed_vswitchd_has_its_flows_three_seconds_after_it_is_back() -> Result<()
     cost(
         "`kill -9` of ovs-vswitchd, 1 s dead (userspace datapath)",
         format!(
-            "{flows} flows back {}, everybody talks {} after its start; {}; {broken} of 2 TCP streams broke",
+            "{} flows back {}, everybody talks {} after its start; {}; {broken} of 2 TCP streams broke",
+            before.flows.len(),
             ms(took),
             ms(open),
             seen.all()

@@ -259,7 +259,8 @@ impl Seen {
     }
 }
 
-/// The flows and groups of a switch's bridge, without counters.
+/// The flows and groups of a switch's bridge, without counters. Interfaces are named: their numbers change when a switch that was
+/// killed starts again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dump {
     pub flows: BTreeSet<String>,
@@ -270,8 +271,8 @@ impl Dump {
     pub fn of(ovs: &Ovs) -> Result<Dump> {
         let lines = |said: String| said.lines().filter(|line| !line.contains(" reply ")).map(|line| line.trim().to_string()).collect();
         Ok(Dump {
-            flows: lines(ovs.ofctl(&["--no-names", "--no-stats", "dump-flows", BRIDGE])?),
-            groups: lines(ovs.ofctl(&["--no-names", "dump-groups", BRIDGE])?),
+            flows: lines(ovs.ofctl(&["--names", "--no-stats", "dump-flows", BRIDGE])?),
+            groups: lines(ovs.ofctl(&["--names", "dump-groups", BRIDGE])?),
         })
     }
 
