@@ -169,7 +169,8 @@ fn a_killed_ovsdb_server_changes_no_flow_breaks_no_connection_and_what_is_plugge
 fn comparisons(node: &NodeParts) -> Result<Vec<String>> {
     let log = std::fs::read_to_string(node.process.log())?;
     let lines = log.lines().filter(|line| line.contains("compared the switch with the view"));
-    lines.map(|line| Ok(line.split("changes=").nth(1).with_context(|| line.to_string())?.to_string())).collect()
+    let changes = |line: &str| line.split("changes=").nth(1)?.split_whitespace().next().map(str::to_owned);
+    lines.map(|line| changes(line).with_context(|| line.to_string())).collect()
 }
 
 #[test]

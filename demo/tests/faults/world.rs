@@ -70,8 +70,9 @@ impl World {
         let turn = turn();
         let pair = Pair::start(Tunnel::default())?;
         let network = pair.network("blue", 9)?;
-        let near = pair.plug(&network, 0, "near", json!({}))?;
-        let far = pair.plug(&network, 1, "far", json!({}))?;
+        // As Nova has it. A port without a host has no home while its interface is gone, and new zones when it is back.
+        let near = pair.plug(&network, 0, "near", json!({"binding:host_id": "n1"}))?;
+        let far = pair.plug(&network, 1, "far", json!({"binding:host_id": "n2"}))?;
         let pod = Sandbox::add(&pair.ladon, &pair.ladon.nodes[0], &network, "pod").with_context(|| pair.ladon.logs())?;
         let metal = pair.ladon.ladon(&pair.ladon.nodes[0], &["plug", "--network", "blue", "--name", "metal"])?;
         let world = World { near, far, pod, _metal: metal, network, pair, _turn: turn };
