@@ -25,4 +25,4 @@ mod writer;
 pub use config::Config;
 pub use run::{RunError, Server, run};
 pub use state::{Change, Commit, State};
-pub use writer::{BATCH_MAX, Clock, Core, LAG_MAX, Lagged, QUEUE_MAX, Subscription, Tx, WriteError, Writer, Written};
+pub use writer::{ATTEMPTS_MAX, BATCH_MAX, Clock, Core, LAG_MAX, Lagged, QUEUE_MAX, Subscription, Tx, WriteError, Writer, Written};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{World, network, plain, subnet};
 use model::*;
 use server::{Core, Tx, WriteError};
-use store::{ChangesError, Commit, Snapshot, Store, StoreError, TransactError, Transaction};
+use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction};
 use uuid::Uuid;
 
 /// A refusal of a closure's own, or the writer's.
@@ -54,6 +54,117 @@ async fn concurrent_writers_lose_no_update_and_share_no_address_or_key() {
     let unique = |values: Vec<String>| values.iter().collect::<std::collections::BTreeSet<_>>().len();
     assert_eq!(unique(state.all::<Port>().map(|port| port.fixed_ips[0].ip.to_string()).collect()), 300);
     assert_eq!(unique(state.all::<Port>().map(|port| port.key.to_string()).collect()), 300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn servers_on_one_store_lose_no_update_and_share_no_address_or_key() {
+    const SERVERS: usize = 3;
+    const WRITES: usize = 100;
+    let first = World::new();
+    first.put(network(1)).await;
+    first.put(subnet(&network(1), "10.0.0.0/22")).await;
+    let worlds: Vec<World> = (0..SERVERS).map(|_| first.restarted()).collect();
+    let writers: Vec<_> = (0..SERVERS * WRITES)
+        .map(|number| {
+            let core = worlds[number % SERVERS].core.clone();
+            tokio::spawn(async move {
+                core.write(add_one).await.unwrap();
+                let port = core.write(|tx: &mut Tx| common::make_port(tx, &plain(network(1).id))).await.unwrap().value;
+                // What was freed by one server is known to the others.
+                if number.is_multiple_of(2) {
+                    let key = ObjectKey::new(Kind::Port, port.id);
+                    core.write(move |tx: &mut Tx| Ok::<(), WriteError>(tx.delete(key))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let latest = worlds.iter().map(|world| world.core.state().revision()).max().unwrap();
+    for world in &worlds {
+        common::soon("every server is at the latest revision", || world.core.state().revision() == latest).await;
+    }
+    let state = worlds[0].core.state();
+    assert!(worlds.iter().all(|world| *world.core.state() == *state), "servers differ");
+    assert_eq!(*worlds[0].restarted().core.state(), *state, "a server differs from its store");
+    assert_eq!(state.network(network(1).id).unwrap().mtu as usize, 1450 + SERVERS * WRITES);
+    let unique = |values: Vec<String>| values.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let left = SERVERS * WRITES / 2;
+    assert_eq!(unique(state.all::<Port>().map(|port| port.fixed_ips[0].ip.to_string()).collect()), left);
+    assert_eq!(unique(state.all::<Port>().map(|port| port.key.to_string()).collect()), left);
+    let next = worlds[1].core.write(|tx: &mut Tx| tx.port_key()).await.unwrap().value;
+    assert_eq!(next, PortKey(SERVERS as u32 * WRITES as u32 + 1), "every key was handed out once");
+}
+
+#[tokio::test]
+async fn a_refusal_is_decided_on_the_latest_state() {
+    let world = World::new();
+    // It is not told of what others write, as when its watch is late.
+    let late = Core::start(Arc::new(Deaf(world.store.clone()))).unwrap();
+    world.put(network(1)).await;
+    assert_eq!(late.write(add_one).await.unwrap().value, 1451);
+}
+
+/// A store that does not tell of updates unless it is asked, and only tells everything.
+struct Deaf(Arc<store::Memory>);
+
+impl Store for Deaf {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        self.0.load()
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        self.0.changes(from)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        self.0.transact(transaction)
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_missed_too_much_gets_there_in_one_step() {
+    let world = World::new();
+    let late = Core::start(Arc::new(Deaf(world.store.clone()))).unwrap();
+    let (state, mut commits) = late.subscribe();
+    let mut followed = (*state).clone();
+    world.put(network(1)).await;
+    world.put(network(2)).await;
+    world.delete(ObjectKey::new(Kind::Network, network(2).id)).await;
+    late.write(add_one).await.unwrap();
+    while followed.revision() < late.state().revision() {
+        followed.apply(&commits.next().await.unwrap().unwrap());
+    }
+    assert_eq!(followed, *late.state());
+    assert_eq!(followed, *world.restarted().core.state());
+}
+
+/// A store on which somebody else is always faster.
+struct Busy(store::Memory);
+
+impl Store for Busy {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        self.0.load()
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        self.0.changes(from)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        let other = Op::Put(Arc::new(network(9).into()));
+        self.0.transact(&Transaction { base: self.0.load()?.revision, ops: vec![other] })?;
+        self.0.transact(transaction)
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_always_too_late_says_so_and_writes_nothing() {
+    let core = Core::start(Arc::new(Busy(store::Memory::new()))).unwrap();
+    assert_eq!(core.write(put_network(1)).await, Err(WriteError::Contended));
+    assert!(core.state().network(network(1).id).is_none());
+    assert_eq!(core.state().revision().0, u64::from(server::ATTEMPTS_MAX), "it has taken in what others wrote");
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 //!
 //! A store keeps [`Object`]s and, for the server's allocators, named records of bytes. Everything changes by
 //! [`Store::transact`]: one [`Transaction`] is applied as a whole or not at all, it is durable before the answer, and it
-//! makes exactly one new [`Revision`]. The log of changes answers [`Store::changes`], so that whoever knows a revision can
-//! learn what came after it; a revision that the log no longer reaches back to is [`ChangesError::Compacted`].
+//! makes exactly one new [`Revision`]. A transaction names the revision on which it was computed; where others have written since,
+//! it is a [`TransactError::Conflict`] and nothing is written: whoever sent it takes in what is new ([`Store::updates`]) and
+//! computes again. The log of changes answers [`Store::changes`], so that whoever knows a revision can learn what came after it; a
+//! revision that the log no longer reaches back to is [`ChangesError::Compacted`].
 //!
 //! # Keys
 //!
@@ -12,7 +14,6 @@
 //! | `/ladon/v1/<kind>/<uuid>` | `{"v":1,"object":{…}}`, the kinds' words being those of [`Kind::word`](model::Kind::word) |
 //! | `/ladon/v1/alloc/<name>` | a record of the server's allocators, bytes |
 //!
-//! A [`Guard`] compares the revision at which a key was last written (0: the key is absent), as etcd's `mod_revision` does.
 //! The number of records that a transaction touches does not grow with the number of addresses that it frees: see the
 //! server's `ipam`. Deliberately *not* here: the meaning of objects, and the API.
 
@@ -63,14 +64,6 @@ impl Key {
     }
 }
 
-/// What must be true for a transaction to be applied: `key` was last written at `modified`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Guard {
-    pub key: Key,
-    /// 0: the key is absent.
-    pub modified: Revision,
-}
-
 /// One change that a transaction makes.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
@@ -90,29 +83,52 @@ impl Op {
     }
 }
 
-/// Changes that happen together if all guards hold. Each key may occur in one operation only.
+/// Changes that happen together if nothing has happened since. Each key may occur in one operation only.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Transaction {
-    pub guards: Vec<Guard>,
+    /// The state on which the operations were computed.
+    pub base: Revision,
     pub ops: Vec<Op>,
 }
+
+/// A transaction that was committed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Update {
+    pub revision: Revision,
+    pub ops: Vec<Op>,
+}
+
+/// What a server must take in to know the latest state.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Updates {
+    /// Every transaction since, oldest first, without a gap.
+    Each(Vec<Update>),
+    /// There were too many, or they are not kept.
+    All(Snapshot),
+}
+
+/// Called when there may be updates, from a thread of the store's.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// Everything that is stored, at one revision.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Snapshot {
     pub revision: Revision,
-    /// Each with the revision at which it was last written.
-    pub objects: Vec<(Arc<Object>, Revision)>,
-    pub records: Vec<(String, Vec<u8>, Revision)>,
+    pub objects: Vec<Arc<Object>>,
+    pub records: Vec<(String, Vec<u8>)>,
 }
 
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactError {
-    #[error("{key} was changed by somebody else at the same time; nothing was written and traffic is not affected; try again")]
-    Conflict { key: Key },
+    /// The store is at another revision than the transaction's base.
+    #[error("another server has written revision {latest} at the same time; nothing was written and traffic is not affected; try again")]
+    Conflict { latest: Revision },
     #[error("the store's disk is full: nothing was written; reads and forwarding go on; free space on the disk that holds it")]
     Full,
+    /// The store went away in the middle and has not told since whether the transaction is in it.
+    #[error("it is not known whether the change was written: {0}; traffic is not affected; look whether it was before you try again")]
+    Unknown(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -134,7 +150,7 @@ pub enum ChangesError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the store failed while {doing}: {source}; switches go on with what they have; look at the disk that holds it, then restart the server"
+        "the store failed while {doing}: {source}; switches go on with what they have; look at the disk or the etcd cluster that holds it, and restart the server if it does not recover"
     )]
     Failed { doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
@@ -142,6 +158,19 @@ pub enum StoreError {
          release that wrote it, or put the store's copy back"
     )]
     Corrupt(#[from] DecodeError),
+    #[error(
+        "the store is at revision {to} and this server has seen revision {from} in it, as after a backup was put back; nodes keep forwarding as they do; restart every ladon server"
+    )]
+    WentBack { from: Revision, to: Revision },
+}
+
+/// Refuses a transaction that was not computed on the latest state.
+fn check_base(base: Revision, latest: Revision) -> Result<(), TransactError> {
+    match base.cmp(&latest) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => Err(TransactError::Conflict { latest }),
+        std::cmp::Ordering::Greater => Err(StoreError::WentBack { from: base, to: latest }.into()),
+    }
 }
 
 /// Where what should be is kept. All calls block: callers give them a thread of their own.
@@ -152,9 +181,22 @@ pub trait Store: Send + Sync + 'static {
     /// The commits after `from`, oldest first.
     fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError>;
 
-    /// Applies all of `transaction` or nothing, durably, and tells the revision that it made. A transaction without
-    /// operations changes nothing and tells the latest revision. Deleting what is absent is no error.
+    /// Applies all of `transaction` or nothing, durably, and tells the revision that it made: the one after its base. One
+    /// without operations changes nothing and tells its base, if that is the latest revision. Deleting what is absent is no error.
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError>;
+
+    /// What was committed after `from`, by whomever, as far as it is known. Where the store is at `until` or later, it waits for that.
+    fn updates(&self, from: Revision, until: Revision) -> Result<Updates, StoreError> {
+        if from >= until { Ok(Updates::Each(Vec::new())) } else { self.load().map(Updates::All) }
+    }
+
+    /// True if other servers may write it, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Has `wake` called when there may be updates after the latest [`Store::load`]. The embedded store has one server and never any.
+    fn on_update(&self, _wake: Wake) {}
 }
 
 #[cfg(test)]
@@ -168,9 +210,10 @@ mod tests {
         let path = || PathBuf::from("/store");
         let disk = || Box::new(std::io::Error::other("the disk is gone"));
         let failed = || StoreError::Failed { doing: "reading", source: disk() };
-        let key = Key::Record("keys".into());
         for text in [
-            TransactError::Conflict { key }.to_string(),
+            TransactError::Conflict { latest: Revision(1) }.to_string(),
+            TransactError::Unknown("no answer".into()).to_string(),
+            StoreError::WentBack { from: Revision(2), to: Revision(1) }.to_string(),
             TransactError::Full.to_string(),
             TransactError::from(failed()).to_string(),
             ChangesError::from(failed()).to_string(),

@@ -1,11 +1,13 @@
-//! A store that forgets everything with its process: for tests of what stands on a store.
+//! A store that forgets everything with its process: for tests of what stands on a store. Several servers may share it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{Object, Revision};
 
-use crate::{Change, ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction};
+use crate::{
+    Change, ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, Update, Updates, Wake, check_base,
+};
 
 #[derive(Clone)]
 enum Value {
@@ -15,14 +17,18 @@ enum Value {
 
 #[derive(Default)]
 struct Inner {
-    entries: BTreeMap<Key, (Value, Revision)>,
+    entries: BTreeMap<Key, Value>,
     log: Vec<Commit>,
+    updates: Vec<Update>,
     is_full: bool,
 }
 
 /// Keeps everything in memory, the whole log included.
 #[derive(Default)]
-pub struct Memory(Mutex<Inner>);
+pub struct Memory {
+    inner: Mutex<Inner>,
+    wakes: Mutex<Vec<Wake>>,
+}
 
 impl Memory {
     pub fn new() -> Memory {
@@ -35,7 +41,11 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wakes(&self) -> MutexGuard<'_, Vec<Wake>> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -43,10 +53,10 @@ impl Store for Memory {
     fn load(&self) -> Result<Snapshot, StoreError> {
         let inner = self.lock();
         let mut snapshot = Snapshot { revision: inner.revision(), ..Snapshot::default() };
-        for (key, (value, modified)) in &inner.entries {
+        for (key, value) in &inner.entries {
             match (key, value) {
-                (Key::Record(name), Value::Record(bytes)) => snapshot.records.push((name.clone(), bytes.clone(), *modified)),
-                (_, Value::Object(object)) => snapshot.objects.push((object.clone(), *modified)),
+                (Key::Record(name), Value::Record(bytes)) => snapshot.records.push((name.clone(), bytes.clone())),
+                (_, Value::Object(object)) => snapshot.objects.push(object.clone()),
                 (_, Value::Record(_)) => {}
             }
         }
@@ -63,12 +73,7 @@ impl Store for Memory {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let mut inner = self.lock();
-        for guard in &transaction.guards {
-            let modified = inner.entries.get(&guard.key).map(|entry| entry.1).unwrap_or_default();
-            if modified != guard.modified {
-                return Err(TransactError::Conflict { key: guard.key.clone() });
-            }
-        }
+        check_base(transaction.base, inner.revision())?;
         if transaction.ops.is_empty() {
             return Ok(inner.revision());
         }
@@ -76,9 +81,20 @@ impl Store for Memory {
             return Err(TransactError::Full);
         }
         let revision = Revision(inner.revision().0 + 1);
-        let changes = transaction.ops.iter().filter_map(|op| inner.apply(op, revision)).collect();
+        let changes = transaction.ops.iter().filter_map(|op| inner.apply(op)).collect();
         inner.log.push(Commit { revision, changes });
+        inner.updates.push(Update { revision, ops: transaction.ops.clone() });
+        drop(inner);
+        self.wakes().iter().for_each(|wake| wake());
         Ok(revision)
+    }
+
+    fn updates(&self, from: Revision, _: Revision) -> Result<Updates, StoreError> {
+        Ok(Updates::Each(self.lock().updates[from.0 as usize..].to_vec()))
+    }
+
+    fn on_update(&self, wake: Wake) {
+        self.wakes().push(wake);
     }
 }
 
@@ -87,7 +103,7 @@ impl Inner {
         Revision(self.log.len() as u64)
     }
 
-    fn apply(&mut self, op: &Op, revision: Revision) -> Option<Change> {
+    fn apply(&mut self, op: &Op) -> Option<Change> {
         let key = op.key();
         let value = match op {
             Op::Put(object) => Some(Value::Object(object.clone())),
@@ -95,14 +111,14 @@ impl Inner {
             Op::Delete(_) | Op::DeleteRecord(_) => None,
         };
         let before = match value.clone() {
-            Some(value) => self.entries.insert(key.clone(), (value, revision)),
+            Some(value) => self.entries.insert(key.clone(), value),
             None => self.entries.remove(&key),
         };
         let object = |value: Option<Value>| match value {
             Some(Value::Object(object)) => Some(object),
             _ => None,
         };
-        let (before, after) = (object(before.map(|entry| entry.0)), object(value));
+        let (before, after) = (object(before), object(value));
         match key {
             Key::Object(key) if before.is_some() || after.is_some() => Some(Change { key, before, after }),
             _ => None,

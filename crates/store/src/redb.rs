@@ -19,7 +19,7 @@ use model::Revision;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
 
 use crate::codec::{self, LogEntry};
-use crate::{ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction};
+use crate::{ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, check_base};
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -169,8 +169,11 @@ impl Redb {
         if let Err(error) = &database {
             tracing::error!("{error}");
         }
-        let is_there = database.and_then(|database| revision(&database)).is_ok_and(|revision| revision == wanted);
-        if is_there { Ok(wanted) } else { Err(failure) }
+        match database.and_then(|database| revision(&database)) {
+            Ok(revision) if revision == wanted => Ok(wanted),
+            Ok(_) => Err(failure),
+            Err(_) => Err(TransactError::Unknown("its file cannot be opened again (the log says why)".into())),
+        }
     }
 
     fn has_room(&self, transaction: &Transaction) -> bool {
@@ -183,10 +186,11 @@ impl Redb {
 
     fn write(&self, database: &Database, transaction: &Transaction) -> Result<Revision, TransactError> {
         let write = database.begin_write().map_err(failed("beginning a transaction"))?;
-        let next = Revision(revision_in(&write)?.0 + 1);
+        let latest = revision_in(&write)?;
+        check_base(transaction.base, latest)?;
+        let next = Revision(latest.0 + 1);
         {
             let mut entries = write.open_table(ENTRIES).map_err(failed("opening a table"))?;
-            check_guards(&entries, transaction)?;
             let mut log = LogEntry::new(unix_secs());
             for op in &transaction.ops {
                 apply(&mut entries, op, next, &mut log)?;
@@ -334,20 +338,6 @@ fn revision(database: &Database) -> Result<Revision, StoreError> {
     Ok(Revision(number.map(|number| number.value()).unwrap_or_default()))
 }
 
-fn check_guards(entries: &Table<&[u8], &[u8]>, transaction: &Transaction) -> Result<(), TransactError> {
-    for guard in &transaction.guards {
-        let entry = entries.get(guard.key.to_string().as_bytes()).map_err(failed::<StorageError>("reading an entry"))?;
-        let modified = match &entry {
-            Some(entry) => codec::split_revision(entry.value()).map_err(StoreError::from)?.0,
-            None => Revision(0),
-        };
-        if modified != guard.modified {
-            return Err(TransactError::Conflict { key: guard.key.clone() });
-        }
-    }
-    Ok(())
-}
-
 /// Applies one operation and tells the log about it, if it is about an object.
 fn apply(entries: &mut Table<&[u8], &[u8]>, op: &Op, revision: Revision, log: &mut LogEntry) -> Result<(), TransactError> {
     let key = op.key();
@@ -381,10 +371,10 @@ impl Store for Redb {
         for entry in read.open_table(ENTRIES).map_err(reading)?.iter().map_err(reading)? {
             let (key, value) = entry.map_err(reading)?;
             let text = String::from_utf8_lossy(key.value()).into_owned();
-            let (modified, bytes) = codec::split_revision(value.value())?;
+            let (_, bytes) = codec::split_revision(value.value())?;
             match Key::parse(&text).ok_or_else(|| codec::DecodeError::Key(text.clone()))? {
-                Key::Object(_) => snapshot.objects.push((codec::decode_object(&text, bytes)?, modified)),
-                Key::Record(name) => snapshot.records.push((name, bytes.to_vec(), modified)),
+                Key::Object(_) => snapshot.objects.push(codec::decode_object(&text, bytes)?),
+                Key::Record(name) => snapshot.records.push((name, bytes.to_vec())),
             }
         }
         Ok(snapshot)
@@ -413,15 +403,15 @@ impl Store for Redb {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let database = self.database()?;
+        // Nobody else writes this file: a conflict follows a failure whose outcome was not known.
         if transaction.ops.is_empty() {
-            let read = database.begin_write().map_err(failed("beginning a transaction"))?;
-            check_guards(&read.open_table(ENTRIES).map_err(failed("opening a table"))?, transaction)?;
-            return revision_in(&read);
+            check_base(transaction.base, revision(&database)?)?;
+            return Ok(transaction.base);
         }
         if !self.has_room(transaction) {
             return Err(TransactError::Full);
         }
-        let wanted = Revision(revision(&database)?.0 + 1);
+        let wanted = Revision(transaction.base.0 + 1);
         match self.write(&database, transaction) {
             Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
                 drop(database);

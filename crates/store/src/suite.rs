@@ -8,7 +8,7 @@ use std::sync::Arc;
 use model::{Member, MemberId, Node, NodeName, Object, PoolId, ProjectId, Revision, Standard, TunnelType};
 use uuid::Uuid;
 
-use crate::{ChangesError, Guard, Key, Op, Store, TransactError, Transaction};
+use crate::{ChangesError, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates};
 
 /// Members in the largest batch that the API takes.
 pub const BATCH: u128 = 10_000;
@@ -18,8 +18,9 @@ pub fn suite<S: Store>(make: impl Fn() -> S) {
     a_new_store_is_empty(&make());
     what_was_put_is_loaded(&make());
     revisions_count_transactions(&make());
-    a_guard_that_does_not_hold_changes_nothing(&make());
-    of_two_writers_with_one_guard_one_wins(Arc::new(make()));
+    a_transaction_on_an_older_state_changes_nothing(&make());
+    of_two_writers_on_one_state_one_wins(Arc::new(make()));
+    what_others_wrote_can_be_taken_in(&make());
     changes_tell_before_and_after(&make());
     a_transaction_without_operations_changes_nothing(&make());
     deleting_what_is_absent_is_no_error(&make());
@@ -41,12 +42,13 @@ fn put(object: impl Into<Object>) -> Op {
     Op::Put(Arc::new(object.into()))
 }
 
-fn transaction(ops: impl Into<Vec<Op>>) -> Transaction {
-    Transaction { guards: Vec::new(), ops: ops.into() }
+/// A transaction on the latest state.
+pub fn transaction(store: &impl Store, ops: impl Into<Vec<Op>>) -> Transaction {
+    Transaction { base: store.load().expect("load").revision, ops: ops.into() }
 }
 
-fn key(name: &str) -> Key {
-    Key::Object(Object::from(node(name)).key())
+fn transact(store: &impl Store, ops: impl Into<Vec<Op>>) -> Revision {
+    store.transact(&transaction(store, ops)).expect("transact")
 }
 
 fn a_new_store_is_empty(store: &impl Store) {
@@ -57,67 +59,96 @@ fn a_new_store_is_empty(store: &impl Store) {
 
 fn what_was_put_is_loaded(store: &impl Store) {
     let record = |bytes: &[u8]| Op::PutRecord("space/a/1".into(), bytes.to_vec());
-    store.transact(&transaction([put(node("a")), put(node("b")), record(b"one")])).expect("put");
-    store.transact(&transaction([Op::Delete(Object::from(node("a")).key()), record(b"two")])).expect("replace");
+    transact(store, [put(node("a")), put(node("b")), record(b"one")]);
+    transact(store, [Op::Delete(Object::from(node("a")).key()), record(b"two")]);
     let snapshot = store.load().expect("load");
-    assert_eq!(snapshot.objects, [(Arc::new(Object::from(node("b"))), Revision(1))]);
-    assert_eq!(snapshot.records, [("space/a/1".to_string(), b"two".to_vec(), Revision(2))]);
-    store.transact(&transaction([Op::DeleteRecord("space/a/1".into())])).expect("delete");
+    assert_eq!(snapshot.objects, [Arc::new(Object::from(node("b")))]);
+    assert_eq!(snapshot.records, [("space/a/1".to_string(), b"two".to_vec())]);
+    transact(store, [Op::DeleteRecord("space/a/1".into())]);
     assert!(store.load().expect("load").records.is_empty());
 }
 
 fn revisions_count_transactions(store: &impl Store) {
     for expected in 1..=5 {
-        let revision = store.transact(&transaction([put(node(&expected.to_string()))])).expect("put");
-        assert_eq!(revision, Revision(expected));
+        assert_eq!(transact(store, [put(node(&expected.to_string()))]), Revision(expected));
     }
     assert_eq!(store.load().expect("load").revision, Revision(5));
 }
 
-fn a_guard_that_does_not_hold_changes_nothing(store: &impl Store) {
-    let absent = |name| Guard { key: key(name), modified: Revision(0) };
-    let guarded = |guards: Vec<Guard>, ops: Vec<Op>| store.transact(&Transaction { guards, ops });
-    let revision = guarded(vec![absent("a")], vec![put(node("a"))]).expect("absent, as the guard says");
-    for guard in [absent("a"), Guard { key: key("a"), modified: Revision(revision.0 + 1) }, Guard { key: key("c"), modified: revision }] {
-        let result = guarded(vec![Guard { key: key("a"), modified: revision }, guard.clone()], vec![put(node("b")), put(node("a"))]);
-        assert!(matches!(result, Err(TransactError::Conflict { key }) if key == guard.key), "{guard:?}");
+fn a_transaction_on_an_older_state_changes_nothing(store: &impl Store) {
+    let on = |base, ops: Vec<Op>| store.transact(&Transaction { base: Revision(base), ops });
+    assert_eq!(on(0, vec![put(node("a"))]).expect("on a new store"), Revision(1));
+    for ops in [vec![put(node("b"))], Vec::new()] {
+        let older = on(0, ops.clone());
+        assert!(matches!(older, Err(TransactError::Conflict { latest: Revision(1) })), "{older:?}");
+        let never_there = on(2, ops);
+        assert!(matches!(never_there, Err(TransactError::Store(StoreError::WentBack { .. }))), "{never_there:?}");
     }
     assert_eq!(store.load().expect("load").objects.len(), 1);
-    guarded(vec![Guard { key: key("a"), modified: revision }], vec![put(node("a"))]).expect("as the guard says");
-    let record = Guard { key: Key::Record("keys".into()), modified: Revision(0) };
-    guarded(vec![record.clone()], vec![Op::PutRecord("keys".into(), b"1".to_vec())]).expect("absent");
-    assert!(guarded(vec![record], vec![Op::PutRecord("keys".into(), b"2".to_vec())]).is_err());
+    assert_eq!(on(1, vec![put(node("b"))]).expect("on the latest state"), Revision(2));
 }
 
-fn of_two_writers_with_one_guard_one_wins<S: Store>(store: Arc<S>) {
+fn count(snapshot: &Snapshot) -> u64 {
+    let record = snapshot.records.iter().find(|(name, _)| name == "n");
+    record.map_or(0, |(_, bytes)| std::str::from_utf8(bytes).expect("text").parse().expect("a number"))
+}
+
+fn of_two_writers_on_one_state_one_wins<S: Store>(store: Arc<S>) {
     const WRITERS: usize = 4;
     const ROUNDS: u64 = 10;
-    let count = |store: &S| {
-        let snapshot = store.load().expect("load");
-        snapshot.records.into_iter().find(|record| record.0 == "n").map_or((0u64, Revision(0)), |(_, bytes, modified)| {
-            (String::from_utf8(bytes).expect("text").parse().expect("a number"), modified)
-        })
-    };
     let add = |store: &S| {
-        let (n, modified) = count(store);
-        let ops = vec![Op::PutRecord("n".into(), (n + 1).to_string().into_bytes())];
-        store.transact(&Transaction { guards: vec![Guard { key: Key::Record("n".into()), modified }], ops })
+        let snapshot = store.load().expect("load");
+        let ops = vec![Op::PutRecord("n".into(), (count(&snapshot) + 1).to_string().into_bytes())];
+        store.transact(&Transaction { base: snapshot.revision, ops })
     };
     std::thread::scope(|scope| {
         for _ in 0..WRITERS {
             scope.spawn(|| (0..ROUNDS).for_each(|_| while add(&store).is_err() {}));
         }
     });
-    assert_eq!(count(&store).0, WRITERS as u64 * ROUNDS, "no increment is lost");
+    let snapshot = store.load().expect("load");
+    assert_eq!((count(&snapshot), snapshot.revision.0), (WRITERS as u64 * ROUNDS, WRITERS as u64 * ROUNDS), "no increment is lost");
+}
+
+fn what_others_wrote_can_be_taken_in(store: &impl Store) {
+    let before = store.load().expect("load");
+    transact(store, [put(node("a")), Op::PutRecord("n".into(), b"1".to_vec())]);
+    let latest = transact(store, [put(node("b")), Op::Delete(Object::from(node("a")).key()), Op::DeleteRecord("n".into())]);
+    let after = match store.updates(before.revision, latest).expect("updates") {
+        Updates::All(snapshot) => snapshot,
+        Updates::Each(updates) => updates.into_iter().fold(before, |mut snapshot, update| {
+            assert_eq!(update.revision.0, snapshot.revision.0 + 1, "no gap");
+            snapshot.revision = update.revision;
+            update.ops.into_iter().for_each(|op| apply(&mut snapshot, op));
+            snapshot
+        }),
+    };
+    assert_eq!(after, store.load().expect("load"));
+    assert_eq!(store.updates(latest, latest).expect("nothing is new"), Updates::Each(Vec::new()));
+}
+
+fn apply(snapshot: &mut Snapshot, op: Op) {
+    match op {
+        Op::Put(object) => {
+            snapshot.objects.retain(|other| other.key() != object.key());
+            snapshot.objects.push(object);
+        }
+        Op::Delete(key) => snapshot.objects.retain(|object| object.key() != key),
+        Op::PutRecord(name, bytes) => {
+            snapshot.records.retain(|(other, _)| *other != name);
+            snapshot.records.push((name, bytes));
+        }
+        Op::DeleteRecord(name) => snapshot.records.retain(|(other, _)| *other != name),
+    }
 }
 
 fn changes_tell_before_and_after(store: &impl Store) {
     let newer = Node { tunnel: TunnelType::Vxlan, ..node("a") };
     let key = Object::from(node("a")).key();
-    store.transact(&transaction([put(node("a"))])).expect("put");
-    store.transact(&transaction([put(newer.clone())])).expect("put");
-    store.transact(&transaction([Op::PutRecord("keys".into(), b"1".to_vec())])).expect("put");
-    store.transact(&transaction([Op::Delete(key)])).expect("delete");
+    transact(store, [put(node("a"))]);
+    transact(store, [put(newer.clone())]);
+    transact(store, [Op::PutRecord("keys".into(), b"1".to_vec())]);
+    transact(store, [Op::Delete(key)]);
     let commits = store.changes(Revision(0)).expect("the log reaches back");
     assert_eq!(commits.iter().map(|commit| commit.revision.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
     let steps: Vec<_> =
@@ -130,21 +161,20 @@ fn changes_tell_before_and_after(store: &impl Store) {
 }
 
 fn a_transaction_without_operations_changes_nothing(store: &impl Store) {
-    store.transact(&transaction([put(node("a"))])).expect("put");
-    assert_eq!(store.transact(&transaction([])).expect("nothing"), Revision(1));
-    let guards = vec![Guard { key: key("a"), modified: Revision(0) }];
-    assert!(store.transact(&Transaction { guards, ops: Vec::new() }).is_err());
+    transact(store, [put(node("a"))]);
+    assert_eq!(transact(store, []), Revision(1));
+    assert_eq!(store.load().expect("load").revision, Revision(1));
 }
 
 fn deleting_what_is_absent_is_no_error(store: &impl Store) {
     let ops = [Op::Delete(Object::from(node("a")).key()), Op::DeleteRecord("keys".into())];
-    store.transact(&transaction(ops)).expect("no error");
+    transact(store, ops);
     assert!(store.changes(Revision(0)).expect("log").iter().all(|commit| commit.changes.is_empty()));
 }
 
 fn the_largest_batch_is_one_transaction(store: &impl Store) {
     let members: Vec<Op> = (0..BATCH).map(|number| put(member(number))).collect();
-    assert_eq!(store.transact(&transaction(members)).expect("the batch"), Revision(1));
+    assert_eq!(transact(store, members), Revision(1));
     assert_eq!(store.load().expect("load").objects.len() as u128, BATCH);
     assert_eq!(store.changes(Revision(0)).expect("log")[0].changes.len() as u128, BATCH);
 }

@@ -10,8 +10,12 @@ use model::{Object, Revision};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use store::{ChangesError, LogLimits, Memory, Op, OpenError, Options, Redb, Store, TransactError, Transaction, suite};
 
-fn put(name: &str) -> Transaction {
-    Transaction { guards: Vec::new(), ops: vec![Op::Put(Arc::new(Object::from(suite::node(name))))] }
+fn put(name: &str) -> Vec<Op> {
+    vec![Op::Put(Arc::new(Object::from(suite::node(name))))]
+}
+
+fn transact(store: &impl Store, ops: Vec<Op>) -> Result<Revision, TransactError> {
+    store.transact(&suite::transaction(store, ops))
 }
 
 fn open(directory: &Path) -> Redb {
@@ -20,7 +24,7 @@ fn open(directory: &Path) -> Redb {
 
 fn write_nodes(count: u64, store: &Redb) {
     for n in 0..count {
-        store.transact(&put(&n.to_string())).unwrap();
+        transact(store, put(&n.to_string())).unwrap();
     }
 }
 
@@ -89,7 +93,7 @@ fn the_log_forgets_what_is_too_old() {
     let store = Redb::open(path, Options { log, reserve_bytes: 0 }).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while store.changes(Revision(2)).is_ok() {
-        store.transact(&put("again")).unwrap();
+        transact(&store, put("again")).unwrap();
         assert!(std::time::Instant::now() < deadline, "nothing is forgotten");
     }
 }
@@ -103,7 +107,7 @@ fn child_that_is_killed() {
     for n in store.load().unwrap().revision.0 + 1.. {
         let names = [format!("{n}-a"), format!("{n}-b")];
         let ops = names.iter().map(|name| Op::Put(Arc::new(Object::from(suite::node(name))))).collect();
-        let revision = store.transact(&Transaction { guards: Vec::new(), ops }).unwrap();
+        let revision = store.transact(&Transaction { base: Revision(n - 1), ops }).unwrap();
         writeln!(out, "\nanswered {revision}").unwrap();
         out.flush().unwrap();
     }
@@ -164,7 +168,7 @@ impl Drop for Disk {
 fn fill(store: &Redb) -> u64 {
     for n in 0.. {
         let ops = vec![Op::PutRecord(format!("filler/{n}"), vec![n as u8; 64 << 10])];
-        match store.transact(&Transaction { guards: Vec::new(), ops }) {
+        match store.transact(&Transaction { base: Revision(n), ops }) {
             Ok(_) => {}
             Err(TransactError::Full) => return n,
             Err(other) => panic!("{other}"),
@@ -185,7 +189,7 @@ fn a_full_disk_is_a_clear_error(reserve_bytes: u64) {
     let full = store.load().unwrap();
     assert_eq!((full.revision.0, full.records.len() as u64), (taken, taken), "nothing is half applied");
     std::fs::remove_file(&ballast).unwrap();
-    store.transact(&put("b")).expect("there is room again");
+    transact(&store, put("b")).expect("there is room again");
     let after = store.load().unwrap();
     drop(store);
     assert_eq!(Redb::open(&path, options).unwrap().load().unwrap(), after);

@@ -1,13 +1,15 @@
-//! A store in memory that fails when it is told to, with nothing written, as the contract of [`Store`] says.
+//! A store in memory that fails when it is told to, with nothing written, as the contract of [`Store`] says, and which another
+//! server writes, too.
 
 use std::sync::Mutex;
 
 use model::Revision;
-use store::{ChangesError, Commit, Key, Memory, Snapshot, Store, StoreError, TransactError, Transaction};
+use store::{ChangesError, Commit, Memory, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates, Wake};
 
 /// How the next transaction fails.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
+    /// Another server is faster.
     Conflict,
     Full,
     Failed,
@@ -23,6 +25,13 @@ impl Faulty {
     pub fn fail_next(&self, fault: Option<Fault>) {
         *self.next.lock().unwrap() = fault;
     }
+
+    /// Another server's transaction: a revision more, and everything as it was.
+    fn write_elsewhere(&self) -> Result<(), TransactError> {
+        let Snapshot { revision, objects, .. } = self.memory.load()?;
+        let ops = objects.into_iter().take(1).map(Op::Put).collect();
+        self.memory.transact(&Transaction { base: revision, ops }).map(drop)
+    }
 }
 
 impl Store for Faulty {
@@ -36,10 +45,21 @@ impl Store for Faulty {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         match self.next.lock().unwrap().take() {
-            Some(Fault::Conflict) => Err(TransactError::Conflict { key: Key::Record("keys".into()) }),
+            Some(Fault::Conflict) => {
+                self.write_elsewhere()?;
+                self.memory.transact(transaction)
+            }
             Some(Fault::Full) => Err(TransactError::Full),
             Some(Fault::Failed) => Err(StoreError::Failed { doing: "writing", source: "the simulation says so".into() }.into()),
             None => self.memory.transact(transaction),
         }
+    }
+
+    fn updates(&self, from: Revision, until: Revision) -> Result<Updates, StoreError> {
+        self.memory.updates(from, until)
+    }
+
+    fn on_update(&self, wake: Wake) {
+        self.memory.on_update(wake);
     }
 }

@@ -12,7 +12,7 @@ use model::*;
 use node::view::{self, Config, Facts, Link, ViewUpdate};
 use server::views::Views;
 use server::{Core, Tx, WriteError};
-use store::{ChangesError, Commit, Memory, Snapshot, Store, StoreError, TransactError, Transaction};
+use store::{ChangesError, Commit, Memory, Snapshot, Store, StoreError, TransactError, Transaction, Updates};
 use stream::pki::Authority;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -52,6 +52,10 @@ impl Store for Disk {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         self.memory.transact(transaction)
+    }
+
+    fn updates(&self, from: Revision, until: Revision) -> Result<Updates, StoreError> {
+        self.memory.updates(from, until)
     }
 }
 

@@ -83,6 +83,21 @@ impl Space {
         self.places.range(first..=last)
     }
 
+    /// An address that has moved is in two chunks until both are read.
+    fn load_chunk(&mut self, chunk: u64, entries: Vec<(u64, Freed)>) {
+        let old: Vec<(u64, IpAddr)> = self.queue.range(chunk_range(chunk)).map(|(place, freed)| (*place, freed.ip)).collect();
+        for (place, ip) in old {
+            self.queue.remove(&place);
+            if self.places.get(&ip) == Some(&place) {
+                self.places.remove(&ip);
+            }
+        }
+        for (place, freed) in entries {
+            self.places.insert(freed.ip, place);
+            self.queue.insert(place, freed);
+        }
+    }
+
     /// True if nothing is in quarantine.
     pub(super) fn is_quiet(&self, now: Timestamp) -> bool {
         !self.queue.values().any(|freed| freed.is_quarantined(now))
@@ -194,27 +209,34 @@ impl Spaces {
         let Some(chunk) = chunk else {
             return (space.head != Head::default()).then(|| encode_record(&space.head));
         };
-        let entries: Vec<(u64, Freed)> =
-            space.queue.range(chunk * CHUNK..(chunk + 1) * CHUNK).map(|(place, freed)| (*place, *freed)).collect();
+        let entries: Vec<(u64, Freed)> = space.queue.range(chunk_range(chunk)).map(|(place, freed)| (*place, *freed)).collect();
         (!entries.is_empty()).then(|| encode_record(&entries))
     }
 
-    /// Reads back what a record holds. False: the name is not one of these records'.
-    pub(crate) fn load(&mut self, name: &str, bytes: &[u8]) -> Result<bool, DecodeError> {
+    /// Reads what a record holds, in place of what it held before; None: it is not stored any more. False: the name is not one
+    /// of these records'.
+    pub(crate) fn load(&mut self, name: &str, bytes: Option<&[u8]>) -> Result<bool, DecodeError> {
         let Some(rest) = name.strip_prefix(PREFIX) else { return Ok(false) };
-        let (id, is_chunk) = rest.split_once('/').map_or((rest, false), |(id, _)| (id, true));
-        let id = Uuid::parse_str(id).map_err(|_| DecodeError::Key(name.to_string()))?;
+        let (id, chunk) = rest.split_once('/').map_or((rest, None), |(id, chunk)| (id, Some(chunk)));
+        let bad = || DecodeError::Key(name.to_string());
+        let id = Uuid::parse_str(id).map_err(|_| bad())?;
         let space = self.spaces.entry(id).or_default();
-        if !is_chunk {
-            space.head = decode_record(name, bytes)?;
-            return Ok(true);
+        match chunk {
+            None => space.head = bytes.map_or_else(|| Ok(Head::default()), |bytes| decode_record(name, bytes))?,
+            Some(chunk) => {
+                let entries = bytes.map_or_else(|| Ok(Vec::new()), |bytes| decode_record(name, bytes))?;
+                space.load_chunk(chunk.parse().map_err(|_| bad())?, entries);
+            }
         }
-        for (place, freed) in decode_record::<Vec<(u64, Freed)>>(name, bytes)? {
-            space.places.insert(freed.ip, place);
-            space.queue.insert(place, freed);
+        if *space == Space::default() {
+            self.spaces.remove(&id);
         }
         Ok(true)
     }
+}
+
+fn chunk_range(chunk: u64) -> std::ops::Range<u64> {
+    chunk.saturating_mul(CHUNK)..chunk.saturating_add(1).saturating_mul(CHUNK)
 }
 
 fn record_name((id, chunk): (Uuid, Option<u64>)) -> String {

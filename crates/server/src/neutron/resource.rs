@@ -168,7 +168,8 @@ impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> ApiError {
         use axum::http::StatusCode;
         let (status, kind) = match &error {
-            WriteError::TooBusy | WriteError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            WriteError::StoreUnknown(_) => (StatusCode::GATEWAY_TIMEOUT, "HTTPGatewayTimeout"),
             WriteError::StoreFull => (StatusCode::INSUFFICIENT_STORAGE, "StoreFull"),
             WriteError::KeysExhausted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "NoNetworkAvailable"),
             WriteError::StoreFailed(_) | WriteError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "HTTPInternalServerError"),

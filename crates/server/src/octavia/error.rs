@@ -70,7 +70,10 @@ impl IntoResponse for Fault {
 impl From<WriteError> for Fault {
     fn from(error: WriteError) -> Fault {
         let status = match error {
-            WriteError::TooBusy | WriteError::Stopped | WriteError::KeysExhausted { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped | WriteError::KeysExhausted { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            WriteError::StoreUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
             WriteError::StoreFull => StatusCode::INSUFFICIENT_STORAGE,
             WriteError::StoreFailed(_) | WriteError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

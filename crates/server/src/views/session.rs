@@ -23,6 +23,8 @@ use super::owner::{AddressTaken, Admission, Message, SessionId};
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// Nodes that are compared with their past at once: it takes processor time, not bandwidth.
 pub const RESUMES_AT_ONCE: usize = 8;
+/// A node that comes from another server may have heard more than this one: that much is waited for, for so long.
+const BEHIND_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node that takes nothing off the wire for this long is let go; it resumes when it connects again.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,13 +41,18 @@ pub async fn serve(views: Views, follower: Follower) {
         Ok(facts) => facts,
         Err(error) => return drop(wire.refuse(error.to_string()).await),
     };
+    let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
+    if views.core.is_shared() {
+        let mut revision = views.revision.clone();
+        // A node that has seen another store gets a snapshot in the end.
+        drop(tokio::time::timeout(BEHIND_TIMEOUT, revision.wait_for(|revision| *revision >= position.revision)).await);
+    }
     let admission = match connect(&views, facts).await {
         Some(Ok(admission)) => admission,
         Some(Err(taken)) => return drop(wire.refuse(taken.to_string()).await),
         None => return,
     };
     let session = admission.session;
-    let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
     let talk = async {
         tokio::select! {
             _ = speak(&views, &node, position, admission, &wire) => {}

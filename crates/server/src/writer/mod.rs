@@ -5,22 +5,31 @@
 //! behind. Up to [`BATCH_MAX`] closures are one transaction of the store, so that a busy server pays for one `fsync` and
 //! not for hundreds. When the transaction is durable, the new [`State`] and its [`Commit`] are published, and only then are
 //! the requests answered. When it is not, all of it is forgotten and every request of the batch is told why.
+//!
+//! Several servers may share a store. Each computes on the state that it knows, and the store refuses what was computed on an
+//! older one: then the writer takes in what the others have committed, publishes it, and runs the closures of its batch again.
+//! That goes for refusals, too: "no such network" is answered only where the store says that the state was the latest. What
+//! others commit while nothing is to be written is taken in when the store tells of it.
 
 mod tx;
+mod window;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use model::Revision;
-use store::{ChangesError, Commit, Store, StoreError, TransactError, Transaction};
+use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction, Update, Updates};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::state::State;
 
 pub use tx::Tx;
 use tx::Work;
+use window::Window;
 
 /// Closures that wait for the writer. Beyond it, requests are refused as too busy.
 pub const QUEUE_MAX: usize = 4096;
@@ -28,17 +37,28 @@ pub const QUEUE_MAX: usize = 4096;
 pub const BATCH_MAX: usize = 256;
 /// Commits that a subscriber may lag behind before it must start again.
 pub const LAG_MAX: usize = 4096;
+/// How often a batch is computed before its requests are told that other servers are always faster.
+pub const ATTEMPTS_MAX: u32 = 16;
+/// The longest pause after the first conflict but one; it doubles up to [`PAUSE_MAX`]. The pauses are random, so that servers
+/// that disturb each other soon do not.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(64);
 
 /// Why a write did not happen. Nothing of it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("{QUEUE_MAX} writes are waiting already; nothing was written and traffic is not affected; try again later, with bulk requests")]
     TooBusy,
+    #[error("other servers wrote first {ATTEMPTS_MAX} times in a row; nothing was written and traffic is not affected; try again later")]
+    Contended,
     #[error("{}", TransactError::Full)]
     StoreFull,
     /// What the store says, in its three parts.
     #[error("nothing was written: {0}")]
     StoreFailed(String),
+    /// What the store says, in its three parts.
+    #[error("{0}")]
+    StoreUnknown(String),
     #[error("all numbers for {kind}s are in use; nothing was written and traffic is not affected; delete {kind}s that nobody needs")]
     KeysExhausted { kind: &'static str },
     #[error("the write failed in the server: {0}; nothing was written and traffic is not affected; report it with the server's log")]
@@ -51,8 +71,16 @@ impl From<TransactError> for WriteError {
     fn from(error: TransactError) -> WriteError {
         match error {
             TransactError::Full => WriteError::StoreFull,
-            other => WriteError::StoreFailed(stream::describe(&other)),
+            TransactError::Conflict { .. } => WriteError::Contended,
+            unknown @ TransactError::Unknown(_) => WriteError::StoreUnknown(unknown.to_string()),
+            TransactError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> WriteError {
+        WriteError::StoreFailed(error.to_string())
     }
 }
 
@@ -69,7 +97,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// A handle of the server's state: reads what is durable, writes through the one writer.
 #[derive(Clone)]
 pub struct Core {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    queue: mpsc::Sender<Turn>,
     published: Arc<Published>,
     store: Arc<dyn Store>,
 }
@@ -81,6 +109,7 @@ struct Published {
 struct Latest {
     state: Arc<State>,
     commits: broadcast::Sender<Arc<Commit>>,
+    window: Window,
 }
 
 impl Published {
@@ -140,17 +169,24 @@ impl Core {
     /// As [`Core::start_with_clock`], without a thread: nothing is written but by [`Writer::turn`]. For simulations.
     pub fn by_hand(store: Arc<dyn Store>, clock: Clock) -> Result<(Core, Writer), StoreError> {
         let work = Work::load(store.load()?)?;
-        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let (queue, turns) = mpsc::channel(QUEUE_MAX);
+        let has_news = Arc::new(AtomicBool::new(false));
+        store.on_update(wake(queue.downgrade(), has_news.clone()));
         let (commits, _) = broadcast::channel(LAG_MAX);
-        let latest = Latest { state: Arc::new(work.state().clone()), commits };
+        let latest = Latest { state: Arc::new(work.state().clone()), commits, window: Window::after(work.state().revision()) };
         let published = Arc::new(Published { latest: Mutex::new(latest) });
-        let writer = Writer { store: store.clone(), published: published.clone(), clock, durable: work, jobs };
+        let writer = Writer { store: store.clone(), published: published.clone(), clock, durable: work, turns, has_news };
         Ok((Core { queue, published, store }, writer))
     }
 
     /// The latest durable state.
     pub fn state(&self) -> Arc<State> {
         self.published.lock().state.clone()
+    }
+
+    /// True if other servers may write the store, too.
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
     }
 
     /// Waits until the writer has ended, which it does only by a fault while there are handles.
@@ -164,8 +200,12 @@ impl Core {
         (latest.state.clone(), Subscription { commits: latest.commits.subscribe() })
     }
 
-    /// The commits after `from`, out of the store's log.
+    /// The commits after `from`, out of memory or the store's log.
     pub async fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        let told = self.published.lock().window.since(from);
+        if let Some(commits) = told {
+            return Ok(commits);
+        }
         let store = self.store.clone();
         let failed = |source: tokio::task::JoinError| StoreError::Failed { doing: "reading the log", source: source.into() };
         tokio::task::spawn_blocking(move || store.changes(from)).await.map_err(failed)?
@@ -183,12 +223,30 @@ impl Core {
     {
         let (answer, answered) = oneshot::channel();
         let job = Box::new(Closure { change, outcome: None, answer });
-        self.queue.try_send(job).map_err(|error| match error {
+        self.queue.try_send(Turn::Job(job)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::TooBusy,
             mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
         })?;
         answered.await.unwrap_or_else(|_| Err(WriteError::Stopped.into()))
     }
+}
+
+/// What the writer is to look at.
+enum Turn {
+    Job(Box<dyn Job>),
+    /// Others may have committed.
+    News,
+}
+
+/// Tells the writer that there is news, once until it has looked. A queue that is full wakes it as well.
+fn wake(queue: mpsc::WeakSender<Turn>, has_news: Arc<AtomicBool>) -> store::Wake {
+    Box::new(move || {
+        if !has_news.swap(true, Ordering::SeqCst)
+            && let Some(queue) = queue.upgrade()
+        {
+            drop(queue.try_send(Turn::News));
+        }
+    })
 }
 
 /// A closure with its answer, whatever their types.
@@ -243,40 +301,83 @@ pub struct Writer {
     clock: Clock,
     /// What the store holds.
     durable: Work,
-    jobs: mpsc::Receiver<Box<dyn Job>>,
+    turns: mpsc::Receiver<Turn>,
+    /// Others may have committed.
+    has_news: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut batch = Vec::new();
-        while self.jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-            self.write_and_answer(&mut batch);
+        let mut turns = Vec::new();
+        while self.turns.blocking_recv_many(&mut turns, BATCH_MAX) > 0 {
+            self.take_turns(&mut turns);
         }
     }
 
-    /// Writes a batch of what waits, and does not wait for more. The number of closures that were in it.
+    /// Takes in what others wrote and writes a batch of what waits, and does not wait for more. The number of closures that were
+    /// in it.
     pub fn turn(&mut self) -> usize {
-        let mut batch = Vec::new();
-        while batch.len() < BATCH_MAX
-            && let Ok(job) = self.jobs.try_recv()
+        let mut turns = Vec::new();
+        while turns.len() < BATCH_MAX
+            && let Ok(turn) = self.turns.try_recv()
         {
-            batch.push(job);
+            turns.push(turn);
         }
+        self.take_turns(&mut turns)
+    }
+
+    fn take_turns(&mut self, turns: &mut Vec<Turn>) -> usize {
+        if self.has_news.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.catch_up(self.revision())
+        {
+            tracing::error!("what other servers wrote is not taken in: {error}");
+        }
+        let job = |turn| match turn {
+            Turn::Job(job) => Some(job),
+            Turn::News => None,
+        };
+        let mut batch: Vec<_> = turns.drain(..).filter_map(job).collect();
         let closures = batch.len();
-        self.write_and_answer(&mut batch);
+        if closures > 0 {
+            let result = self.write(&mut batch);
+            if let Err(error) = &result {
+                tracing::error!("{closures} writes were refused: {error}");
+            }
+            batch.into_iter().for_each(|job| job.answer(result.clone()));
+        }
         closures
     }
 
-    fn write_and_answer(&mut self, batch: &mut Vec<Box<dyn Job>>) {
-        let result = self.write(batch);
-        if let Err(error) = &result {
-            tracing::error!("{} writes were refused: {error}", batch.len());
-        }
-        batch.drain(..).for_each(|job| job.answer(result.clone()));
+    fn revision(&self) -> Revision {
+        self.durable.state().revision()
     }
 
     /// Runs a batch, makes it durable and publishes it.
     fn write(&mut self, batch: &mut [Box<dyn Job>]) -> Result<Revision, WriteError> {
+        for attempt in 0..ATTEMPTS_MAX {
+            let mut work = self.worked(batch);
+            let (changes, ops) = work.changes_since(&self.durable);
+            let is_change = !ops.is_empty();
+            match self.transact(ops) {
+                Ok(revision) if !is_change => return Ok(revision),
+                Ok(revision) => {
+                    work.committed(revision);
+                    self.durable = work;
+                    self.publish(Commit { revision, changes: changes.into() });
+                    return Ok(revision);
+                }
+                Err(TransactError::Conflict { latest }) => {
+                    self.catch_up(latest)?;
+                    pause(attempt);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(WriteError::Contended)
+    }
+
+    /// What the state is after a batch.
+    fn worked(&self, batch: &mut [Box<dyn Job>]) -> Work {
         let mut work = self.durable.clone();
         for job in batch {
             let before = work.clone();
@@ -284,21 +385,59 @@ impl Writer {
                 work = before;
             }
         }
-        let (changes, ops) = work.changes_since(&self.durable);
-        if ops.is_empty() {
-            return Ok(self.durable.state().revision());
+        work
+    }
+
+    fn transact(&self, ops: Vec<Op>) -> Result<Revision, TransactError> {
+        self.store.transact(&Transaction { base: self.revision(), ops })
+    }
+
+    /// Takes in and publishes what others have committed: what is there, and up to `until` if the store has got there.
+    fn catch_up(&mut self, until: Revision) -> Result<(), StoreError> {
+        match self.store.updates(self.revision(), until)? {
+            Updates::Each(updates) => updates.into_iter().try_for_each(|update| self.take_in(update)),
+            Updates::All(snapshot) => self.begin_again(snapshot),
         }
-        let revision = self.store.transact(&Transaction { guards: Vec::new(), ops })?;
-        work.committed(revision);
+    }
+
+    fn take_in(&mut self, update: Update) -> Result<(), StoreError> {
+        // Its own transactions come back to it.
+        if update.revision <= self.revision() {
+            return Ok(());
+        }
+        let mut work = self.durable.clone();
+        let commit = work.take_in(update)?;
         self.durable = work;
-        self.publish(Commit { revision, changes: changes.into() });
-        Ok(revision)
+        self.publish(commit);
+        Ok(())
+    }
+
+    /// All that was missed becomes one commit.
+    fn begin_again(&mut self, snapshot: Snapshot) -> Result<(), StoreError> {
+        if snapshot.revision <= self.revision() {
+            return Ok(());
+        }
+        let work = Work::load(snapshot)?;
+        let commit = self.durable.commit_to(&work);
+        self.durable = work;
+        self.publish(commit);
+        Ok(())
     }
 
     fn publish(&self, commit: Commit) {
         let mut latest = self.published.lock();
         latest.state = Arc::new(self.durable.state().clone());
+        let commit = Arc::new(commit);
+        latest.window.push(commit.clone());
         // Nobody listening is no error.
-        let _ = latest.commits.send(Arc::new(commit));
+        let _ = latest.commits.send(commit);
+    }
+}
+
+/// The first conflict is no reason to wait: what had to be taken in is there.
+fn pause(attempt: u32) {
+    if attempt > 0 {
+        let longest = PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(PAUSE_MAX);
+        std::thread::sleep(longest.mul_f64(rand::random()));
     }
 }

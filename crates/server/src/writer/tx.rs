@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 use jiff::{Timestamp, Unit};
 use model::{Object, ObjectKey, Revision};
-use store::{Change, DecodeError, Op, Snapshot, StoreError};
+use store::{Change, Commit, DecodeError, Op, Snapshot, Update};
 
 use crate::ipam::{self, Spaces};
 use crate::keys::{self, LastKeys};
@@ -22,21 +22,51 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(super) fn load(snapshot: Snapshot) -> Result<Work, StoreError> {
-        let state = State::new(snapshot.revision, snapshot.objects.into_iter().map(|(object, _)| object));
-        let mut work = Work { state, ..Work::default() };
-        for (name, bytes, _) in &snapshot.records {
-            work.load_record(name, bytes)?;
+    pub(super) fn load(snapshot: Snapshot) -> Result<Work, DecodeError> {
+        let mut work = Work { state: State::new(snapshot.revision, snapshot.objects), ..Work::default() };
+        for (name, bytes) in &snapshot.records {
+            work.load_record(name, Some(bytes))?;
         }
         Ok(work)
     }
 
-    fn load_record(&mut self, name: &str, bytes: &[u8]) -> Result<(), DecodeError> {
+    /// The record as it is stored now; None: it is not stored any more.
+    fn load_record(&mut self, name: &str, bytes: Option<&[u8]>) -> Result<(), DecodeError> {
         if name == keys::RECORD {
-            self.keys = store::decode_record(name, bytes)?;
+            self.keys = bytes.map_or_else(|| Ok(LastKeys::default()), |bytes| store::decode_record(name, bytes))?;
             return Ok(());
         }
         self.spaces.load(name, bytes)?.then_some(()).ok_or_else(|| DecodeError::Key(name.to_string()))
+    }
+
+    /// What another server has committed: its records say what its allocators did.
+    pub(super) fn take_in(&mut self, update: Update) -> Result<Commit, DecodeError> {
+        let mut changes = Vec::new();
+        for op in update.ops {
+            match op {
+                Op::Put(object) => changes.push(self.change_to(object.key(), Some(object))),
+                Op::Delete(key) => changes.push(self.change_to(key, None)),
+                Op::PutRecord(name, bytes) => self.load_record(&name, Some(&bytes))?,
+                Op::DeleteRecord(name) => self.load_record(&name, None)?,
+            }
+        }
+        changes.retain(|change| change.before != change.after);
+        let commit = Commit { revision: update.revision, changes: changes.into() };
+        self.state.apply(&commit);
+        self.committed(update.revision);
+        Ok(commit)
+    }
+
+    fn change_to(&self, key: ObjectKey, after: Option<Arc<Object>>) -> Change {
+        Change { key, before: self.state.object(key).cloned(), after }
+    }
+
+    /// All that is different in `newer`, as one commit.
+    pub(super) fn commit_to(&self, newer: &Work) -> Commit {
+        let gone = self.state.objects().filter(|object| newer.state.object(object.key()).is_none()).map(|object| (object.key(), None));
+        let there = newer.state.objects().map(|object| (object.key(), Some(object.clone())));
+        let changes = gone.chain(there).map(|(key, after)| self.change_to(key, after));
+        Commit { revision: newer.state.revision(), changes: changes.filter(|change| change.before != change.after).collect() }
     }
 
     pub(super) fn state(&self) -> &State {

@@ -179,3 +179,12 @@ pub fn subnet(network: &Network, cidr: &str) -> Subnet {
 pub fn slaac(network: &Network, cidr: &str) -> Subnet {
     Subnet { ra_mode: Some(Ipv6Mode::Slaac), address_mode: Some(Ipv6Mode::Slaac), ..subnet(network, cidr) }
 }
+
+/// Waits until `is_so`.
+pub async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
