@@ -16,6 +16,7 @@ pub mod command;
 mod containers;
 pub mod debian;
 mod error;
+pub mod etcd;
 mod host;
 pub mod kubernetes;
 mod lab;

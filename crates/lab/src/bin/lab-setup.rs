@@ -5,9 +5,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use lab::{Progress, debian, kubernetes, vm};
+use lab::{Progress, debian, etcd, kubernetes, vm};
 
-const USAGE: &str = "usage: lab-setup [packages] [kubernetes] [vm]      (all of them, when none is named)";
+const USAGE: &str = "usage: lab-setup [packages] [kubernetes] [etcd] [vm]      (all of them, when none is named)";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn set_up(words: &[String]) -> Result<()> {
-    if let Some(unknown) = words.iter().find(|word| !["packages", "kubernetes", "vm"].contains(&word.as_str())) {
+    if let Some(unknown) = words.iter().find(|word| !["packages", "kubernetes", "etcd", "vm"].contains(&word.as_str())) {
         bail!("{unknown:?} is nothing to set up\n{USAGE}");
     }
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
@@ -33,6 +33,9 @@ fn set_up(words: &[String]) -> Result<()> {
     if wanted("kubernetes") {
         let programs = kubernetes::programs(None, &progress)?;
         progress.during("packing container images", || kubernetes::images(&programs, None))?;
+    }
+    if wanted("etcd") {
+        etcd::program(etcd::Version::Module, &progress)?;
     }
     if wanted("vm") {
         vm::image(None, &progress)?;

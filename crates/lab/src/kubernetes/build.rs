@@ -41,17 +41,17 @@ pub fn build(cache: &Path, names: &[&str], progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-fn check_go() -> Result<()> {
+pub(crate) fn check_go() -> Result<()> {
     let said = command::tool("go", &["env", "GOVERSION"]).map_err(|_| {
         LabError::Unfit(format!(
-            "Kubernetes' programs are neither on the PATH nor in the cache, and Go (1.{GO_MINOR_MIN} or newer) to build them is not there either"
+            "a program is neither on the PATH nor in the cache, and Go (1.{GO_MINOR_MIN} or newer) to build it is not there either"
         ))
     })?;
     let minor = said.trim().strip_prefix("go1.").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
     if minor.and_then(|minor| minor.parse::<u32>().ok()).is_some_and(|minor| minor >= GO_MINOR_MIN) {
         return Ok(());
     }
-    Err(LabError::Unfit(format!("building Kubernetes needs Go 1.{GO_MINOR_MIN} or newer; this is {}", said.trim())))
+    Err(LabError::Unfit(format!("building programs needs Go 1.{GO_MINOR_MIN} or newer; this is {}", said.trim())))
 }
 
 /// Write the wrapper module.
@@ -120,7 +120,7 @@ fn link_flags() -> String {
 }
 
 /// Run Go in the wrapper module.
-fn go(module: &Path, name: &str, args: &[&str]) -> Result<()> {
+pub(crate) fn go(module: &Path, name: &str, args: &[&str]) -> Result<()> {
     let mut command = Command::new("go");
     command.args(args).current_dir(module).env("GOFLAGS", "-mod=mod").env("GOWORK", "off");
     logged(command, &module.join(format!("{name}.log")))

@@ -5,13 +5,13 @@
 
 mod access;
 mod api;
-mod build;
+pub(crate) mod build;
 mod cluster;
 mod control;
 mod image;
 mod images;
-mod pki;
-mod programs;
+pub(crate) mod pki;
+pub(crate) mod programs;
 mod worker;
 
 pub use api::{Api, Response};

@@ -88,7 +88,7 @@ pub fn kube_proxy(cache: Option<&Path>, progress: &Progress) -> Result<PathBuf> 
     find().ok_or_else(|| LabError::Unfit(format!("the {PROXY} built into {} does not run", cache.display())))
 }
 
-fn lock(cache: &Path) -> Result<Flock<File>> {
+pub(crate) fn lock(cache: &Path) -> Result<Flock<File>> {
     let path = cache.join(".lock");
     let file = File::create(&path).doing(|| format!("creating {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).doing(|| format!("locking {}", path.display()))

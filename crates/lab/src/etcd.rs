@@ -1,0 +1,191 @@
+//! etcd clusters: one member or several on this machine's loopback, Debian's etcd or the newest one built from its Go module.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::error::{Doing, LabError, Result};
+use crate::kubernetes::build::{check_go, go};
+use crate::kubernetes::pki::Authority;
+use crate::kubernetes::programs::lock;
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::progress::Progress;
+use crate::state::{make_dir, write_whole};
+
+/// The etcd that is built from its module.
+pub const ETCD_VERSION: &str = "v3.6.4";
+/// How long a cluster may take to be ready on a busy machine.
+const READY: Duration = Duration::from_secs(60);
+
+/// Whose etcd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Version {
+    /// Debian's package etcd-server (3.4 in Debian 12).
+    #[default]
+    Debian,
+    /// [`ETCD_VERSION`], built once into the user's cache.
+    Module,
+}
+
+/// What a cluster is like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub version: Version,
+    pub members: usize,
+    /// Clients come with TLS and a certificate of [`Etcd::client`].
+    pub is_secure: bool,
+    /// Further arguments of every member.
+    pub args: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { version: Version::Debian, members: 1, is_secure: false, args: Vec::new() }
+    }
+}
+
+/// A cluster. Its members end with it.
+pub struct Etcd {
+    members: Vec<Member>,
+    /// Authority, certificate and key for clients.
+    client: Option<[PathBuf; 3]>,
+}
+
+struct Member {
+    process: Process,
+    endpoint: String,
+    /// Where it tells without TLS whether it is well.
+    health: u16,
+}
+
+/// The program of a version, built first where it has to be.
+pub fn program(version: Version, progress: &Progress) -> Result<PathBuf> {
+    if version == Version::Debian {
+        return Ok("etcd".into());
+    }
+    let cache = crate::cache_root().join("etcd");
+    let target = cache.join(format!("etcd-{ETCD_VERSION}"));
+    if target.exists() {
+        return Ok(target);
+    }
+    make_dir(&cache)?;
+    let _lock = lock(&cache)?;
+    if !target.exists() {
+        check_go()?;
+        progress.during(format!("building etcd {ETCD_VERSION} (once, into {})", cache.display()), || build(&cache, &target))?;
+    }
+    Ok(target)
+}
+
+/// Its module replaces others with folders, so it cannot be installed by itself.
+fn build(cache: &Path, target: &Path) -> Result<()> {
+    let module = cache.join(".module");
+    make_dir(&module)?;
+    let text = format!("module etcd-program\n\ngo 1.24.0\n\nrequire go.etcd.io/etcd/server/v3 {ETCD_VERSION}\n");
+    write_whole(&module.join("go.mod"), text.as_bytes())?;
+    let draft = module.join("etcd");
+    go(
+        &module,
+        "etcd",
+        &["build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", &draft.to_string_lossy(), "go.etcd.io/etcd/server/v3"],
+    )?;
+    std::fs::rename(&draft, target).doing(|| format!("putting {} into place", target.display()))
+}
+
+impl Etcd {
+    /// Starts a cluster named `name` and waits until it is ready.
+    pub fn start(lab: &Lab, name: &str, options: &Options) -> Result<Etcd> {
+        let program = program(options.version, &Progress::quiet())?;
+        let dir = lab.dir().join(name);
+        make_dir(&dir)?;
+        let authority = options.is_secure.then(|| Authority::open(&dir.join("pki"), "ca")).transpose()?;
+        let server =
+            authority.as_ref().map(|authority| authority.server("server", &["127.0.0.1".into(), "localhost".into()])).transpose()?;
+        let scheme = if options.is_secure { "https" } else { "http" };
+        let ports = free_ports(options.members * 3)?;
+        let peers: Vec<String> = (0..options.members).map(|n| format!("{name}{n}=http://127.0.0.1:{}", ports[n * 3 + 1])).collect();
+        let mut members = Vec::new();
+        for n in 0..options.members {
+            let (client, peer, health) = (ports[n * 3], ports[n * 3 + 1], ports[n * 3 + 2]);
+            let endpoint = format!("{scheme}://127.0.0.1:{client}");
+            let mut command = Command::new(&program);
+            command.args([
+                format!("--name={name}{n}"),
+                format!("--data-dir={}", dir.join(n.to_string()).display()),
+                format!("--listen-client-urls={endpoint}"),
+                format!("--advertise-client-urls={endpoint}"),
+                format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
+                format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
+                format!("--initial-cluster={}", peers.join(",")),
+                format!("--listen-metrics-urls=http://127.0.0.1:{health}"),
+                "--logger=zap".into(),
+            ]);
+            if let (Some(authority), Some(server)) = (&authority, &server) {
+                command.arg("--client-cert-auth");
+                command.arg(format!("--trusted-ca-file={}", authority.certificate().display()));
+                command.arg(format!("--cert-file={}", server.certificate.display()));
+                command.arg(format!("--key-file={}", server.key.display()));
+            }
+            command.args(&options.args);
+            members.push(Member { process: lab.spawn(&format!("{name}{n}"), &command)?, endpoint, health });
+        }
+        let client = match &authority {
+            Some(authority) => {
+                let identity = authority.client("client", "ladon", None)?;
+                Some([authority.certificate(), identity.certificate, identity.key])
+            }
+            None => None,
+        };
+        let etcd = Etcd { members, client };
+        etcd.wait_until_ready()?;
+        Ok(etcd)
+    }
+
+    /// Where clients reach its members.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.endpoint.clone()).collect()
+    }
+
+    /// A client's authority, certificate and key, where the cluster is secure.
+    pub fn client(&self) -> Option<&[PathBuf; 3]> {
+        self.client.as_ref()
+    }
+
+    /// One of its members.
+    pub fn member(&self, number: usize) -> &Process {
+        &self.members[number].process
+    }
+
+    /// Waits until every member serves clients.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        self.members.iter().try_for_each(Member::wait_until_ready)
+    }
+}
+
+impl Member {
+    fn wait_until_ready(&self) -> Result<()> {
+        self.process.wait_until(&format!("{} to be ready", self.process.name()), READY, || {
+            let answer = ask(self.health).map_err(|error| error.to_string())?;
+            if answer.contains(r#""health":"true""#) { Ok(Some(())) } else { Err(answer) }
+        })
+    }
+}
+
+/// What the member says of its health.
+fn ask(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: std::io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let ports = listeners.and_then(|listeners| listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect());
+    ports.map_err(|error| LabError::Unfit(format!("no port is free on loopback: {error}")))
+}
