@@ -76,9 +76,7 @@ impl LogEntry {
 
     pub(crate) fn push(&mut self, key: &str, before: Option<&[u8]>, after: Option<&[u8]>) {
         for part in [Some(key.as_bytes()), before, after] {
-            let part = part.unwrap_or_default();
-            self.0.extend((part.len() as u32).to_be_bytes());
-            self.0.extend(part);
+            push_part(&mut self.0, part.unwrap_or_default());
         }
     }
 
@@ -106,8 +104,13 @@ pub(crate) fn decode_log(revision: Revision, entry: &[u8]) -> Result<Commit, Dec
     Ok(Commit { revision, changes: changes.into() })
 }
 
-fn part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
-    let cut = || DecodeError::Truncated("a log entry");
+pub(crate) fn push_part(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend((part.len() as u32).to_be_bytes());
+    bytes.extend(part);
+}
+
+pub(crate) fn part<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], DecodeError> {
+    let cut = || DecodeError::Truncated("an entry in parts");
     let (length, tail) = rest.split_first_chunk().ok_or_else(cut)?;
     let (part, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(cut)?;
     *rest = tail;

@@ -19,6 +19,7 @@
 
 mod change;
 mod codec;
+mod etcd;
 mod memory;
 mod redb;
 pub mod suite;
@@ -30,6 +31,7 @@ use model::{Object, ObjectKey, Revision};
 
 pub use change::{Change, Commit};
 pub use codec::{DecodeError, decode_record, encode_record};
+pub use etcd::{Etcd, EtcdOptions};
 pub use memory::Memory;
 pub use redb::{CHANGES_MAX, LogLimits, OpenError, Options, Redb};
 
@@ -188,6 +190,11 @@ pub trait Store: Send + Sync + 'static {
     /// What was committed after `from`, by whomever, as far as it is known. Where the store is at `until` or later, it waits for that.
     fn updates(&self, from: Revision, until: Revision) -> Result<Updates, StoreError> {
         if from >= until { Ok(Updates::Each(Vec::new())) } else { self.load().map(Updates::All) }
+    }
+
+    /// Makes an empty store what `snapshot` says, its revision included, in one transaction. There is no history before it.
+    fn fill(&self, _snapshot: &Snapshot) -> Result<(), TransactError> {
+        Err(StoreError::Failed { doing: "importing", source: "this kind of store cannot be imported into".into() }.into())
     }
 
     /// True if other servers may write it, too.

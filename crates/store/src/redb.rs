@@ -401,6 +401,23 @@ impl Store for Redb {
         Ok(commits)
     }
 
+    fn fill(&self, snapshot: &Snapshot) -> Result<(), TransactError> {
+        let database = self.database()?;
+        check_base(Revision::default(), revision(&database)?)?;
+        let write = database.begin_write().map_err(failed("beginning a transaction"))?;
+        {
+            let mut entries = write.open_table(ENTRIES).map_err(failed("opening a table"))?;
+            let objects = snapshot.objects.iter().map(|object| (Key::Object(object.key()), codec::encode_object(object)));
+            let records = snapshot.records.iter().map(|(name, bytes)| (Key::Record(name.clone()), bytes.clone()));
+            for (key, bytes) in objects.chain(records) {
+                let value = codec::with_revision(snapshot.revision, &bytes);
+                entries.insert(key.to_string().as_bytes(), value.as_slice()).map_err(failed::<StorageError>("writing an entry"))?;
+            }
+        }
+        set(&write, REVISION, snapshot.revision.0)?;
+        write.commit().map_err(failed("making a transaction durable"))
+    }
+
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let database = self.database()?;
         // Nobody else writes this file: a conflict follows a failure whose outcome was not known.
