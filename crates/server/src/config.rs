@@ -24,13 +24,37 @@ const fn setting(name: &'static str, default: &'static str, doc: &'static str) -
 
 /// Every setting of `ladon server`.
 pub const SETTINGS: &[Setting] = &[
-    setting("store.path", r#""/var/lib/ladon/store""#, "The file of the embedded store. It belongs to exactly one server."),
+    setting(
+        "store.path",
+        "",
+        "The file of the embedded store, which belongs to exactly one server. Unset, and without `store.etcd.endpoints`: `/var/lib/ladon/store`.",
+    ),
     setting(
         "store.log_hours",
         "2",
         "How long the log of changes reaches back: a node that was away for longer gets a snapshot. At least 1.",
     ),
-    setting("store.log_mib", "256", "The log's greatest size in MiB; the oldest changes go first, whatever their age."),
+    setting(
+        "store.log_mib",
+        "256",
+        "The greatest size in MiB of the embedded store's log; the oldest changes go first, whatever their age.",
+    ),
+    setting(
+        "store.etcd.endpoints",
+        "[]",
+        "The members of an etcd cluster, `http://host:port` or `https://host:port`, instead of `store.path`: any number of servers share it. They are tried in this order.",
+    ),
+    setting("store.etcd.ca", "", "The authority of the members' certificates (PEM), for `https`."),
+    setting("store.etcd.certificate", "", "The server's certificate as a client of etcd (PEM). Files are read at every connection."),
+    setting("store.etcd.key", "", "That certificate's private key (PEM)."),
+    setting("store.etcd.user", "", "As whom the server comes, where etcd asks for a password."),
+    setting("store.etcd.password_file", "", "The file with that user's password."),
+    setting("store.etcd.prefix", "\"\"", "Stands before every key (`/site-a`), so that deployments can share a cluster."),
+    setting(
+        "store.etcd.compact",
+        "true",
+        "Have etcd forget what is older than `store.log_hours`, as a cluster that nobody compacts fills up. `false` where others who share the cluster see to it: it forgets everybody's history.",
+    ),
     setting(
         "api.listen",
         r#"["127.0.0.1:9696"]"#,
@@ -73,14 +97,68 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    pub path: PathBuf,
+    pub path: Option<PathBuf>,
     pub log_hours: u64,
     pub log_mib: u64,
+    pub etcd: Etcd,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { path: "/var/lib/ladon/store".into(), log_hours: 2, log_mib: 256 }
+        Store { path: None, log_hours: 2, log_mib: 256, etcd: Etcd::default() }
+    }
+}
+
+/// `[store.etcd]`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Etcd {
+    pub endpoints: Vec<String>,
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub user: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub prefix: String,
+    pub compact: bool,
+}
+
+impl Default for Etcd {
+    fn default() -> Etcd {
+        let (endpoints, prefix) = (Vec::new(), String::new());
+        Etcd { endpoints, ca: None, certificate: None, key: None, user: None, password_file: None, prefix, compact: true }
+    }
+}
+
+impl Etcd {
+    /// There is a cluster.
+    pub fn is_used(&self) -> bool {
+        !self.endpoints.is_empty()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let has_scheme = |endpoint: &&String| endpoint.starts_with("http://") || endpoint.starts_with("https://");
+        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| !has_scheme(endpoint)) {
+            return Err(ConfigError::EtcdEndpoint(endpoint.clone()));
+        }
+        if self.ca.is_none() && self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+            return Err(ConfigError::EtcdNeeds { given: "an https:// endpoint", needed: "store.etcd.ca" });
+        }
+        if !self.prefix.is_empty() && (!self.prefix.starts_with('/') || self.prefix.ends_with('/')) {
+            return Err(ConfigError::EtcdPrefix(self.prefix.clone()));
+        }
+        let pairs = [
+            (self.certificate.is_some(), "store.etcd.certificate", self.key.is_some(), "store.etcd.key"),
+            (self.user.is_some(), "store.etcd.user", self.password_file.is_some(), "store.etcd.password_file"),
+        ];
+        for (has_first, first, has_second, second) in pairs {
+            match (has_first, has_second) {
+                (true, false) => return Err(ConfigError::EtcdNeeds { given: first, needed: second }),
+                (false, true) => return Err(ConfigError::EtcdNeeds { given: second, needed: first }),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -157,6 +235,16 @@ pub enum ConfigError {
     NoListener,
     #[error("network.mtu is {0}: IPv6 needs 1280 bytes (RFC 8200), so the server does not start; set it to 1280 or more")]
     SmallMtu(u16),
+    #[error(
+        "store.path and store.etcd.endpoints are both set: what should be is in one place, so the server does not start; keep one of them"
+    )]
+    TwoStores,
+    #[error("store.etcd.endpoints: '{0}' begins with neither http:// nor https://, so the server does not start")]
+    EtcdEndpoint(String),
+    #[error("{given} is given and {needed} is not, so the server does not start; set {needed}")]
+    EtcdNeeds { given: &'static str, needed: &'static str },
+    #[error("store.etcd.prefix is '{0}': begin it with '/' and end it without, so the server does not start")]
+    EtcdPrefix(String),
     #[error("store.log_hours is {0}: nodes that reconnect would need snapshots, so the server does not start; set it to 1 or more")]
     ShortLog(u64),
 }
@@ -176,6 +264,10 @@ impl Config {
         if self.network.mtu < 1280 {
             return Err(ConfigError::SmallMtu(self.network.mtu));
         }
+        if self.store.path.is_some() && self.store.etcd.is_used() {
+            return Err(ConfigError::TwoStores);
+        }
+        self.store.etcd.check()?;
         if self.store.log_hours == 0 { Err(ConfigError::ShortLog(0)) } else { Ok(()) }
     }
 }
@@ -193,14 +285,15 @@ pub fn reference() -> String {
 mod tests {
     use super::*;
 
-    /// The names and JSON values of a section's fields.
+    /// The names and JSON values of all fields.
     fn fields(config: &Config) -> Vec<(String, serde_json::Value)> {
-        let json = serde_json::to_value(config).unwrap();
-        let sections = json.as_object().unwrap().iter();
-        let flat = sections.flat_map(|(section, fields)| {
-            fields.as_object().unwrap().iter().map(move |(name, value)| (format!("{section}.{name}"), value.clone()))
-        });
-        flat.collect()
+        fn flat(name: &str, value: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
+            match value.as_object() {
+                Some(fields) => fields.iter().flat_map(|(field, value)| flat(&format!("{name}.{field}"), value)).collect(),
+                None => vec![(name.trim_start_matches('.').to_string(), value.clone())],
+            }
+        }
+        flat("", &serde_json::to_value(config).unwrap())
     }
 
     #[test]
@@ -232,6 +325,28 @@ mod tests {
         assert_eq!(tokens.check(), Err(ConfigError::NoTokens));
         tokens.api.tokens = Some("/etc/ladon/tokens".into());
         assert_eq!(tokens.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_store_is_in_one_place_and_etcd_has_what_it_needs() {
+        let refused =
+            |text: &str| toml::from_str::<Store>(text).map(|store| Config { store, ..Config::default() }.check().is_err()).unwrap();
+        let etcd = "[etcd]\nendpoints = ['https://192.0.2.1:2379', 'https://192.0.2.2:2379']\nca = '/ca'\n";
+        for good in
+            ["", "path = '/store'", etcd, &format!("{etcd}certificate = '/c'\nkey = '/k'\nuser = 'u'\npassword_file = '/p'\nprefix = '/a'")]
+        {
+            assert!(!refused(good), "{good}");
+        }
+        for bad in [
+            &format!("path = '/store'\n{etcd}"),
+            "[etcd]\nendpoints = ['192.0.2.1:2379']",
+            "[etcd]\nendpoints = ['https://192.0.2.1:2379']",
+            &format!("{etcd}certificate = '/c'"),
+            &format!("{etcd}password_file = '/p'"),
+            &format!("{etcd}prefix = '/a/'"),
+        ] {
+            assert!(refused(bad), "{bad}");
+        }
     }
 
     #[test]

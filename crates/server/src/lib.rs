@@ -22,7 +22,10 @@ pub mod state;
 pub mod views;
 mod writer;
 
+/// The store's crate, for whoever opens a store as the server does.
+pub use store;
+
 pub use config::Config;
-pub use run::{RunError, Server, run};
+pub use run::{RunError, Server, open_store, run};
 pub use state::{Change, Commit, State};
 pub use writer::{ATTEMPTS_MAX, BATCH_MAX, Clock, Core, LAG_MAX, Lagged, QUEUE_MAX, Subscription, Tx, WriteError, Writer, Written};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use store::{LogLimits, OpenError, Options, Redb, StoreError};
+use store::{Etcd, EtcdOptions, LogLimits, OpenError, Options, Redb, Store, StoreError};
 use stream::{Credentials, ServeError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
@@ -20,6 +20,8 @@ use crate::neutron::{self, Settings};
 use crate::views::{self, Views};
 use crate::{Core, Tx, WriteError, ipam, octavia};
 
+/// The embedded store, unless the configuration names another.
+const STORE_PATH: &str = "/var/lib/ladon/store";
 /// Requests under way have so long to end when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often blocks without ports are looked for.
@@ -91,7 +93,8 @@ impl Server {
         let nodes = stream::Listener::bind(config.views.listen, credentials(&config.views)).await?;
         let views_address = nodes.address();
         let store = config.store.clone();
-        let core = tokio::task::spawn_blocking(move || open(&store)).await.expect("opening a store does not panic")?;
+        let open = move || Ok::<Core, RunError>(Core::start(open_store(&store)?)?);
+        let core = tokio::task::spawn_blocking(open).await.expect("opening a store does not panic")?;
         let views = Views::start(core.clone());
         let (failed, vital) = oneshot::channel();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -211,10 +214,17 @@ fn socket(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn open(config: &config::Store) -> Result<Core, RunError> {
-    let log = LogLimits { age: Duration::from_secs(config.log_hours.saturating_mul(3600)), bytes: config.log_mib << 20 };
-    let store = Redb::open(&config.path, Options { log, ..Options::default() })?;
-    Ok(Core::start(Arc::new(store))?)
+/// The store that a configuration names. Nothing is read yet.
+pub fn open_store(config: &config::Store) -> Result<Arc<dyn Store>, RunError> {
+    let age = Duration::from_secs(config.log_hours.saturating_mul(3600));
+    if !config.etcd.is_used() {
+        let log = LogLimits { age, bytes: config.log_mib << 20 };
+        let path = config.path.as_deref().unwrap_or(Path::new(STORE_PATH));
+        return Ok(Arc::new(Redb::open(path, Options { log, ..Options::default() })?));
+    }
+    let config::Etcd { endpoints, ca, certificate, key, user, password_file, prefix, compact } = config.etcd.clone();
+    let options = EtcdOptions { endpoints, ca, certificate, key, user, password_file, prefix, keep: compact.then_some(age) };
+    Ok(Arc::new(Etcd::new(options).map_err(|source| StoreError::Failed { doing: "starting its threads", source: source.into() })?))
 }
 
 /// Gives blocks back whose last port is gone for long enough.
@@ -241,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let credentials = Authority::open(directory.path()).unwrap().server().unwrap();
         let mut config = Config::default();
-        config.store.path = directory.path().join("store");
+        config.store.path = Some(directory.path().join("store"));
         config.api.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.views.listen = "127.0.0.1:0".parse().unwrap();
         (config.views.certificate, config.views.key, config.views.ca) = (credentials.certificate, credentials.key, credentials.ca);
@@ -251,7 +261,7 @@ mod tests {
         let outcome = tokio::time::timeout(STOP_TIMEOUT * 2, server.run(std::future::pending())).await.expect("it ends");
         assert!(matches!(outcome, Err(RunError::ViewsEnded)), "{outcome:?}");
         assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the API has ended, too");
-        config.store.path = directory.path().join("another");
+        config.store.path = Some(directory.path().join("another"));
         run(config, async {}).await.expect("told to stop, it ends well");
     }
 }

@@ -12,7 +12,7 @@ use stream::pki::Authority;
 fn config(directory: &Path) -> Config {
     let credentials = Authority::open(directory).unwrap().server().unwrap();
     let mut config = Config::default();
-    config.store.path = directory.join("store");
+    config.store.path = Some(directory.join("store"));
     config.api.listen = vec!["127.0.0.1:0".parse().unwrap()];
     config.views.listen = "127.0.0.1:0".parse().unwrap();
     config.views.certificate = credentials.certificate;

@@ -1,0 +1,242 @@
+//! Several servers on one etcd: all serve at once, and one that is killed loses and doubles nothing.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lab::Lab;
+use lab::etcd::{Etcd, Options};
+use serde_json::{Value, json};
+use server::Config;
+use store::{EtcdOptions, Store};
+use stream::pki::Authority;
+use uuid::Uuid;
+
+const SERVERS: usize = 3;
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The other side of the tests: a server that runs until it is killed.
+#[test]
+fn child_that_serves() {
+    let Ok(path) = std::env::var("LADON_TEST_SERVER") else { return };
+    let config: Config = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(server::run(config, std::future::pending())).unwrap();
+}
+
+struct Running {
+    child: Mutex<Child>,
+    config: PathBuf,
+    port: u16,
+}
+
+impl Running {
+    fn start(directory: &Path, name: &str, etcd: &Etcd) -> Running {
+        let credentials = Authority::open(directory).unwrap().server().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut config = Config::default();
+        config.store.etcd.endpoints = etcd.endpoints();
+        config.api.listen = vec![([127, 0, 0, 1], port).into()];
+        config.views.listen = "127.0.0.1:0".parse().unwrap();
+        (config.views.certificate, config.views.key, config.views.ca) = (credentials.certificate, credentials.key, credentials.ca);
+        let path = directory.join(format!("{name}.toml"));
+        std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        let running = Running { child: Mutex::new(child(&path)), config: path, port };
+        running.wait_until_it_serves();
+        running
+    }
+
+    fn wait_until_it_serves(&self) {
+        soon("it serves", || matches!(ask(self.port, "GET", "/", &[], None), Ok((200, _))));
+    }
+
+    /// `kill -9`, and another one in its place.
+    fn kill_and_start(&self) {
+        let mut running = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        running.kill().unwrap();
+        running.wait().unwrap();
+        *running = child(&self.config);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+fn child(config: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_that_serves", "--nocapture"]).env("LADON_TEST_SERVER", config);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One request on a connection of its own.
+fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> std::io::Result<(u16, Value)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: ladon\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+    );
+    stream.write_all(format!("{head}{headers}\r\n{body}").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let bad = || std::io::Error::other(format!("no answer: {answer:?}"));
+    let (head, text) = answer.split_once("\r\n\r\n").ok_or_else(bad)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
+    let text = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunked(text).ok_or_else(bad)? } else { text.to_string() };
+    Ok((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+}
+
+/// The pieces of a chunked body, up to the last one.
+fn unchunked(mut text: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = text.split_once("\r\n")?;
+        let size = usize::from_str_radix(size.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..size)?);
+        text = rest.get(size + 2..)?;
+    }
+}
+
+/// Asks one server after the other until one answers as it should; servers are killed meanwhile.
+fn insist(servers: &[Running], first: usize, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Value {
+    let deadline = Instant::now() + DEADLINE;
+    for n in first.. {
+        match ask(servers[n % servers.len()].port, method, path, headers, body) {
+            Ok((200 | 201 | 204, answer)) => return answer,
+            // A delete whose answer was lost was done.
+            Ok((404, _)) if method == "DELETE" => return Value::Null,
+            other => assert!(Instant::now() < deadline && !matches!(other, Ok((400..=499, _))), "{method} {path}: {other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    unreachable!("it ends at the deadline")
+}
+
+fn ports(server: &Running) -> Vec<Value> {
+    let (status, answer) = ask(server.port, "GET", "/v2.0/ports", &[], None).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    answer["ports"].as_array().unwrap().clone()
+}
+
+fn distinct(ports: &[Value], value: impl Fn(&Value) -> String) -> usize {
+    ports.iter().map(value).collect::<BTreeSet<_>>().len()
+}
+
+#[test]
+fn servers_that_are_killed_at_any_moment_lose_and_double_nothing() {
+    const CLIENTS: usize = 8;
+    const PORTS: usize = 40;
+    let lab = Lab::scratch().unwrap();
+    let etcd = Etcd::start(&lab, "etcd", &Options { members: 1, ..Options::default() }).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let servers: Vec<Running> = (0..SERVERS).map(|n| Running::start(directory.path(), &format!("s{n}"), &etcd)).collect();
+    let network = insist(&servers, 0, "POST", "/v2.0/networks", &[], Some(&json!({"network": {"name": "n"}})))["network"]["id"].clone();
+    // The next server is told of it by the store before it refuses.
+    let subnet = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.0.0.0/20"}});
+    assert_eq!(ask(servers[1].port, "POST", "/v2.0/subnets", &[], Some(&subnet)).unwrap().0, 201);
+    let (working, kills) = (AtomicBool::new(true), AtomicUsize::new(0));
+    let seed = std::process::id() as usize;
+    println!("seed {seed}");
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (servers, network) = (&servers, &network);
+                scope.spawn(move || {
+                    for number in 0..PORTS {
+                        let name = format!("p-{client}-{number}");
+                        let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string();
+                        let body = json!({"port": {"network_id": network, "name": name}});
+                        let made = insist(servers, client + number, "POST", "/v2.0/ports", &[("idempotency-key", &key)], Some(&body));
+                        assert_eq!(made["port"]["id"], key);
+                        if number.is_multiple_of(4) {
+                            insist(servers, client + number + 1, "DELETE", &format!("/v2.0/ports/{key}"), &[], None);
+                        }
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            let mut rng = seed as u64 | 1;
+            while working.load(Ordering::SeqCst) {
+                rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                std::thread::sleep(Duration::from_millis((rng >> 33) % 300));
+                let victim = &servers[(rng >> 40) as usize % SERVERS];
+                victim.kill_and_start();
+                victim.wait_until_it_serves();
+                kills.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let outcomes: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        working.store(false, Ordering::SeqCst);
+        outcomes.into_iter().for_each(|outcome| outcome.unwrap());
+    });
+    assert!(kills.load(Ordering::SeqCst) > 2, "hardly anything was killed");
+    let wanted = CLIENTS * PORTS * 3 / 4;
+    let first = ports(&servers[0]);
+    assert_eq!(first.len(), wanted);
+    for (what, value) in [("id", "/id"), ("address", "/fixed_ips/0/ip_address"), ("MAC", "/mac_address"), ("name", "/name")] {
+        assert_eq!(distinct(&first, |port| port.pointer(value).unwrap().to_string()), wanted, "{what}s are all different");
+    }
+    let set = |ports: Vec<Value>| ports.iter().map(Value::to_string).collect::<BTreeSet<_>>();
+    let first = set(first);
+    for server in &servers[1..] {
+        soon("every server shows the same", || set(ports(server)) == first);
+    }
+    let store = store::Etcd::new(EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() }).unwrap();
+    let keys: Vec<u32> =
+        store.load().unwrap().objects.iter().filter_map(|object| <&model::Port>::try_from(&**object).ok()).map(|port| port.key.0).collect();
+    assert_eq!((keys.len(), keys.iter().collect::<BTreeSet<_>>().len()), (wanted, wanted), "keys are all different");
+}
+
+#[test]
+fn servers_at_once_take_ports_at_a_rate_that_is_told() {
+    const CLIENTS: usize = 8;
+    const PORTS: usize = 100;
+    let lab = Lab::scratch().unwrap();
+    let etcd = Etcd::start(&lab, "etcd", &Options::default()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for count in 1..=2 {
+        let servers: Vec<Running> = (0..count).map(|n| Running::start(directory.path(), &format!("s{n}"), &etcd)).collect();
+        let network = insist(&servers, 0, "POST", "/v2.0/networks", &[], Some(&json!({"network": {}})))["network"]["id"].clone();
+        let subnet = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.0.0.0/20"}});
+        insist(&servers, 0, "POST", "/v2.0/subnets", &[], Some(&subnet));
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (port, network) = (servers[client % count].port, &network);
+                scope.spawn(move || {
+                    for _ in 0..PORTS {
+                        let (status, answer) =
+                            ask(port, "POST", "/v2.0/ports", &[], Some(&json!({"port": {"network_id": network}}))).unwrap();
+                        assert_eq!(status, 201, "{answer}");
+                    }
+                });
+            }
+        });
+        println!("{count} servers, {CLIENTS} clients: {:.0} ports/s", (CLIENTS * PORTS) as f64 / started.elapsed().as_secs_f64());
+        assert_eq!(ports(&servers[0]).iter().filter(|port| port["network_id"] == network).count(), CLIENTS * PORTS);
+    }
+}
