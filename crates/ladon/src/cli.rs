@@ -110,6 +110,15 @@ pub enum Command {
     /// Take back an interface that `ladon plug` made, and its port
     #[command(after_help = "Examples:\n  ladon unplug metal0\n  ladon unplug plug0 --keep-port")]
     Unplug(Unplug),
+    /// Export everything in a server's store to a file, or import it into an empty one
+    ///
+    /// To move a deployment from the embedded store to etcd or back: stop the servers, export with the old configuration, import with
+    /// the new one, start the servers. Nodes keep forwarding meanwhile, and go on where they were. A store in etcd can be exported
+    /// while servers run.
+    #[command(
+        after_help = "Examples:\n  ladon store --config /etc/ladon/server.toml export /root/ladon.jsonl\n  ladon store --config /etc/ladon/server-etcd.toml import /root/ladon.jsonl"
+    )]
+    Store(StoreArgs),
     /// Print the shell code that completes this command line
     #[command(after_help = "Example:\n  ladon completions bash > /etc/bash_completion.d/ladon")]
     Completions { shell: Shell },
@@ -248,6 +257,23 @@ pub struct Restore {
     pub config: Option<PathBuf>,
     /// The copy of the store's file
     pub copy: PathBuf,
+}
+
+#[derive(Args)]
+pub struct StoreArgs {
+    /// The server's configuration, whose `[store]` says where the store is
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub what: StoreWhat,
+}
+
+#[derive(Subcommand)]
+pub enum StoreWhat {
+    /// Write everything, as it is at one revision, to a new file
+    Export { file: PathBuf },
+    /// Read what was exported into a store that is empty
+    Import { file: PathBuf },
 }
 
 #[derive(Args)]

@@ -46,6 +46,7 @@ fn operate(reach: &Reach, command: &Command) -> Result<()> {
             Command::Unplug(unplug) => verbs::unplug(reach, unplug).await,
             Command::Pki(pki) => verbs::pki(pki),
             Command::Restore(wanted) => verbs::restore(wanted),
+            Command::Store(args) => verbs::store(args),
             Command::ConfigReference => Ok(reference::markdown()),
             Command::Completions { shell } => {
                 let mut code = Vec::new();
