@@ -18,7 +18,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use model::Revision;
@@ -38,11 +38,11 @@ pub const BATCH_MAX: usize = 256;
 /// Commits that a subscriber may lag behind before it must start again.
 pub const LAG_MAX: usize = 4096;
 /// How often a batch is computed before its requests are told that other servers are always faster.
-pub const ATTEMPTS_MAX: u32 = 16;
-/// The longest pause after the first conflict but one; it doubles up to [`PAUSE_MAX`]. The pauses are random, so that servers
-/// that disturb each other soon do not.
-const PAUSE: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_millis(64);
+pub const ATTEMPTS_MAX: u32 = 32;
+/// A server that has seen others write for the last so long gives way to them after each transaction of its own, for about as long
+/// as that took: otherwise whoever has just written is the first to write again, and the others compute in vain.
+const RIVALRY: Duration = Duration::from_millis(500);
+const YIELD_MAX: Duration = Duration::from_millis(50);
 
 /// Why a write did not happen. Nothing of it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -175,7 +175,16 @@ impl Core {
         let (commits, _) = broadcast::channel(LAG_MAX);
         let latest = Latest { state: Arc::new(work.state().clone()), commits, window: Window::after(work.state().revision()) };
         let published = Arc::new(Published { latest: Mutex::new(latest) });
-        let writer = Writer { store: store.clone(), published: published.clone(), clock, durable: work, turns, has_news };
+        let writer = Writer {
+            store: store.clone(),
+            published: published.clone(),
+            clock,
+            durable: work,
+            turns,
+            has_news,
+            rivals_at: None,
+            yield_until: None,
+        };
         Ok((Core { queue, published, store }, writer))
     }
 
@@ -304,6 +313,10 @@ pub struct Writer {
     turns: mpsc::Receiver<Turn>,
     /// Others may have committed.
     has_news: Arc<AtomicBool>,
+    /// When others were last seen to commit.
+    rivals_at: Option<Instant>,
+    /// Until then others have their turn.
+    yield_until: Option<Instant>,
 }
 
 impl Writer {
@@ -327,16 +340,21 @@ impl Writer {
     }
 
     fn take_turns(&mut self, turns: &mut Vec<Turn>) -> usize {
-        if self.has_news.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.catch_up(self.revision())
-        {
-            tracing::error!("what other servers wrote is not taken in: {error}");
-        }
         let job = |turn| match turn {
             Turn::Job(job) => Some(job),
             Turn::News => None,
         };
         let mut batch: Vec<_> = turns.drain(..).filter_map(job).collect();
+        if !batch.is_empty()
+            && let Some(until) = self.yield_until.take()
+        {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+        if self.has_news.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.catch_up(self.revision())
+        {
+            tracing::error!("what other servers wrote is not taken in: {error}");
+        }
         let closures = batch.len();
         if closures > 0 {
             let result = self.write(&mut batch);
@@ -354,7 +372,8 @@ impl Writer {
 
     /// Runs a batch, makes it durable and publishes it.
     fn write(&mut self, batch: &mut [Box<dyn Job>]) -> Result<Revision, WriteError> {
-        for attempt in 0..ATTEMPTS_MAX {
+        for _ in 0..ATTEMPTS_MAX {
+            let begun = Instant::now();
             let mut work = self.worked(batch);
             let (changes, ops) = work.changes_since(&self.durable);
             let is_change = !ops.is_empty();
@@ -364,16 +383,22 @@ impl Writer {
                     work.committed(revision);
                     self.durable = work;
                     self.publish(Commit { revision, changes: changes.into() });
+                    self.give_way(begun.elapsed());
                     return Ok(revision);
                 }
-                Err(TransactError::Conflict { latest }) => {
-                    self.catch_up(latest)?;
-                    pause(attempt);
-                }
+                Err(TransactError::Conflict { latest }) => self.catch_up(latest)?,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(WriteError::Contended)
+    }
+
+    /// Others that are about to write have their turn before the next batch.
+    fn give_way(&mut self, took: Duration) {
+        if self.rivals_at.is_some_and(|at| at.elapsed() < RIVALRY) {
+            let share = 0.5 + rand::random::<f64>();
+            self.yield_until = Some(Instant::now() + took.mul_f64(share).min(YIELD_MAX));
+        }
     }
 
     /// What the state is after a batch.
@@ -405,6 +430,7 @@ impl Writer {
         if update.revision <= self.revision() {
             return Ok(());
         }
+        self.rivals_at = Some(Instant::now());
         let mut work = self.durable.clone();
         let commit = work.take_in(update)?;
         self.durable = work;
@@ -417,6 +443,7 @@ impl Writer {
         if snapshot.revision <= self.revision() {
             return Ok(());
         }
+        self.rivals_at = Some(Instant::now());
         let work = Work::load(snapshot)?;
         let commit = self.durable.commit_to(&work);
         self.durable = work;
@@ -431,13 +458,5 @@ impl Writer {
         latest.window.push(commit.clone());
         // Nobody listening is no error.
         let _ = latest.commits.send(commit);
-    }
-}
-
-/// The first conflict is no reason to wait: what had to be taken in is there.
-fn pause(attempt: u32) {
-    if attempt > 0 {
-        let longest = PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(PAUSE_MAX);
-        std::thread::sleep(longest.mul_f64(rand::random()));
     }
 }
