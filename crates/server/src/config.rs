@@ -3,7 +3,7 @@
 //! `docs/configuration.md` is generated from [`SETTINGS`]; a test holds the table and the defaults together.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model::TunnelType;
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,16 @@ pub struct Store {
 impl Default for Store {
     fn default() -> Store {
         Store { path: None, log_hours: 2, log_mib: 256, etcd: Etcd::default() }
+    }
+}
+
+/// The embedded store, unless the configuration names another.
+const STORE_PATH: &str = "/var/lib/ladon/store";
+
+impl Store {
+    /// The file of the embedded store; None: the store is an etcd cluster.
+    pub fn file(&self) -> Option<&Path> {
+        (!self.etcd.is_used()).then(|| self.path.as_deref().unwrap_or(Path::new(STORE_PATH)))
     }
 }
 

@@ -20,8 +20,6 @@ use crate::neutron::{self, Settings};
 use crate::views::{self, Views};
 use crate::{Core, Tx, WriteError, ipam, octavia};
 
-/// The embedded store, unless the configuration names another.
-const STORE_PATH: &str = "/var/lib/ladon/store";
 /// Requests under way have so long to end when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often blocks without ports are looked for.
@@ -217,9 +215,8 @@ fn socket(path: &Path) -> std::io::Result<UnixListener> {
 /// The store that a configuration names. Nothing is read yet.
 pub fn open_store(config: &config::Store) -> Result<Arc<dyn Store>, RunError> {
     let age = Duration::from_secs(config.log_hours.saturating_mul(3600));
-    if !config.etcd.is_used() {
+    if let Some(path) = config.file() {
         let log = LogLimits { age, bytes: config.log_mib << 20 };
-        let path = config.path.as_deref().unwrap_or(Path::new(STORE_PATH));
         return Ok(Arc::new(Redb::open(path, Options { log, ..Options::default() })?));
     }
     let config::Etcd { endpoints, ca, certificate, key, user, password_file, prefix, compact } = config.etcd.clone();

@@ -18,13 +18,15 @@ use crate::parts;
 pub fn restore(wanted: &Restore) -> Result<String> {
     let config = parts::server_config(wanted.config.as_deref());
     let config = config.map_err(|error| failed(stream::describe(error.as_ref()), "correct the server's configuration"))?;
-    let store = config.store.path;
-    check_closed(&store)?;
-    let (new, old) = (beside(&store, "new"), beside(&store, "replaced"));
-    let revision = prepare(&wanted.copy, &new, &store).inspect_err(|_| drop(fs::remove_file(&new)))?;
+    let in_etcd =
+        || failed("the store is an etcd cluster".into(), "restore etcd's own snapshot, or `ladon store import` into an empty cluster");
+    let store = config.store.file().ok_or_else(in_etcd)?;
+    check_closed(store)?;
+    let (new, old) = (beside(store, "new"), beside(store, "replaced"));
+    let revision = prepare(&wanted.copy, &new, store).inspect_err(|_| drop(fs::remove_file(&new)))?;
     let has_old = store.exists();
-    let moved = if has_old { fs::rename(&store, &old) } else { Ok(()) };
-    let moved = moved.and_then(|()| fs::rename(&new, &store)).and_then(|()| sync_directory(&store));
+    let moved = if has_old { fs::rename(store, &old) } else { Ok(()) };
+    let moved = moved.and_then(|()| fs::rename(&new, store)).and_then(|()| sync_directory(store));
     moved.map_err(|error| failed(format!("{} cannot be moved to {}: {error}", new.display(), store.display()), "move it there by hand"))?;
     let mut text = format!("store     {}\nrevision  {revision}\n", store.display());
     if has_old {
