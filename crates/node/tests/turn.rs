@@ -71,6 +71,7 @@ fn plugged() -> Interfaces {
         iface_id: Some(id("here").to_string()),
         mac_in_use: None,
         external_ids: BTreeMap::new(),
+        options: BTreeMap::new(),
     };
     Interfaces::from([("i".into(), interface)])
 }
@@ -109,7 +110,7 @@ impl Node {
                     let told = match event {
                         Event::Connected(_) => SwitchNews::Connected,
                         Event::Disconnected(_) => SwitchNews::Disconnected,
-                        Event::FlowUpdate(_) => SwitchNews::Disturbed,
+                        Event::FlowUpdate(_) | Event::GroupsChanged => SwitchNews::Disturbed,
                         _ => continue,
                     };
                     if news.send(told).await.is_err() {
