@@ -230,7 +230,7 @@ fn a_copy_that_is_put_back_goes_on_beyond_all_that_was_ever_seen() {
         let store = open(directory.path());
         let (before, leap) = (store.load().unwrap(), store.leap().unwrap());
         assert!(leap > seen && store.load().unwrap().objects == before.objects);
-        assert_eq!(store.transact(&put("new")).unwrap(), Revision(leap.0 + 1));
+        assert_eq!(transact(&store, put("new")).unwrap(), Revision(leap.0 + 1));
         for revision in [Revision(3), before.revision, seen, Revision(leap.0 - 1)] {
             assert!(matches!(store.changes(revision), Err(ChangesError::Compacted { .. })), "{revision}");
         }
