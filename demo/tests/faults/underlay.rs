@@ -30,7 +30,7 @@ fn without_underlay_a_node_goes_on_inside_and_the_rest_returns_within_two_second
         world.wait_in_force()?;
         Ok((open, since.elapsed(), late))
     })?;
-    seen.inside.is_none()?;
+    seen.inside.is_of_ports(1)?;
     seen.has_streams()?;
     ensure!(open < BACK, "everybody talked again after {open:?}");
     cost(
