@@ -15,6 +15,7 @@
 mod action;
 mod control;
 mod ct_flush;
+mod difference;
 mod error;
 mod error_names;
 mod field;
