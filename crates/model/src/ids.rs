@@ -106,6 +106,26 @@ impl fmt::Display for Revision {
     }
 }
 
+/// Which store a state comes from. Made when a store is new, kept in it, and the same in every copy of it: revisions of two stores
+/// have nothing to do with each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StoreId(pub Uuid);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for StoreId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<StoreId, uuid::Error> {
+        text.parse().map(StoreId)
+    }
+}
+
 /// The project (tenant) that owns an object. Keystone's hex id, or any string without Keystone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]

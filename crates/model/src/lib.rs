@@ -22,7 +22,7 @@ pub use balancer::{Listener, ListenerProtocol, LoadBalancer, Member, Pool, PoolA
 pub use block::{Block, V6Range, V6Shape};
 pub use ids::{
     BlockId, GroupKey, ListenerId, ListenerKey, LoadBalancerId, MemberId, NetworkId, NetworkKey, NodeId, NodeName, PoolId, PortId, PortKey,
-    ProjectId, Revision, RouterId, RouterKey, RuleId, SecurityGroupId, SubnetId, VNI_MAX,
+    ProjectId, Revision, RouterId, RouterKey, RuleId, SecurityGroupId, StoreId, SubnetId, VNI_MAX,
 };
 pub use object::{Kind, Object, ObjectKey, Standard};
 pub use port::{AddressPair, DhcpOption, FixedIp, Port, PortStatus, owner};

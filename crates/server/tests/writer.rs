@@ -161,10 +161,13 @@ impl Store for Busy {
 
 #[tokio::test]
 async fn a_server_that_is_always_too_late_says_so_and_writes_nothing() {
-    let core = Core::start(Arc::new(Busy(store::Memory::new()))).unwrap();
+    let memory = store::Memory::new();
+    let record = Op::PutRecord("store-id".into(), store::encode_record(&StoreId(Uuid::from_u128(1))));
+    memory.transact(&Transaction { base: Revision(0), ops: vec![record] }).unwrap();
+    let core = Core::start(Arc::new(Busy(memory))).unwrap();
     assert_eq!(core.write(put_network(1)).await, Err(WriteError::Contended));
     assert!(core.state().network(network(1).id).is_none());
-    assert_eq!(core.state().revision().0, u64::from(server::ATTEMPTS_MAX), "it has taken in what others wrote");
+    assert_eq!(core.state().revision().0, 1 + u64::from(server::ATTEMPTS_MAX), "it has taken in what others wrote");
 }
 
 #[tokio::test]
@@ -352,4 +355,35 @@ fn every_refused_write_says_what_happened_what_it_means_and_what_to_do() {
     }
     let text = WriteError::from(store::TransactError::from(failed())).to_string();
     assert_eq!(text.matches("the disk is gone").count(), 1, "{text}");
+}
+
+#[test]
+fn a_store_gets_one_identity_and_keeps_it() {
+    let (store, other) = (Arc::new(store::Memory::new()), Arc::new(store::Memory::new()));
+    let identity = |store: &Arc<store::Memory>| Core::start(store.clone()).unwrap().identity();
+    let first = identity(&store);
+    assert!(first.is_some());
+    assert_eq!((identity(&store), store.load().unwrap().revision), (first, Revision(1)));
+    assert_ne!(identity(&other), first);
+}
+
+#[test]
+fn a_full_store_without_identity_is_served_all_the_same_and_gets_one_later() {
+    let store = Arc::new(store::Memory::new());
+    store.set_full(true);
+    assert_eq!(Core::start(store.clone()).unwrap().identity(), None);
+    store.set_full(false);
+    assert!(Core::start(store).unwrap().identity().is_some());
+}
+
+#[test]
+fn servers_that_start_on_a_new_store_at_once_agree_on_its_identity() {
+    let store = Arc::new(store::Memory::new());
+    let start = || {
+        let store = store.clone();
+        std::thread::spawn(move || Core::start(store).unwrap().identity().unwrap())
+    };
+    let servers: Vec<_> = (0..8).map(|_| start()).collect();
+    let identities: std::collections::BTreeSet<StoreId> = servers.into_iter().map(|server| server.join().unwrap()).collect();
+    assert_eq!(identities.len(), 1);
 }

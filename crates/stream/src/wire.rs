@@ -46,6 +46,9 @@ pub struct Hello {
     /// [`VIEW_FORMAT`](crate::VIEW_FORMAT) of the node.
     #[prost(uint32, tag = "6")]
     pub view_format: u32,
+    /// [`model::StoreId`] of that view; empty: it keeps none, or does not know.
+    #[prost(string, tag = "7")]
+    pub store: String,
     /// The bridge that the node programs, into which others plug; empty: unknown.
     #[prost(string, tag = "8")]
     pub bridge: String,
@@ -93,7 +96,7 @@ pub struct Interface {
 /// From a server to a node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ServerMessage {
-    #[prost(oneof = "server_message::Body", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "server_message::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: Option<server_message::Body>,
 }
 
@@ -112,7 +115,17 @@ pub mod server_message {
         Heartbeat(super::Heartbeat),
         #[prost(message, tag = "6")]
         Refused(super::Refused),
+        #[prost(message, tag = "7")]
+        Welcome(super::Welcome),
     }
+}
+
+/// The first message of a stream: which store everything that follows comes from.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Welcome {
+    /// [`model::StoreId`].
+    #[prost(string, tag = "1")]
+    pub store: String,
 }
 
 /// What follows replaces the view.
@@ -208,6 +221,8 @@ pub enum WireError {
     Datapath(String),
     #[error("an object cannot be read: {0}")]
     Object(String),
+    #[error("'{0}' is no store's identity")]
+    Store(String),
 }
 
 impl From<&ObjectKey> for Key {

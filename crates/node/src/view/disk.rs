@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ladon-view <SHA-256 of what follows, in hexadecimal>
-//! {"format":1,"node":"n1","revision":42,"objects":2}
+//! {"format":1,"node":"n1","store":"6e0c…","revision":42,"objects":2}
 //! {"network":{…}}
 //! {"port":{…}}
 //! ```
@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::{NodeName, Object, Revision};
+use model::{NodeName, Object, Revision, StoreId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stream::VIEW_FORMAT;
@@ -28,8 +28,19 @@ const MAGIC: &str = "ladon-view ";
 struct Header {
     format: u32,
     node: NodeName,
+    /// Views of before stores had identities have none.
+    #[serde(default)]
+    store: Option<StoreId>,
     revision: Revision,
     objects: usize,
+}
+
+/// A view as it is on the disk.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Saved {
+    pub objects: Vec<Arc<Object>>,
+    pub revision: Revision,
+    pub store: Option<StoreId>,
 }
 
 /// Why the disk gives no view, or takes none.
@@ -52,7 +63,7 @@ pub enum DiskError {
 }
 
 /// The view of `node` as it was last saved.
-pub fn load(path: &Path, node: &NodeName) -> Result<(Vec<Arc<Object>>, Revision), DiskError> {
+pub fn load(path: &Path, node: &NodeName) -> Result<Saved, DiskError> {
     let text = fs::read_to_string(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => DiskError::Missing,
         io::ErrorKind::InvalidData => DiskError::Damaged,
@@ -73,13 +84,15 @@ pub fn load(path: &Path, node: &NodeName) -> Result<(Vec<Arc<Object>>, Revision)
     let objects: Result<Vec<Arc<Object>>, _> = lines.map(serde_json::from_str).collect();
     // A checksum that is right over objects that cannot be read: another version of Ladon wrote them.
     let objects = objects.map_err(|_| DiskError::Foreign)?;
-    if objects.len() == header.objects { Ok((objects, header.revision)) } else { Err(DiskError::Damaged) }
+    let saved = Saved { objects, revision: header.revision, store: header.store };
+    if saved.objects.len() == header.objects { Ok(saved) } else { Err(DiskError::Damaged) }
 }
 
 /// Puts the view on the disk in place of the one that is there. Either of them is there whenever power fails.
-pub fn save(path: &Path, node: &NodeName, objects: &[Arc<Object>], revision: Revision) -> Result<(), DiskError> {
+pub fn save(path: &Path, node: &NodeName, view: &Saved) -> Result<(), DiskError> {
     let fail = |source| DiskError::Write { path: path.to_path_buf(), source };
-    let header = Header { format: VIEW_FORMAT, node: node.clone(), revision, objects: objects.len() };
+    let Saved { objects, revision, store } = view;
+    let header = Header { format: VIEW_FORMAT, node: node.clone(), store: *store, revision: *revision, objects: objects.len() };
     let mut body = serde_json::to_vec(&header).map_err(|error| fail(error.into()))?;
     for object in objects {
         body.push(b'\n');
@@ -127,17 +140,19 @@ mod tests {
                 datapath: String::new(),
             }))
         };
-        save(&path, &name(), &[node(1), node(2)], Revision(7)).unwrap();
+        let store = Some(StoreId(uuid::Uuid::from_u128(9)));
+        save(&path, &name(), &Saved { objects: vec![node(1), node(2)], revision: Revision(7), store }).unwrap();
         (dir, path)
     }
 
     #[test]
     fn what_was_saved_is_loaded() {
         let (_dir, path) = saved();
-        let (objects, revision) = load(&path, &name()).unwrap();
-        assert_eq!((objects.len(), revision), (2, Revision(7)));
-        save(&path, &name(), &objects[..1], Revision(8)).unwrap();
-        assert_eq!(load(&path, &name()).unwrap(), (objects[..1].to_vec(), Revision(8)));
+        let Saved { objects, revision, store } = load(&path, &name()).unwrap();
+        assert_eq!((objects.len(), revision, store.is_some()), (2, Revision(7), true));
+        let less = Saved { objects: objects[..1].to_vec(), revision: Revision(8), store };
+        save(&path, &name(), &less).unwrap();
+        assert_eq!(load(&path, &name()).unwrap(), less);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
     }
 
@@ -153,6 +168,15 @@ mod tests {
             fs::write(&path, &whole[..at]).unwrap();
             assert!(load(&path, &name()).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_view_of_before_stores_had_identities_is_loaded() {
+        let (_dir, path) = saved();
+        let body = "{\"format\":1,\"node\":\"n1\",\"revision\":42,\"objects\":0}\n";
+        fs::write(&path, format!("{MAGIC}{}\n{body}", checksum(body.as_bytes()))).unwrap();
+        let view = Saved { objects: vec![], revision: Revision(42), store: None };
+        assert_eq!(load(&path, &name()).unwrap(), view);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{Object, ObjectKey, Revision};
+use model::{Object, ObjectKey, Revision, StoreId};
 use rustc_hash::FxHashMap;
 use stream::InterestHash;
 use stream::wire::{Delta, WireError, object, server_message::Body};
@@ -28,12 +28,14 @@ pub enum Fault {
     Unexpected(&'static str),
     #[error("the server sent what cannot be read: {0}")]
     Unreadable(#[from] WireError),
+    #[error("it serves store {theirs}, and this node's view is of store {ours}")]
+    OtherStore { ours: StoreId, theirs: StoreId },
 }
 
 impl Fault {
     /// True if what the node has is not to be trusted: only a snapshot helps.
     pub fn needs_snapshot(&self) -> bool {
-        !matches!(self, Fault::Refused(_))
+        !matches!(self, Fault::Refused(_) | Fault::OtherStore { .. })
     }
 }
 
@@ -43,6 +45,8 @@ pub struct Replica {
     objects: Objects,
     hash: InterestHash,
     revision: Revision,
+    /// Which store the view is of. Nothing else is taken as long as there is a view.
+    store: Option<StoreId>,
     /// There is a view; it may be empty.
     is_complete: bool,
     /// A snapshot or a delta of which the end is missing.
@@ -59,10 +63,19 @@ enum Unfinished {
 
 impl Replica {
     /// A complete view, out of the disk.
-    pub fn of(objects: Vec<Arc<Object>>, revision: Revision) -> Replica {
+    pub fn of(objects: Vec<Arc<Object>>, revision: Revision, store: Option<StoreId>) -> Replica {
         let objects: Objects = objects.into_iter().map(|object| (object.key(), object)).collect();
         let hash = InterestHash::of(objects.keys());
-        Replica { objects, hash, revision, is_complete: true, unfinished: Unfinished::Nothing }
+        Replica { objects, hash, revision, store, is_complete: true, unfinished: Unfinished::Nothing }
+    }
+
+    /// There is a view.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    pub fn store(&self) -> Option<StoreId> {
+        self.store
     }
 
     /// Zero: there is no view, or the server has just begun.
@@ -87,6 +100,7 @@ impl Replica {
     pub fn apply(&mut self, body: Body) -> Result<Option<ViewUpdate>, Fault> {
         match (body, &mut self.unfinished) {
             (Body::Refused(refused), _) => Err(Fault::Refused(refused.reason)),
+            (Body::Welcome(welcome), Unfinished::Nothing) => self.welcome(&welcome.store).map(|()| None),
             (Body::Heartbeat(heartbeat), Unfinished::Nothing) => {
                 if self.is_complete {
                     self.revision = self.revision.max(Revision(heartbeat.revision));
@@ -112,9 +126,22 @@ impl Replica {
                 parts.push(delta);
                 self.delta(parts)
             }
+            (Body::Welcome(_), _) => Err(Fault::Unexpected("a welcome")),
             (Body::Heartbeat(_), _) => Err(Fault::Unexpected("a heartbeat")),
             (Body::SnapshotBegin(_) | Body::SnapshotChunk(_) | Body::SnapshotEnd(_), _) => Err(Fault::Unexpected("a snapshot")),
             (Body::Delta(_), _) => Err(Fault::Unexpected("a change")),
+        }
+    }
+
+    /// Another store than the view's is refused. A view that is of no store in particular is of this one from now on.
+    fn welcome(&mut self, store: &str) -> Result<(), Fault> {
+        let theirs: StoreId = store.parse().map_err(|_| WireError::Store(store.to_string()))?;
+        match self.store.filter(|_| self.is_complete) {
+            Some(ours) if ours != theirs => Err(Fault::OtherStore { ours, theirs }),
+            _ => {
+                self.store = Some(theirs);
+                Ok(())
+            }
         }
     }
 
@@ -220,7 +247,7 @@ impl Pending {
 mod tests {
     use super::*;
     use model::{Node, NodeName, TunnelType};
-    use stream::wire::{Key, SnapshotBegin, SnapshotChunk, SnapshotEnd, object_bytes};
+    use stream::wire::{Key, SnapshotBegin, SnapshotChunk, SnapshotEnd, Welcome, object_bytes};
 
     fn node(n: u8, address: u8) -> Object {
         let tunnel_addresses = vec![std::net::Ipv4Addr::new(192, 0, 2, address).into()];
@@ -286,6 +313,23 @@ mod tests {
         let wrong = delta(5, &[node(2, 2)], &[], hash(&[node(2, 2)]));
         assert!(matches!(replica.apply(Body::Delta(wrong)), Err(Fault::Diverged)));
         assert_eq!((replica.objects().count(), replica.revision()), (1, Revision(5)));
+    }
+
+    #[test]
+    fn a_view_of_one_store_takes_nothing_from_another() {
+        let welcome = |n: u128| Body::Welcome(Welcome { store: StoreId(uuid::Uuid::from_u128(n)).to_string() });
+        let mut replica = Replica::default();
+        replica.apply(welcome(1)).unwrap();
+        replica.apply(welcome(2)).expect("without a view, any store will do");
+        snapshot(&mut replica, &[node(1, 1)], 5).unwrap();
+        replica.apply(welcome(2)).unwrap();
+        let fault = replica.apply(welcome(1)).unwrap_err();
+        assert!(matches!(fault, Fault::OtherStore { .. }) && !fault.needs_snapshot());
+        assert_eq!((replica.objects().count(), replica.revision()), (1, Revision(5)));
+        assert!(matches!(replica.apply(Body::Welcome(Welcome { store: "none".into() })), Err(Fault::Unreadable(_))));
+        let mut of_before = Replica::of(vec![Arc::new(node(1, 1))], Revision(5), None);
+        of_before.apply(welcome(3)).unwrap();
+        assert!(of_before.apply(welcome(2)).is_err(), "from now on it is of the store that it found first");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Object, Revision};
+use model::Revision;
 use rustc_hash::FxHasher;
 use stream::wire::{Hello, NodeMessage, Report, node_message, server_message::Body, tunnel_word};
 use stream::{Following, HEARTBEAT_INTERVAL, Target, VIEW_FORMAT, describe};
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::disk::{self, DiskError};
+use super::disk::{self, DiskError, Saved};
 use super::replica::{Fault, Pending, Replica};
 use super::{Config, Facts, LinkStatus, ViewUpdate};
 
@@ -79,9 +79,13 @@ impl Saves {
 struct Stopped;
 
 /// How a stream ended.
+#[derive(Debug, thiserror::Error)]
 enum End {
-    Fault(Fault),
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    #[error("{0}")]
     Lost(String),
+    #[error("it has said nothing for {SILENCE_MAX:?}")]
     Silent,
 }
 
@@ -116,9 +120,9 @@ impl Task {
         let loaded = tokio::task::spawn_blocking(move || disk::load(&path, &node)).await;
         let path = self.config.path.display();
         match loaded {
-            Ok(Ok((objects, revision))) => {
+            Ok(Ok(Saved { objects, revision, store })) => {
                 tracing::info!("starting with the view in {path}: {} objects at revision {revision}", objects.len());
-                self.replica = Replica::of(objects.clone(), revision);
+                self.replica = Replica::of(objects.clone(), revision, store);
                 self.pending.merge(ViewUpdate { upserts: objects, removals: Vec::new(), revision, is_complete_snapshot: true });
                 self.tell(|status| status.revision = revision);
             }
@@ -153,7 +157,7 @@ impl Task {
                 Ok(ended) => ended,
                 Err(stopped) => return stopped,
             };
-            tracing::warn!("server {server}: {end}; the node keeps forwarding with the view of revision {}", self.replica.revision());
+            self.log_end(&server, &end);
             self.tell(|status| *status = LinkStatus { server: None, problem: Some(format!("{server}: {end}")), revision: status.revision });
             turn = turn.wrapping_add(1);
             if has_talked && began.elapsed() > BACKOFF_MAX {
@@ -167,28 +171,32 @@ impl Task {
         }
     }
 
+    fn log_end(&self, server: &str, end: &End) {
+        let revision = self.replica.revision();
+        let forwards = format!("the node keeps forwarding with the view of revision {revision}");
+        match end {
+            End::Fault(Fault::OtherStore { ours, theirs }) => tracing::error!(
+                "server {server}: {end}; {forwards} and takes no change from there; correct the node's `servers` or the server's store, \
+                 so that it is store {ours}, or, if store {theirs} is the one to obey from now on, stop ladon node, remove {} and start it",
+                self.config.path.display()
+            ),
+            end => tracing::warn!("server {server}: {end}; {forwards}"),
+        }
+    }
+
     /// Follows one server until that ends. Tells why, and whether it had talked.
-    async fn attempt(&mut self, server: &str) -> Result<(String, bool), Stopped> {
+    async fn attempt(&mut self, server: &str) -> Result<(End, bool), Stopped> {
         let target = Target { address: server.to_string(), credentials: self.config.credentials.clone() };
         let hello = self.hello();
         let following = match self.meanwhile(async move { stream::follow(&target, hello).await }).await? {
             Ok(following) => following,
-            Err(error) => return Ok((error.to_string(), false)),
+            Err(error) => return Ok((End::Lost(error.to_string()), false)),
         };
         let mut has_talked = false;
         let end = self.follow(server, following, &mut has_talked).await?;
         self.replica.forget_unfinished();
-        Ok((
-            match end {
-                End::Fault(fault) => {
-                    self.wants_snapshot |= fault.needs_snapshot();
-                    fault.to_string()
-                }
-                End::Lost(reason) => reason,
-                End::Silent => format!("it has said nothing for {SILENCE_MAX:?}"),
-            },
-            has_talked,
-        ))
+        self.wants_snapshot |= matches!(&end, End::Fault(fault) if fault.needs_snapshot());
+        Ok((end, has_talked))
     }
 
     fn hello(&self) -> Hello {
@@ -202,6 +210,7 @@ impl Task {
             view_format: VIEW_FORMAT,
             bridge: self.config.bridge.clone(),
             datapath: self.config.datapath.clone(),
+            store: self.replica.store().filter(|_| self.replica.is_complete()).map(|store| store.to_string()).unwrap_or_default(),
         }
     }
 
@@ -237,14 +246,15 @@ impl Task {
     }
 
     fn take(&mut self, body: Body) -> Result<(), Fault> {
-        let before = self.replica.revision();
+        let before = (self.replica.revision(), self.replica.store());
         let mut is_news = false;
         if let Some(update) = self.replica.apply(body)? {
             self.wants_snapshot = false;
             is_news = update.is_complete_snapshot || !update.upserts.is_empty() || !update.removals.is_empty();
             self.pending.merge(update);
         }
-        if is_news || self.replica.revision() != before {
+        is_news |= self.replica.store() != before.1 && self.replica.is_complete();
+        if is_news || self.replica.revision() != before.0 {
             self.saves.moved(is_news);
         }
         Ok(())
@@ -288,9 +298,10 @@ impl Task {
     /// Begins to write the disk.
     fn save(&mut self) {
         self.saves.begin();
-        let (path, node, revision) = (self.config.path.clone(), self.config.node.clone(), self.replica.revision());
-        let objects: Vec<Arc<Object>> = self.replica.objects().cloned().collect();
-        self.saving = Some(tokio::task::spawn_blocking(move || disk::save(&path, &node, &objects, revision)));
+        let (path, node) = (self.config.path.clone(), self.config.node.clone());
+        let objects = self.replica.objects().cloned().collect();
+        let view = Saved { objects, revision: self.replica.revision(), store: self.replica.store() };
+        self.saving = Some(tokio::task::spawn_blocking(move || disk::save(&path, &node, &view)));
     }
 }
 

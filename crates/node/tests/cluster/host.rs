@@ -129,7 +129,7 @@ impl Host {
         (self.facts, self.wants_snapshot, self.replica) = (None, false, Replica::default());
         self.stream_ended();
         if let Some((upserts, revision)) = self.disk.view.clone() {
-            self.replica = Replica::of(upserts.clone(), revision);
+            self.replica = Replica::of(upserts.clone(), revision, None);
             self.updates.merge(ViewUpdate { upserts, removals: Vec::new(), revision, is_complete_snapshot: true });
         }
         let here = self.here();

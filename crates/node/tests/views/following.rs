@@ -108,7 +108,7 @@ async fn a_damaged_disk_is_ignored_and_a_snapshot_repairs_it() {
 async fn when_a_server_is_gone_the_next_one_is_followed() {
     let mut first = World::new().await;
     first.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
-    let second = World::new().await;
+    let second = World::on(first.disk.emptied()).await;
     second.server.put([network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 1).into()]).await;
     // Both serve under one authority: the second world's server shows the first world's certificate.
     for file in ["ca.crt", "ca.key", "server.crt", "server.key"] {

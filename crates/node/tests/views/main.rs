@@ -5,4 +5,5 @@ mod following;
 mod operator;
 mod restarts;
 mod status;
+mod stores;
 mod world;

@@ -33,7 +33,7 @@ async fn get(world: &World, path: &str) -> Value {
 }
 
 /// Asks until the answer is as `is_so` says.
-async fn until(world: &World, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub async fn until(world: &World, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let wait = async {
         loop {
             let body = get(world, path).await;

@@ -86,7 +86,7 @@ async fn a_node_with_another_view_than_the_server_thinks_gets_a_snapshot() {
     node.link.stop().await;
     world.kill().await;
     // The store comes back from elsewhere: the same revisions, other objects.
-    let other = World::new().await;
+    let other = World::on(world.disk.emptied()).await;
     for n in 0..revision.0 + 5 {
         other.server.put([Network { mtu: 1000 + n as u16, ..network(1) }.into(), vm(12, 1, 1).into()]).await;
     }
@@ -108,7 +108,7 @@ async fn a_store_that_went_back_in_time_is_followed_by_a_snapshot() {
     node.until("it knows itself", |replica| replica.len() == 3).await;
     node.link.stop().await;
     world.kill().await;
-    let other = World::new().await;
+    let other = World::on(world.disk.emptied()).await;
     other.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
     world.disk = other.disk.clone();
     world.start().await;

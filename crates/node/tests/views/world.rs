@@ -12,7 +12,7 @@ use model::*;
 use node::view::{self, Config, Facts, Link, ViewUpdate};
 use server::views::Views;
 use server::{Core, Tx, WriteError};
-use store::{ChangesError, Commit, Memory, Snapshot, Store, StoreError, TransactError, Transaction, Updates};
+use store::{ChangesError, Commit, Memory, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates};
 use stream::pki::Authority;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -37,6 +37,27 @@ pub struct Disk {
 impl Disk {
     pub fn set_full(&self, is_full: bool) {
         self.memory.set_full(is_full);
+    }
+}
+
+impl Disk {
+    /// A store that is the same one and has lost everything.
+    pub fn emptied(&self) -> Arc<Disk> {
+        let emptied = Disk::default();
+        let identity = self.load().unwrap().records.into_iter().find(|(name, _)| name == "store-id").unwrap();
+        let ops = vec![Op::PutRecord(identity.0, identity.1)];
+        emptied.transact(&Transaction { base: Revision::default(), ops }).unwrap();
+        Arc::new(emptied)
+    }
+
+    /// A store that holds what this one holds now: a backup.
+    pub fn copy(&self) -> Arc<Disk> {
+        let (copy, snapshot) = (Disk::default(), self.load().unwrap());
+        let records = snapshot.records.into_iter().map(|(name, bytes)| Op::PutRecord(name, bytes));
+        let objects = snapshot.objects.into_iter().map(Op::Put);
+        let ops = records.chain(objects).collect();
+        copy.transact(&Transaction { base: Revision::default(), ops }).unwrap();
+        Arc::new(copy)
     }
 }
 
@@ -131,7 +152,12 @@ impl Server {
 
 impl World {
     pub async fn new() -> World {
-        let (dir, disk) = (tempfile::tempdir().unwrap(), Arc::new(Disk::default()));
+        World::on(Arc::default()).await
+    }
+
+    /// With what `disk` holds.
+    pub async fn on(disk: Arc<Disk>) -> World {
+        let dir = tempfile::tempdir().unwrap();
         let server = Server::start(dir.path(), disk.clone(), "127.0.0.1:0".parse().unwrap()).await;
         World { dir, disk, server }
     }
@@ -209,7 +235,7 @@ impl Follower {
     }
 
     fn take(&mut self, update: ViewUpdate) -> &ViewUpdate {
-        assert!(update.revision >= self.revision, "revisions never go back");
+        assert!(update.revision >= self.revision || update.is_complete_snapshot, "revisions go back with a snapshot only");
         assert!(update.is_complete_snapshot || !self.updates.is_empty(), "the first update is complete");
         self.revision = update.revision;
         for key in &update.removals {

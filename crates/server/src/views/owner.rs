@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Kind, Node, NodeId, NodeName, ObjectKey, Port, PortId, Revision};
+use model::{Kind, Node, NodeId, NodeName, ObjectKey, Port, PortId, Revision, StoreId};
 use stream::InterestHash;
 use stream::wire::Report;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,6 +35,11 @@ pub enum Message {
     Connect {
         facts: Node,
         answer: oneshot::Sender<Result<Admission, AddressTaken>>,
+    },
+    /// A node was here that follows another store.
+    Stranger {
+        facts: Node,
+        store: StoreId,
     },
     Report {
         node: NodeName,
@@ -95,6 +100,15 @@ pub struct Picture {
     pub state: Arc<State>,
     pub reports: Reports,
     pub nodes: BTreeMap<NodeName, NodePicture>,
+    pub strangers: BTreeMap<NodeName, Stranger>,
+}
+
+/// A node that was here last with a view of another store.
+#[derive(Clone, Debug)]
+pub struct Stranger {
+    pub facts: Node,
+    pub store: StoreId,
+    pub last_seen: Timestamp,
 }
 
 /// A node as this server knows it.
@@ -136,6 +150,7 @@ pub struct Owner {
     encoder: Arc<Encoder>,
     reports: Reports,
     nodes: BTreeMap<NodeName, Track>,
+    strangers: BTreeMap<NodeName, Stranger>,
     names: BTreeMap<NodeId, NodeName>,
     /// What may have to be written.
     dirty_ports: BTreeSet<PortId>,
@@ -174,6 +189,7 @@ impl Owner {
             encoder,
             reports: Reports::default(),
             nodes: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             names: BTreeMap::new(),
             dirty_ports: BTreeSet::new(),
             dirty_nodes: BTreeMap::new(),
@@ -223,6 +239,12 @@ impl Owner {
     pub fn message(&mut self, message: Message) {
         match message {
             Message::Connect { facts, answer } => drop(answer.send(self.connect(facts))),
+            Message::Stranger { facts, store } if self.nodes.get(&facts.name).is_none_or(|track| track.session.is_none()) => {
+                let stranger = Stranger { store, last_seen: Timestamp::now(), facts };
+                self.strangers.insert(stranger.facts.name.clone(), stranger);
+            }
+            // It has followed this store meanwhile.
+            Message::Stranger { .. } => {}
             Message::Report { node, session, report } => self.report(&node, session, &report),
             Message::Disconnect { node, session } => self.disconnect(&node, session),
             Message::Wrote { batch, result } => self.wrote(batch, result),
@@ -301,7 +323,8 @@ impl Owner {
             return Forgotten::IsConnected;
         }
         let ports: Vec<PortId> = self.state.ports_at(node.clone()).filter(|port| port.claimed_by.is_some()).map(|port| port.id).collect();
-        if self.state.node(node).is_none() && self.reports.node(node).is_none() && ports.is_empty() {
+        let is_stranger = self.strangers.remove(node).is_some();
+        if !is_stranger && self.state.node(node).is_none() && self.reports.node(node).is_none() && ports.is_empty() {
             return Forgotten::IsUnknown;
         }
         self.dirty_nodes.remove(node);
@@ -326,6 +349,7 @@ impl Owner {
         let node = facts.name.clone();
         self.check_addresses(&facts).inspect_err(|taken| tracing::warn!("{taken}"))?;
         let addresses = facts.tunnel_addresses.clone();
+        self.strangers.remove(&node);
         if self.state.node(&node) != Some(&facts) {
             self.dirty_nodes.insert(node.clone(), facts);
         }
@@ -496,7 +520,12 @@ impl Owner {
             };
             (name.clone(), picture)
         };
-        Picture { state: self.state.clone(), reports: self.reports.clone(), nodes: self.nodes.iter().map(node).collect() }
+        Picture {
+            state: self.state.clone(),
+            reports: self.reports.clone(),
+            nodes: self.nodes.iter().map(node).collect(),
+            strangers: self.strangers.clone(),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::Views;
-use super::owner::{self, Forgotten, NodePicture, Picture};
+use super::owner::{self, Forgotten, NodePicture, Picture, Stranger};
 use crate::auth::Caller;
 use crate::http::error_document;
 use crate::writer::{Tx, WriteError};
@@ -102,13 +102,15 @@ struct NodeRow<'a> {
     ports: usize,
     /// Interfaces with an iface-id on its switch, as it last said.
     interfaces: usize,
-    /// Why it cannot do what it should.
+    /// Why it cannot do what it should, or does not follow this server.
     problem: Option<String>,
 }
 
 async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, Problem> {
     let picture = picture(&views, &asker).await?;
-    let mut rows: Vec<NodeRow> = picture.state.all::<Node>().map(|node| picture.node_row(node)).collect();
+    let known = picture.state.all::<Node>();
+    let strangers = picture.strangers.values().map(|stranger| &stranger.facts).filter(|node| picture.state.node(&node.name).is_none());
+    let mut rows: Vec<NodeRow> = known.chain(strangers).map(|node| picture.node_row(node)).collect();
     rows.sort_by_key(|row| row.name);
     Ok(Json(json!({ "revision": picture.state.revision(), "nodes": rows })).into_response())
 }
@@ -132,6 +134,7 @@ async fn forget(Shared(views): Shared<Views>, asker: Asker, Path(name): Path<Str
 impl Picture {
     fn node_row<'a>(&'a self, node: &'a Node) -> NodeRow<'a> {
         let known = self.nodes.get(&node.name);
+        let stranger = self.strangers.get(&node.name);
         let text = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
         NodeRow {
             name: &node.name,
@@ -139,12 +142,12 @@ impl Picture {
             tunnel: node.tunnel,
             is_connected: known.is_some_and(|node| node.is_connected),
             since: text(known.and_then(|node| node.since)),
-            last_seen: text(known.and_then(|node| node.last_seen)),
+            last_seen: text(stranger.map(|node| node.last_seen).or(known.and_then(|node| node.last_seen))),
             revision_in_force: known.map_or_else(Revision::default, |node| node.concerns.in_force()),
             is_up_to_date: known.is_some_and(|node| !node.is_behind(self.state.revision())),
             ports: self.state.ports_at(node.name.clone()).count(),
             interfaces: self.reports.node(&node.name).map_or(0, |report| report.present.len()),
-            problem: self.refusal(&node.name),
+            problem: stranger.map(Stranger::problem).or_else(|| self.refusal(&node.name)),
         }
     }
 
@@ -208,6 +211,13 @@ impl Picture {
             )),
             Some(_) => None,
         }
+    }
+}
+
+impl Stranger {
+    fn problem(&self) -> String {
+        let store = self.store;
+        format!("its view is of store {store}; it forwards with that and takes no changes from here; see \"Another store\" in operate.md")
     }
 }
 

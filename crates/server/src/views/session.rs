@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use model::{Node, NodeName, Revision};
+use model::{Node, NodeName, Revision, StoreId};
 use stream::wire::{
-    Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, node_message, server_message::Body,
+    Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, Welcome, node_message,
+    server_message::Body,
 };
 use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -41,6 +42,19 @@ pub async fn serve(views: Views, follower: Follower) {
         Ok(facts) => facts,
         Err(error) => return drop(wire.refuse(error.to_string()).await),
     };
+    let identity = views.core.identity();
+    if let Some(store) = identity
+        && wire.send(Body::Welcome(Welcome { store: store.to_string() })).await.is_err()
+    {
+        return;
+    }
+    if let (Some(ours), Ok(theirs)) = (identity, hello.store.parse::<StoreId>())
+        && ours != theirs
+    {
+        // The node takes nothing from here, and nothing that it says is about this store.
+        drop(views.messages.send(Message::Stranger { facts, store: theirs }).await);
+        return drop(wire.refuse(format!("this is store {ours}, and the node's view is of store {theirs}")).await);
+    }
     let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
     if views.core.is_shared() {
         let mut revision = views.revision.clone();

@@ -11,6 +11,7 @@
 //! That goes for refusals, too: "no such network" is answered only where the store says that the state was the latest. What
 //! others commit while nothing is to be written is taken in when the store tells of it.
 
+mod identity;
 mod tx;
 mod window;
 
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use model::Revision;
+use model::{Revision, StoreId};
 use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction, Update, Updates};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -100,6 +101,7 @@ pub struct Core {
     queue: mpsc::Sender<Turn>,
     published: Arc<Published>,
     store: Arc<dyn Store>,
+    identity: Option<StoreId>,
 }
 
 struct Published {
@@ -168,7 +170,8 @@ impl Core {
 
     /// As [`Core::start_with_clock`], without a thread: nothing is written but by [`Writer::turn`]. For simulations.
     pub fn by_hand(store: Arc<dyn Store>, clock: Clock) -> Result<(Core, Writer), StoreError> {
-        let work = Work::load(store.load()?)?;
+        let work = Work::load(identity::load(&*store)?)?;
+        let identity = work.identity();
         let (queue, turns) = mpsc::channel(QUEUE_MAX);
         let has_news = Arc::new(AtomicBool::new(false));
         store.on_update(wake(queue.downgrade(), has_news.clone()));
@@ -185,7 +188,12 @@ impl Core {
             rivals_at: None,
             yield_until: None,
         };
-        Ok((Core { queue, published, store }, writer))
+        Ok((Core { queue, published, store, identity }, writer))
+    }
+
+    /// Which store this is.
+    pub fn identity(&self) -> Option<StoreId> {
+        self.identity
     }
 
     /// The latest durable state.

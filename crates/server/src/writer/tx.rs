@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use jiff::{Timestamp, Unit};
-use model::{Object, ObjectKey, Revision};
+use model::{Object, ObjectKey, Revision, StoreId};
 use store::{Change, Commit, DecodeError, Op, Snapshot, Update};
 
 use crate::ipam::{self, Spaces};
 use crate::keys::{self, LastKeys};
 use crate::state::State;
+use crate::writer::identity;
 
 /// A picture under work: the state, the allocators' records, and which objects were touched since the last commit. Cheap
 /// to clone, so that a failed closure is undone by forgetting.
 #[derive(Clone, Default)]
 pub(crate) struct Work {
     state: State,
+    identity: Option<StoreId>,
     keys: LastKeys,
     spaces: Spaces,
     touched: OrdSet<ObjectKey>,
@@ -32,6 +34,10 @@ impl Work {
 
     /// The record as it is stored now; None: it is not stored any more.
     fn load_record(&mut self, name: &str, bytes: Option<&[u8]>) -> Result<(), DecodeError> {
+        if name == identity::RECORD {
+            self.identity = bytes.map(|bytes| store::decode_record(name, bytes)).transpose()?;
+            return Ok(());
+        }
         if name == keys::RECORD {
             self.keys = bytes.map_or_else(|| Ok(LastKeys::default()), |bytes| store::decode_record(name, bytes))?;
             return Ok(());
@@ -71,6 +77,11 @@ impl Work {
 
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// None: the store has none yet.
+    pub(super) fn identity(&self) -> Option<StoreId> {
+        self.identity
     }
 
     pub(super) fn committed(&mut self, revision: Revision) {

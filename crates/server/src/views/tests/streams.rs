@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::{Object, Port, Revision};
 use store::Memory;
 use stream::pki::Authority;
-use stream::wire::{Hello, server_message::Body};
+use stream::wire::{Hello, Welcome, server_message::Body};
 use stream::{Following, Target, VIEW_FORMAT};
 
 use super::world::*;
@@ -46,7 +46,7 @@ impl Served {
         self.core.write(write).await.unwrap().revision
     }
 
-    /// A node's stream, up to date with what there is.
+    /// A node's stream, which has said which store it is of.
     async fn follow(&self, n: u32) -> Following {
         self.follow_with(n, &[]).await
     }
@@ -56,7 +56,10 @@ impl Served {
             Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
         let tunnel_addresses = addresses.iter().map(ToString::to_string).collect();
         let hello = Hello { node: name(n).0, view_format: VIEW_FORMAT, tunnel_addresses, ..Hello::default() };
-        stream::follow(&target, hello).await.unwrap()
+        let mut following = stream::follow(&target, hello).await.unwrap();
+        let store = self.core.identity().unwrap().to_string();
+        assert_eq!(next(&mut following).await, Body::Welcome(Welcome { store }));
+        following
     }
 }
 

@@ -1,0 +1,40 @@
+//! Which store this is.
+//!
+//! A store that has no identity gets one before anything is said to a node: a random number in a record of its own, which copies
+//! and backups of the store have too. Nodes keep it beside their view and take nothing from another store. Where several servers
+//! start on one new store, the first makes it and the others find it.
+
+use model::StoreId;
+use store::{Op, Snapshot, Store, StoreError, TransactError, Transaction};
+use uuid::Uuid;
+
+/// The name of the record.
+pub(super) const RECORD: &str = "store-id";
+/// How often others may have written between our look and our write.
+const TRIES_MAX: u32 = 100;
+
+/// What `store` holds, its identity included. A store that is full gets none for now: its server serves as one that knows of no
+/// identities.
+pub(super) fn load(store: &dyn Store) -> Result<Snapshot, StoreError> {
+    for _ in 0..TRIES_MAX {
+        let snapshot = store.load()?;
+        if snapshot.records.iter().any(|(name, _)| name == RECORD) {
+            return Ok(snapshot);
+        }
+        let id = StoreId(Uuid::new_v4());
+        let ops = vec![Op::PutRecord(RECORD.into(), store::encode_record(&id))];
+        match store.transact(&Transaction { base: snapshot.revision, ops }) {
+            Ok(_) => tracing::info!("the store had no identity: it is store {id} from now on"),
+            // Somebody else has written, perhaps that.
+            Err(TransactError::Conflict { .. } | TransactError::Unknown(_)) => {}
+            Err(TransactError::Full) => {
+                tracing::warn!(
+                    "the store has no identity and no room for one; nodes follow it without asking which it is; free space, then restart"
+                );
+                return Ok(snapshot);
+            }
+            Err(TransactError::Store(error)) => return Err(error),
+        }
+    }
+    Err(StoreError::Failed { doing: "giving the store an identity", source: "others write without a pause".into() })
+}
