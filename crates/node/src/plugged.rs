@@ -217,21 +217,22 @@ mod tests {
     fn what_others_plugged_in_is_remembered_as_its_row_says_it_and_forgotten_when_it_is_unplugged() {
         let own = [("iface-id", "p2"), ("ladon-host", "true")];
         let all = [interface(BRIDGE, 1, &[]), interface("tap1", 2, &[("iface-id", "p1"), ("vm-uuid", "v")]), interface("ladon0", 3, &own)];
-        let memory = remembered(&Memory::default(), &Interfaces::from(all.clone()));
+        let memory = remembered(&Memory::default(), &Interfaces::from_iter(all.clone()));
         assert_eq!(memory.plugged.keys().collect::<Vec<_>>(), ["tap1"]);
         assert_eq!(memory.plugged["tap1"].external_ids["vm-uuid"], "v");
-        assert_eq!(memory.step(BRIDGE, &Interfaces::from(all.clone())), Step::Nothing);
+        assert_eq!(memory.step(BRIDGE, &Interfaces::from_iter(all.clone())), Step::Nothing);
         let [bridge, _, own] = all;
-        assert!(remembered(&memory, &Interfaces::from([bridge, own])).plugged.is_empty());
+        assert!(remembered(&memory, &Interfaces::from_iter([bridge, own])).plugged.is_empty());
     }
 
     #[test]
     fn a_bridge_that_was_made_anew_gets_what_it_lacks() {
         let id = [("iface-id", "p")];
-        let before = Interfaces::from([interface(BRIDGE, 1, &[]), interface("tap1", 2, &id), interface("tap2", 3, &id)]);
+        let before = Interfaces::from_iter([interface(BRIDGE, 1, &[]), interface("tap1", 2, &id), interface("tap2", 3, &id)]);
         let memory = remembered(&Memory::default(), &before);
         assert_eq!(memory.step(BRIDGE, &Interfaces::new()), Step::Nothing, "no bridge is no empty bridge");
-        let Step::Restore { lost, .. } = memory.step(BRIDGE, &Interfaces::from([interface(BRIDGE, 4, &[]), interface("tap2", 5, &id)]))
+        let Step::Restore { lost, .. } =
+            memory.step(BRIDGE, &Interfaces::from_iter([interface(BRIDGE, 4, &[]), interface("tap2", 5, &id)]))
         else {
             panic!("nothing is restored");
         };
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn nothing_is_plugged_in_again_after_a_reboot() {
-        let before = Interfaces::from([interface(BRIDGE, 1, &[]), interface("tap1", 2, &[("iface-id", "p")])]);
+        let before = Interfaces::from_iter([interface(BRIDGE, 1, &[]), interface("tap1", 2, &[("iface-id", "p")])]);
         let memory = remembered(&Memory::default().of_boot("one".into()), &before);
         assert_eq!(memory.clone().of_boot("one".into()), memory);
         assert!(memory.of_boot("two".into()).plugged.is_empty());

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use model::TunnelType;
 use pipeline::{Fingerprint, Generation, OfPort, Table};
@@ -12,8 +11,8 @@ use stream::Credentials;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews, describe};
-use crate::bridge::{BridgeError, BridgeSpec, Interfaces, Link, PortSpec, Settings};
+use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews};
+use crate::bridge::{self, BridgeSpec, Kept, Link, PortSpec, Settings};
 use crate::config::Config;
 use crate::connections::{Connections, Unixctl, mailbox};
 use crate::control::Control;
@@ -28,8 +27,6 @@ use crate::view;
 
 /// Room in the channels between tasks: senders wait when it is used up.
 const CHANNEL: usize = 64;
-/// How long Open vSwitch is waited for between two tries to set up the bridge.
-const BRIDGE_RETRY: Duration = Duration::from_millis(500);
 
 /// Why a node cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +103,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir);
     tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, userspace, switch, asks.clone()).run()));
     tasks.spawn(ended("own interfaces", host.run(wished)));
-    tasks.spawn(ended("bridge", keep_bridge(bridge.clone(), config.clone(), asks)));
+    let (tunnel, tunnel_numbers) = mpsc::channel(1);
+    tasks.spawn(ended("bridge", bridge::keep(bridge.clone(), kept(&config), tunnel)));
+    tasks.spawn(ended("tunnel", tell_tunnel(tunnel_numbers, asks)));
     tasks.spawn(ended("memory of what is plugged in", keeper.run()));
     if let Some(cni) = &config.cni {
         tasks.spawn(ended("CNI configuration", pods::announce(cni.config_dir.clone(), config.run_dir.clone(), in_force_seen.clone())));
@@ -185,50 +184,29 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
     }
 }
 
-/// Sets up the bridge and its tunnel interface, again whenever the database's content is new or somebody took them away.
-async fn keep_bridge(link: Link, config: Config, asks: mpsc::Sender<Ask>) {
-    let mut connection = link.connection();
-    let mut interfaces = link.interfaces();
-    let name = tunnel_name(config.tunnel.kind);
-    let mut told = None;
-    loop {
-        match set_up(&link, &config).await {
-            Ok(tunnel) => {
-                if told != Some(tunnel) && asks.send(Ask::Tunnel(Some(tunnel))).await.is_err() {
-                    return;
-                }
-                told = Some(tunnel);
-                let is_away = |now: &Option<Arc<Interfaces>>| now.as_deref().is_some_and(|now| !has(now, &name, tunnel));
-                let is_over = tokio::select! {
-                    changed = connection.changed() => changed.is_err(),
-                    away = interfaces.wait_for(is_away) => away.is_err(),
-                };
-                if is_over {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(error = describe(&error), "the bridge is not set up; tried again");
-                tokio::time::sleep(BRIDGE_RETRY).await;
-            }
-        }
-    }
-}
-
-async fn set_up(link: &Link, config: &Config) -> Result<OfPort, BridgeError> {
+/// What is kept of the bridge and its tunnel interface.
+fn kept(config: &Config) -> Kept {
     let mut bridge = BridgeSpec::new(&config.ovs.bridge);
     bridge.datapath_type = Some(if config.ovs.is_userspace() { "netdev".into() } else { String::new() });
     bridge.flow_tables = table_names();
-    link.ensure_bridge(bridge).await?;
     let kind = config.tunnel.kind;
     let other = match kind {
         TunnelType::Geneve => TunnelType::Vxlan,
         TunnelType::Vxlan => TunnelType::Geneve,
     };
-    // The configuration may have said the other one before.
-    link.remove_port(&config.ovs.bridge, &tunnel_name(other)).await?;
     let tunnel = PortSpec::new(&config.ovs.bridge, &tunnel_name(kind), tunnel_word(kind));
-    link.ensure_port(tunnel.option("remote_ip", "flow").option("key", "flow").option("csum", "true")).await
+    let tunnel = tunnel.option("remote_ip", "flow").option("key", "flow").option("csum", "true");
+    // The configuration may have said the other one before.
+    Kept { bridge, tunnel, absent: vec![tunnel_name(other)] }
+}
+
+/// Tells the agent the tunnel's number.
+async fn tell_tunnel(mut numbers: mpsc::Receiver<OfPort>, asks: mpsc::Sender<Ask>) {
+    while let Some(number) = numbers.recv().await {
+        if asks.send(Ask::Tunnel(Some(number))).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Open vSwitch's word for the kind of tunnel.
@@ -242,11 +220,6 @@ fn tunnel_word(kind: TunnelType) -> &'static str {
 /// The name of the tunnel's interface.
 fn tunnel_name(kind: TunnelType) -> String {
     format!("ladon-{}", tunnel_word(kind))
-}
-
-/// Whether the interface is on the bridge with the number.
-fn has(interfaces: &Interfaces, name: &str, number: OfPort) -> bool {
-    interfaces.get(name).is_some_and(|interface| interface.ofport == Some(number))
 }
 
 fn table_names() -> BTreeMap<u8, String> {

@@ -4,7 +4,7 @@
 mod ovs;
 
 use model::{NodeName, PortId};
-use node::bridge::{BridgeError, BridgeSpec, Connection, Interface, Interfaces, Link, OfPort, PortSpec, Settings};
+use node::bridge::{BridgeError, BridgeSpec, Connection, Interface, Interfaces, Kept, Link, OfPort, PortSpec, Settings};
 use node::host::{Host, Machine, Wish};
 use ovs::{DEADLINE, DummyOvs};
 use std::process::Command;
@@ -123,6 +123,81 @@ async fn a_bridge_that_differs_is_put_right_and_foreign_keys_stay() {
     let mut tables: Vec<&str> = tables.split_whitespace().collect();
     tables.sort_unstable();
     assert_eq!(tables, ["New", "Renamed"]);
+}
+
+/// Keeps the bridge and a tunnel from now on, and waits until both are there.
+async fn kept(link: &Link) -> mpsc::Receiver<OfPort> {
+    let tunnel = PortSpec::new("br-int", "tun", "geneve").option("remote_ip", "flow").option("key", "flow");
+    let kept = Kept { bridge: integration_bridge(), tunnel, absent: vec!["old-tun".into()] };
+    let (told, mut numbers) = mpsc::channel(1);
+    tokio::spawn(node::bridge::keep(link.clone(), kept, told));
+    timeout(DEADLINE, numbers.recv()).await.unwrap().unwrap();
+    numbers
+}
+
+/// Waits until `get` prints `wanted`; how long that took.
+fn back(ovs: &DummyOvs, get: &[&str], wanted: &str) -> Duration {
+    let start = Instant::now();
+    ovs::wait_until(&format!("{get:?} is {wanted}"), || ovs.vsctl(get) == wanted);
+    start.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_somebody_changes_of_the_bridge_and_the_tunnel_is_put_right_within_two_seconds() {
+    let ovs = DummyOvs::start();
+    let link = link(&ovs);
+    let _numbers = kept(&link).await;
+    let bridge = |column| ["get", "Bridge", "br-int", column];
+    let cases: [(&[&str], [&str; 4], &str); 7] = [
+        (&["set", "Bridge", "br-int", "protocols=OpenFlow10,OpenFlow13"], bridge("protocols"), "[OpenFlow15]"),
+        (&["set", "Bridge", "br-int", "fail_mode=standalone"], bridge("fail_mode"), "secure"),
+        (&["clear", "Bridge", "br-int", "fail_mode"], bridge("fail_mode"), "secure"),
+        (&["remove", "Bridge", "br-int", "other_config", "disable-in-band"], bridge("other_config:disable-in-band"), "\"true\""),
+        (&["set", "Bridge", "br-int", "datapath_type=dummy"], bridge("datapath_type"), "netdev"),
+        (&["set-controller", "br-int", "tcp:127.0.0.1:6653"], bridge("controller"), "[]"),
+        (
+            &["set", "Interface", "tun", "options:remote_ip=192.0.2.1", "options:csum=false"],
+            ["get", "Interface", "tun", "options"],
+            "{key=flow, remote_ip=flow}",
+        ),
+    ];
+    for (change, get, wanted) in cases {
+        ovs.vsctl(&[&["--no-wait"], change].concat());
+        let get: Vec<&str> = if get[3].contains("disable-in-band") { [&["--if-exists"], &get[..]].concat() } else { get.to_vec() };
+        let took = back(&ovs, &get, wanted);
+        assert!(took < Duration::from_secs(2), "{change:?} was put right after {took:?}");
+    }
+    assert_eq!(ovs.vsctl(&["list", "Controller"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_or_tunnel_that_is_taken_away_is_made_again_and_its_number_told() {
+    let ovs = DummyOvs::start();
+    let link = link(&ovs);
+    let mut numbers = kept(&link).await;
+    // The first number is the tunnel's again: something else has to have it.
+    ovs.vsctl(&["--no-wait", "del-port", "tun", "--", "add-port", "br-int", "p1", "--", "set", "Interface", "p1", "ofport_request=1"]);
+    let number = timeout(DEADLINE, numbers.recv()).await.unwrap().unwrap();
+    assert_eq!(ovs.vsctl(&["get", "Interface", "tun", "ofport"]), number.0.to_string());
+    ovs.vsctl(&["--no-wait", "del-br", "br-int"]);
+    ovs::wait_until("the bridge is made again", || ovs.vsctl(&["--if-exists", "get", "Interface", "tun", "type"]) == "geneve");
+    ovs.vsctl(&["--no-wait", "add-port", "br-int", "old-tun"]);
+    ovs::wait_until("the other tunnel is gone", || ovs.vsctl(&["list-ports", "br-int"]) == "tun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeping_what_is_so_costs_no_transaction() {
+    let (ovs, link) = with_bridge().await;
+    let _numbers = kept(&link).await;
+    let before = link.transactions();
+    for port in ["p1", "p2", "p3"] {
+        ovs.vsctl(&["--no-wait", "add-port", "br-int", port]);
+        numbered(&link, port).await;
+    }
+    // What was kept for has been looked at when the next change is put right.
+    ovs.vsctl(&["--no-wait", "set", "Bridge", "br-int", "fail_mode=standalone"]);
+    back(&ovs, &["get", "Bridge", "br-int", "fail_mode"], "secure");
+    assert_eq!(link.transactions(), before + 1);
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ fn plugged() -> Interfaces {
         external_ids: BTreeMap::new(),
         options: BTreeMap::new(),
     };
-    Interfaces::from([("own".into(), interface)])
+    Interfaces::unit("own".into(), interface)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

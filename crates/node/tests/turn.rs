@@ -73,7 +73,7 @@ fn plugged() -> Interfaces {
         external_ids: BTreeMap::new(),
         options: BTreeMap::new(),
     };
-    Interfaces::from([("i".into(), interface)])
+    Interfaces::unit("i".into(), interface)
 }
 
 /// The part of `ladon node` that programs the switch.

@@ -187,6 +187,11 @@ pub enum Mutator {
 }
 
 impl Mutation {
+    /// The column that changes.
+    pub fn column(&self) -> &str {
+        &self.column
+    }
+
     pub fn new(column: &str, mutator: Mutator, value: impl Into<Value>) -> Self {
         Mutation { column: column.into(), mutator, value: value.into() }
     }

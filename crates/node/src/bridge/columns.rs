@@ -17,8 +17,18 @@ pub const FLOW_TABLE: &str = "Flow_Table";
 
 /// The columns that goals compare and that [`super::Interface`] shows.
 pub fn monitor() -> Monitor {
-    const BRIDGE_COLUMNS: &[&str] =
-        &["name", "ports", "datapath_type", "datapath_id", "fail_mode", "protocols", "other_config", "external_ids", "flow_tables"];
+    const BRIDGE_COLUMNS: &[&str] = &[
+        "name",
+        "ports",
+        "datapath_type",
+        "datapath_id",
+        "fail_mode",
+        "protocols",
+        "controller",
+        "other_config",
+        "external_ids",
+        "flow_tables",
+    ];
     const INTERFACE_COLUMNS: &[&str] = &["name", "type", "options", "external_ids", "ofport", "error", "mtu_request", "mac", "mac_in_use"];
     Monitor::of(DATABASE)
         .table(ROOT, &["bridges", "next_cfg", "cur_cfg"])

@@ -140,6 +140,24 @@ impl Goal {
         self.stage = Stage::Committing { id, transaction };
     }
 
+    /// Says in the log what of a bridge or port that was there is written over: somebody else may have changed it, and would
+    /// wonder.
+    pub fn tell_overwritten(&self, operations: &[Operation]) {
+        let columns = plan::overwritten(operations);
+        if columns.is_empty() {
+            return;
+        }
+        let (what, columns) = (self.want.describe(), columns.join(", "));
+        match self.want {
+            Want::Bridge(_) => tracing::warn!(
+                columns,
+                "{what} was not as Ladon programs it and is put right; with another fail mode, datapath or protocol the switch may \
+                 have dropped or leaked packets until now; find who else configures it (ovsdb-tool show-log)"
+            ),
+            _ => tracing::info!(columns, "{what} was not as wanted and is put right"),
+        }
+    }
+
     /// Whether the reply to request `id` is this goal's.
     pub fn expects(&self, id: u64) -> bool {
         matches!(self.stage, Stage::Committing { id: mine, .. } if mine == id)

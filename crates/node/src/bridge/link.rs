@@ -56,6 +56,7 @@ pub struct Link {
     commands: mpsc::Sender<Command>,
     interfaces: watch::Receiver<Option<Arc<Interfaces>>>,
     connection: watch::Receiver<Connection>,
+    changes: watch::Receiver<u64>,
     transactions: Arc<AtomicU64>,
 }
 
@@ -65,10 +66,11 @@ impl Link {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (interfaces_out, interfaces) = watch::channel(None);
         let (connection_out, connection) = watch::channel(Connection::Disconnected { reason: "not connected yet".to_owned() });
+        let (changes_out, changes) = watch::channel(0);
         let transactions = Arc::new(AtomicU64::new(0));
-        let task = Task::new(settings, inbox, interfaces_out, connection_out, transactions.clone());
+        let task = Task::new(settings, inbox, interfaces_out, connection_out, changes_out, transactions.clone());
         tokio::spawn(task.run());
-        Link { commands, interfaces, connection, transactions }
+        Link { commands, interfaces, connection, changes, transactions }
     }
 
     /// Makes a bridge be as `spec` says, and waits until ovs-vswitchd has made it.
@@ -107,6 +109,11 @@ impl Link {
     /// Whether the link is connected, now and as it changes.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
+    }
+
+    /// Counts the changes of bridges, their tables' names and their interfaces, whoever made them.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
     }
 
     /// How many transactions the link has sent: it stands still while everything is as wanted.

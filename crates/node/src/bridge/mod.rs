@@ -25,6 +25,7 @@ mod columns;
 mod error;
 mod goal;
 mod interfaces;
+mod keep;
 mod link;
 mod plan;
 mod session;
@@ -33,5 +34,6 @@ mod task;
 
 pub use error::BridgeError;
 pub use interfaces::{Interface, Interfaces, OfPort};
+pub use keep::{Kept, keep};
 pub use link::{Connection, Link, Settings};
 pub use spec::{BridgeSpec, PortSpec};

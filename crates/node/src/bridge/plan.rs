@@ -58,6 +58,10 @@ fn changed_bridge(replica: &Replica, spec: &BridgeSpec, uuid: Uuid, row: &Row) -
     if !row.strings("protocols").eq(spec.protocols.iter()) {
         columns.push(("protocols".into(), Value::set(&spec.protocols)));
     }
+    if row.uuids("controller").next().is_some() {
+        // The rows of the controllers are gone with the last reference to them.
+        columns.push(("controller".into(), Value::Set(BTreeSet::new())));
+    }
     let (flow_tables, mut operations) = changed_flow_tables(replica, spec, row);
     columns.extend(flow_tables.map(|tables| ("flow_tables".into(), tables)));
     if !columns.is_empty() {
@@ -211,6 +215,21 @@ fn changed_map<'a>(
     let pairs = changed.iter().filter_map(|&(key, value)| Some((key, value?)));
     let mutations = vec![Mutation::delete(column, Value::Set(keys)), Mutation::insert(column, Value::map(pairs))];
     Some(Operation::mutate_row(table, uuid, mutations))
+}
+
+/// The columns of rows that were there which `operations` change.
+pub fn overwritten(operations: &[Operation]) -> Vec<&str> {
+    let all: BTreeSet<&str> = operations.iter().flat_map(columns).collect();
+    // These change with every port that comes or goes.
+    all.into_iter().filter(|column| !["next_cfg", "bridges", "ports"].contains(column)).collect()
+}
+
+fn columns(operation: &Operation) -> Vec<&str> {
+    match operation {
+        Operation::Update { row, .. } => row.keys().map(|column| &**column).collect(),
+        Operation::Mutate { mutations, .. } => mutations.iter().map(|mutation| mutation.column()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The operation that makes ovs-vswitchd look at its configuration again and say when it is done.

@@ -5,7 +5,7 @@
 
 use super::columns::{DATABASE, MONITOR, monitor};
 use bytes::{Buf, BytesMut};
-use ovsdb::{Change, DecodeError, Framer, Json, Message, MonitorReply, Replica, ReplicaError, Schema, call};
+use ovsdb::{DecodeError, Framer, Json, Message, MonitorReply, Replica, ReplicaError, Schema, call};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -59,7 +59,6 @@ pub struct Session {
 pub struct Opened {
     pub session: Session,
     pub replica: Replica,
-    pub changes: Vec<Change>,
 }
 
 /// Connects and brings `replica` up to date, or a new one if there is none or the schema changed.
@@ -78,8 +77,8 @@ async fn opening(socket: &Path, replica: Option<Replica>) -> Result<Opened, Sess
     };
     let id = session.next_id();
     let reply = session.ask(monitor.request(id, MONITOR, replica.last_txn())).await?;
-    let changes = replica.resume(&MonitorReply::decode(&reply)?)?;
-    Ok(Opened { session, replica, changes })
+    replica.resume(&MonitorReply::decode(&reply)?)?;
+    Ok(Opened { session, replica })
 }
 
 impl Session {

@@ -1,6 +1,6 @@
 //! The task that owns the link: its connection, its replica and the goals under way.
 
-use super::columns::{DATABASE, MONITOR};
+use super::columns::{BRIDGE, DATABASE, FLOW_TABLE, INTERFACE, MONITOR, PORT};
 use super::error::BridgeError;
 use super::goal::{Goal, Granted, Step};
 use super::interfaces::{Interfaces, interfaces_of};
@@ -24,6 +24,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How many requests are under way at once; more wait in the queue, and then at their callers.
 const GOALS_MAX: usize = 256;
 
+/// The tables that specifications and interfaces are about; the other one moves with every transaction.
+const SHAPED: [&str; 4] = [BRIDGE, PORT, INTERFACE, FLOW_TABLE];
+
 pub(super) struct Task {
     socket: PathBuf,
     bridge: String,
@@ -31,6 +34,7 @@ pub(super) struct Task {
     replica: Option<Replica>,
     interfaces: watch::Sender<Option<Arc<Interfaces>>>,
     connection: watch::Sender<Connection>,
+    changes: watch::Sender<u64>,
     transactions: Arc<AtomicU64>,
 }
 
@@ -68,11 +72,12 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         interfaces: watch::Sender<Option<Arc<Interfaces>>>,
         connection: watch::Sender<Connection>,
+        changes: watch::Sender<u64>,
         transactions: Arc<AtomicU64>,
     ) -> Self {
         let desk = Desk { commands, pending: Vec::new(), patience: settings.deadline };
         let Settings { socket, integration_bridge: bridge, .. } = settings;
-        Task { socket, bridge, desk, replica: None, interfaces, connection, transactions }
+        Task { socket, bridge, desk, replica: None, interfaces, connection, changes, transactions }
     }
 
     /// Connects, serves, and connects again, until all handles are gone.
@@ -102,10 +107,10 @@ impl Task {
 
     /// Serves one connection until it fails.
     async fn serve(&mut self, opened: Opened) -> End {
-        let Opened { mut session, replica, changes } = opened;
+        let Opened { mut session, replica } = opened;
         tracing::info!(socket = %self.socket.display(), "connected to Open vSwitch's database");
         self.replica = Some(replica);
-        self.publish(&changes);
+        self.publish(None);
         self.connection.send_replace(Connection::Connected);
         loop {
             match self.turn(&mut session).await {
@@ -147,6 +152,7 @@ impl Task {
                 }
                 Step::Wait => {}
                 Step::Transact(operations) => {
+                    one.goal.tell_overwritten(&operations);
                     let transaction = Transaction::new(DATABASE, operations);
                     let id = session.next_id();
                     session.send(&transaction.request(id))?;
@@ -173,7 +179,7 @@ impl Task {
             return Ok(());
         }
         match replica.update(&update) {
-            Ok(changes) => self.publish(&changes),
+            Ok(changes) => self.publish(Some(&changes)),
             Err(error) => {
                 // Whatever went wrong, starting from nothing puts it right.
                 self.replica = None;
@@ -183,20 +189,24 @@ impl Task {
         Ok(())
     }
 
-    /// Publishes the integration bridge's interfaces if they differ from those published before.
-    fn publish(&self, changes: &[Change]) {
+    /// Publishes what changed; None: anything may have.
+    fn publish(&self, changes: Option<&[Change]>) {
         let Some(replica) = &self.replica else { return };
-        if changes.is_empty() && self.interfaces.borrow().is_some() {
+        let is_shaped = |change: &Change| SHAPED.contains(&&*change.table);
+        if changes.is_some_and(|changes| !changes.iter().any(is_shaped)) {
             return;
         }
-        let interfaces = interfaces_of(replica, &self.bridge);
         self.interfaces.send_if_modified(|published| {
-            let is_changed = published.as_deref() != Some(&interfaces);
+            let before = published.clone();
+            let nothing = Interfaces::new();
+            let interfaces = interfaces_of(replica, &self.bridge, before.as_deref().unwrap_or(&nothing), changes);
+            let is_changed = before.as_deref() != Some(&interfaces);
             if is_changed {
                 *published = Some(Arc::new(interfaces));
             }
             is_changed
         });
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     fn lose(&mut self, error: SessionError) {

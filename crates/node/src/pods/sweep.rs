@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn only_dead_ports_of_pods_that_nobody_names_are_removed() {
         let ids = [(CONTAINER, "c1")];
-        let interfaces =
-            Interfaces::from([interface("lad1", &ids), interface("lad2", &ids), interface("lad3", &ids), interface("tap4", &[])]);
+        let all = [interface("lad1", &ids), interface("lad2", &ids), interface("lad3", &ids), interface("tap4", &[])];
+        let interfaces: Interfaces = all.into_iter().collect();
         let all = BTreeMap::from([("c2/eth0".to_string(), added("lad2", None))]);
         assert_eq!(orphans(&interfaces, &all, &names(&["lad1", "lad2", "tap4"])), ["lad1"], "lad3 has its link still");
     }

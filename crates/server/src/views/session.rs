@@ -58,7 +58,7 @@ pub async fn serve(views: Views, follower: Follower) {
     let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
     if views.core.is_shared() {
         let mut revision = views.revision.clone();
-        // A node that has seen another store gets a snapshot in the end.
+        // A node that has seen what the store has lost gets a snapshot in the end.
         drop(tokio::time::timeout(BEHIND_TIMEOUT, revision.wait_for(|revision| *revision >= position.revision)).await);
     }
     let admission = match connect(&views, facts).await {

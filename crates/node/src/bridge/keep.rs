@@ -1,0 +1,67 @@
+//! Keeps the integration bridge and its tunnel as they should be, whoever changes them.
+//!
+//! Whenever something of a bridge or an interface is different in the database, and whenever the database itself is new, what
+//! should be is asked for again, which costs no transaction where it is so. A bridge or tunnel that was taken away is made
+//! again, and columns that somebody changed are put right. Changes come in flocks, and another writer may insist: so there is
+//! a pause before looking again.
+
+use super::error::BridgeError;
+use super::interfaces::OfPort;
+use super::link::Link;
+use super::spec::{BridgeSpec, PortSpec};
+use crate::agent::describe;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long Open vSwitch is waited for between two tries.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long changes are let come before looking at them.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    pub bridge: BridgeSpec,
+    pub tunnel: PortSpec,
+    /// Ports that the bridge must not have.
+    pub absent: Vec<String>,
+}
+
+/// Runs until nobody wants to hear the tunnel's number, which is told when it is new.
+pub async fn keep(link: Link, kept: Kept, told: mpsc::Sender<OfPort>) {
+    let (mut connection, mut changes) = (link.connection(), link.changes());
+    let mut number = None;
+    loop {
+        connection.mark_unchanged();
+        changes.mark_unchanged();
+        match set_up(&link, &kept).await {
+            Ok(now) if number == Some(now) => {}
+            Ok(now) => match told.send(now).await {
+                Ok(()) => number = Some(now),
+                Err(_) => return,
+            },
+            Err(error) => {
+                tracing::warn!(error = describe(&error), "the bridge is not set up; tried again");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        }
+        let is_over = tokio::select! {
+            changed = connection.changed() => changed.is_err(),
+            changed = changes.changed() => changed.is_err(),
+            () = told.closed() => true,
+        };
+        if is_over {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn set_up(link: &Link, kept: &Kept) -> Result<OfPort, BridgeError> {
+    link.ensure_bridge(kept.bridge.clone()).await?;
+    for port in &kept.absent {
+        link.remove_port(&kept.bridge.name, port).await?;
+    }
+    link.ensure_port(kept.tunnel.clone()).await
+}
