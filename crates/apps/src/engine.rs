@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::{Kind, ObjectKey};
 use pipeline::{Conflict, Flow, FlowKey, Group, GroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::app::{App, Output, Root};
 use crate::merge::{effective, is_merged};
-use crate::numbers::Numbers;
+use crate::numbers::{NumberKey, Numbers};
 use crate::sight::Sight;
 use crate::view::{Change, Dep, View};
 
@@ -107,9 +108,26 @@ impl Engine {
         self.view.numbers().borrow().clone()
     }
 
-    /// How many numbers have been given: they need saving when this grew.
-    pub fn numbers_given(&self) -> usize {
-        self.view.numbers().borrow().len()
+    /// Grows whenever the numbers change and have to be saved.
+    pub fn number_changes(&self) -> u64 {
+        self.view.numbers().borrow().changes()
+    }
+
+    /// True if it is time for [`Engine::forget_numbers`].
+    pub fn has_many_numbers(&self) -> bool {
+        self.view.numbers().borrow().is_overgrown()
+    }
+
+    /// Forgets the numbers that neither the view nor a desired flow or group needs. The switch must have what is desired, and
+    /// nothing else.
+    pub fn forget_numbers(&mut self) {
+        let (view, groups) = (&self.view, &self.groups);
+        let mut numbers = view.numbers().borrow_mut();
+        numbers.forget(|key, number| match key {
+            NumberKey::Identity(_) => view.has_identity(number),
+            NumberKey::Conjunction(rule) => view.object(ObjectKey::new(Kind::Rule, *rule)).is_some(),
+            NumberKey::Group(..) => groups.contains_key(&GroupId(number)),
+        });
     }
 
     pub fn work(&self) -> Work {

@@ -134,8 +134,8 @@ impl View {
         View { numbers: RefCell::new(numbers), ..View::default() }
     }
 
-    /// The numbers given on this node. They only grow, and the same thing always has the same one: giving a number is no
-    /// change of the view.
+    /// The numbers given on this node. What the view or a flow needs keeps the one that it has: giving a number is no change of the
+    /// view.
     pub(crate) fn numbers(&self) -> &RefCell<Numbers> {
         &self.numbers
     }
@@ -153,6 +153,11 @@ impl View {
     /// Whether ports with groups have the same address in both domains.
     pub fn overlap(&self, one: u32, other: u32) -> bool {
         self.addresses.overlap(one, other)
+    }
+
+    /// True if an address in view or a port attached here has the identity `number`.
+    pub(crate) fn has_identity(&self, number: u32) -> bool {
+        [Index::AttachedAs(number), Index::AddressesAs(number)].iter().any(|index| self.indexes.contains_key(index))
     }
 
     pub fn object(&self, key: ObjectKey) -> Option<&Arc<Object>> {

@@ -205,8 +205,40 @@ proptest! {
             groups.0.sort_by_key(|group| group.id);
             groups.1.sort_by_key(|group| group.id);
             prop_assert_eq!(groups.0, groups.1);
+            // As when the switch has all of that: what flows need is not forgotten, or the next batch would show it.
+            engine.forget_numbers();
+            prop_assert_eq!(sorted(&engine), sorted(&engine.recomputed()));
         }
     }
+}
+
+#[test]
+fn numbers_of_what_is_gone_are_forgotten_and_the_table_stays_small() {
+    let mut engine = Engine::new(ALL, Numbers::default());
+    let here_is = |groups: &[String]| {
+        let security_groups = groups.iter().map(|name| SecurityGroupId(id(name))).collect();
+        put(Port { host: Some(NodeName("node0".into())), security_groups, ..port("web", 100, "net", &[("sub", "10.0.0.9")]) })
+    };
+    let base = [here("node0", "192.0.2.1"), put(network("net", 7)), put(subnet("sub", "net", "10.0.0.0/8")), put(group("lasting", 1))];
+    engine.update(base);
+    engine.update([put(rule("kept", "lasting", Direction::Ingress, EtherType::Ipv4)), attach("web", 5)]);
+    for n in 0..6_000 {
+        let name = format!("group{n}");
+        let rule = rule(&format!("rule{n}"), &name, Direction::Ingress, EtherType::Ipv4);
+        engine.update([put(group(&name, 2 + n)), put(rule.clone()), here_is(&["lasting".into(), name.clone()])]);
+        if engine.has_many_numbers() {
+            engine.forget_numbers();
+        }
+        let gone = [Object::from(rule).key(), ObjectKey::new(Kind::SecurityGroup, id(&name))];
+        engine.update(gone.map(Change::Remove));
+        assert!(engine.numbers().len() <= 1_100, "{} numbers for one port", engine.numbers().len());
+    }
+    let before = sorted(&engine);
+    engine.forget_numbers();
+    assert!(engine.numbers().len() < 10);
+    engine.update([here_is(&["lasting".into(), "other".into()])]);
+    engine.update([here_is(&["lasting".into(), "group5999".into()])]);
+    assert_eq!(before, sorted(&engine), "what was needed all the time has the same number");
 }
 
 /// One port more on a network of `others` ports: how much work is that?

@@ -116,7 +116,7 @@ pub struct Agent {
     zones: Zones,
     zones_record: Record,
     numbers_record: Record,
-    numbers_saved: usize,
+    numbers_saved: u64,
     here: Here,
     switch: Switch,
     half: Half,
@@ -191,7 +191,7 @@ impl Agent {
         let here = Here { node: node.clone(), tunnel_addresses: addresses, tunnel_port: None };
         Ok(Agent {
             node,
-            numbers_saved: numbers.len(),
+            numbers_saved: numbers.changes(),
             engine: Engine::new(apps::ALL, numbers),
             homes: BTreeSet::new(),
             interfaces: Arc::default(),
@@ -389,6 +389,10 @@ impl Agent {
         if self.pending.is_empty() {
             self.publish_in_force(in_force);
             self.published.affected.put(std::mem::take(&mut self.affected));
+            // The switch has what is desired and nothing else: no flow in it has a number that nothing needs.
+            if self.engine.has_many_numbers() {
+                self.engine.forget_numbers();
+            }
             if std::mem::take(&mut self.is_groups_turn) {
                 self.look_at_groups(half);
             }
@@ -458,9 +462,9 @@ impl Agent {
             self.zones_record.save(&self.zones)?;
             self.pending.save_zones = false;
         }
-        if self.engine.numbers_given() != self.numbers_saved {
+        if self.engine.number_changes() != self.numbers_saved {
             self.numbers_record.save(&self.engine.numbers())?;
-            self.numbers_saved = self.engine.numbers_given();
+            self.numbers_saved = self.engine.number_changes();
         }
         Ok(())
     }
