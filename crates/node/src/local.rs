@@ -1,13 +1,15 @@
 //! The ports that live here, with all that a machine plugged into them has to be told: what DHCP, router advertisements, CNI
 //! and the host's own interfaces say, they take from here.
 //!
-//! Rebuilt by the agent when something it holds changed; shared with everybody else as a whole, read-only.
+//! The agent lets it follow the view; everybody else sees it as a whole, read-only. What one [`Local`] has in common with the
+//! next they share, and what a change costs is the ports and networks that it concerns ([`Concerned`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use apps::{Index, View};
+use apps::{Attachment, Change, Index, View};
+use imbl::{HashMap, OrdMap, OrdSet};
 use ipnet::IpNet;
 use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterKey, Subnet, owner};
 use pipeline::OfPort;
@@ -83,32 +85,182 @@ impl LocalPort {
 }
 
 /// All ports whose home is here.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Local {
-    ports: BTreeMap<PortId, Arc<LocalPort>>,
+    ports: OrdMap<PortId, Arc<LocalPort>>,
     by_key: HashMap<u32, PortId>,
-    pods: BTreeMap<String, PortId>,
+    pods: OrdSet<(String, PortId)>,
     networks: HashMap<u32, Arc<LocalNetwork>>,
+    /// The network of every port whose home is here, whether or not the network is in view.
+    homes: OrdMap<PortId, NetworkId>,
+    ends: HashMap<NetworkId, Ends>,
+}
+
+/// A network and the ports of it that live here.
+#[derive(Clone, PartialEq, Debug)]
+struct Ends {
+    network: Option<Arc<LocalNetwork>>,
+    ports: OrdSet<PortId>,
+}
+
+/// What came of following a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Followed {
+    /// Ports and networks that were looked at.
+    pub looks: usize,
+    /// Of these, ports that are different now.
+    pub different: usize,
+}
+
+/// The ports and networks that changes may make different.
+#[derive(Clone, Debug, Default)]
+pub struct Concerned {
+    ports: BTreeSet<PortId>,
+    networks: BTreeSet<NetworkId>,
+}
+
+impl Concerned {
+    /// Adds what `changes` concern in `view`: to be asked before they are made and again after.
+    pub fn add(&mut self, view: &View, changes: &[Change]) {
+        let mut seeds = BTreeSet::new();
+        for change in changes {
+            let (key, new) = match change {
+                Change::Put(object) => (object.key(), Some(&**object)),
+                Change::Remove(key) => (*key, None),
+                Change::Attach(Attachment { port, .. }) | Change::Detach(port) => {
+                    self.ports.insert(*port);
+                    continue;
+                }
+                Change::Here(_) => continue,
+            };
+            for object in view.object(key).map(|object| &**object).into_iter().chain(new) {
+                self.note(view, object, &mut seeds);
+            }
+        }
+        // A network says which networks routers lead to, and where they end.
+        let mut found = BTreeSet::new();
+        for seed in seeds {
+            if !found.contains(&seed) {
+                found.extend(domain(view, seed));
+            }
+        }
+        self.networks.extend(found);
+    }
+
+    fn note(&mut self, view: &View, object: &Object, seeds: &mut BTreeSet<NetworkId>) {
+        match object {
+            Object::Network(network) => drop(seeds.insert(network.id)),
+            Object::Subnet(subnet) => drop(seeds.insert(subnet.network)),
+            Object::Router(router) => {
+                let ends = view.ids(Index::InterfacesOf(router.id)).filter_map(|id| port(view, id));
+                seeds.extend(ends.map(|port| port.network));
+            }
+            Object::Port(port) => {
+                self.ports.insert(port.id);
+                seeds.extend(port.is_router_interface().then_some(port.network));
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Local {
-    /// Reads the ports of `view` that live on this node.
-    pub fn of(view: &View, homes_here: &BTreeSet<PortId>) -> Local {
-        let mut networks: HashMap<NetworkId, Option<Arc<LocalNetwork>>> = HashMap::new();
+    /// Reads the ports of `view` that live on this node: what [`Local::follow`] leads to.
+    pub fn of(view: &View, homes: &BTreeSet<PortId>) -> Local {
         let mut local = Local::default();
-        for id in homes_here {
-            let Some(port) = port(view, id.0) else { continue };
-            let network = networks.entry(port.network).or_insert_with(|| network(view, port.network).map(Arc::new));
-            let Some(network) = network.clone() else { continue };
-            let ofport = view.attachment(port.id).map(|attachment| attachment.ofport);
-            local.by_key.insert(port.key.0, port.id);
-            local.networks.insert(network.network.key.0, network.clone());
-            if port.device_owner == owner::POD {
-                local.pods.insert(port.device_id.clone(), port.id);
-            }
-            local.ports.insert(port.id, Arc::new(LocalPort { port: port.clone(), network, ofport }));
-        }
+        local.follow(view, homes, &Concerned { ports: homes.clone(), networks: BTreeSet::new() });
         local
+    }
+
+    /// Makes this what `view` says of the ports `homes`, where it was so but for what is `concerned`.
+    pub fn follow(&mut self, view: &View, homes: &BTreeSet<PortId>, concerned: &Concerned) -> Followed {
+        let mut touched = BTreeSet::new();
+        for id in &concerned.ports {
+            let now = if homes.contains(id) { port(view, id.0).map(|port| port.network) } else { None };
+            let was = self.homes.get(id).copied();
+            if now != was {
+                was.into_iter().for_each(|network| self.leave(network, *id));
+                now.into_iter().for_each(|network| self.join(view, network, *id));
+            }
+            if now.is_some() || was.is_some() {
+                touched.insert(*id);
+            }
+        }
+        let mut looks = 0;
+        for id in &concerned.networks {
+            let Some(ends) = self.ends.get(id) else { continue };
+            looks += 1;
+            let now = network(view, *id).map(Arc::new);
+            if ends.network != now {
+                touched.extend(ends.ports.iter().copied());
+                self.replace_network(*id, now);
+            }
+        }
+        let different = touched.iter().filter(|id| self.renew(view, **id)).count();
+        Followed { looks: looks + touched.len(), different }
+    }
+
+    fn join(&mut self, view: &View, id: NetworkId, port: PortId) {
+        self.homes.insert(port, id);
+        if !self.ends.contains_key(&id) {
+            self.ends.insert(id, Ends { network: None, ports: OrdSet::new() });
+            self.replace_network(id, network(view, id).map(Arc::new));
+        }
+        if let Some(ends) = self.ends.get_mut(&id) {
+            ends.ports.insert(port);
+        }
+    }
+
+    fn leave(&mut self, id: NetworkId, port: PortId) {
+        self.homes.remove(&port);
+        let Some(ends) = self.ends.get_mut(&id) else { return };
+        ends.ports.remove(&port);
+        if ends.ports.is_empty() {
+            self.replace_network(id, None);
+            self.ends.remove(&id);
+        }
+    }
+
+    fn replace_network(&mut self, id: NetworkId, now: Option<Arc<LocalNetwork>>) {
+        let Some(ends) = self.ends.get_mut(&id) else { return };
+        if let Some(was) = std::mem::replace(&mut ends.network, now.clone()) {
+            let key = was.network.key.0;
+            if self.networks.get(&key).is_some_and(|holder| holder.network.id == id) {
+                self.networks.remove(&key);
+            }
+        }
+        if let Some(now) = now {
+            self.networks.insert(now.network.key.0, now);
+        }
+    }
+
+    /// Reads a port again. True if it is different.
+    fn renew(&mut self, view: &View, id: PortId) -> bool {
+        let ends = self.homes.get(&id).and_then(|network| self.ends.get(network));
+        let network = ends.and_then(|ends| ends.network.clone());
+        let now = network.zip(port(view, id.0)).map(|(network, port)| {
+            let ofport = view.attachment(id).map(|attachment| attachment.ofport);
+            Arc::new(LocalPort { port: port.clone(), network, ofport })
+        });
+        let was = self.ports.get(&id).cloned();
+        if was == now {
+            return false;
+        }
+        if let Some(was) = was {
+            self.ports.remove(&id);
+            if self.by_key.get(&was.port.key.0) == Some(&id) {
+                self.by_key.remove(&was.port.key.0);
+            }
+            self.pods.remove(&(was.port.device_id.clone(), id));
+        }
+        if let Some(now) = now {
+            self.by_key.insert(now.port.key.0, id);
+            if now.port.device_owner == owner::POD {
+                self.pods.insert((now.port.device_id.clone(), id));
+            }
+            self.ports.insert(id, now);
+        }
+        true
     }
 
     pub fn port(&self, id: PortId) -> Option<&Arc<LocalPort>> {
@@ -127,7 +279,8 @@ impl Local {
 
     /// The port of the pod with the uid. Whatever else calls itself that is no pod.
     pub fn pod(&self, uid: &str) -> Option<&Arc<LocalPort>> {
-        self.ports.get(self.pods.get(uid)?)
+        let all = (uid.to_owned(), PortId(Uuid::nil()))..=(uid.to_owned(), PortId(Uuid::max()));
+        self.ports.get(&self.pods.range(all).next_back()?.1)
     }
 
     pub fn ports(&self) -> impl Iterator<Item = &Arc<LocalPort>> {

@@ -1,12 +1,19 @@
 //! Which interface of the bridge is which port.
+//!
+//! [`Plugs`] follows the interfaces on the bridge and the ports that live here, and looks at a port only when one of both changed
+//! for it: what a change costs does not grow with the ports of the machine. [`plugged`] says the same of all interfaces at once.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 
 use apps::{Attachment, Change, View};
-use model::PortId;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use model::{Kind, NodeName, Object, PortId};
 use pipeline::OfPort;
 
-use crate::bridge::Interfaces;
+use crate::bridge::{Interface, Interfaces};
 use crate::zones::{Taken, Zones};
 
 /// The ports that are plugged in, by the `iface-id` of their interfaces (as Nova, libvirt and Ladon itself set it). If two
@@ -21,40 +28,172 @@ pub fn plugged(interfaces: &Interfaces) -> BTreeMap<PortId, OfPort> {
     plugged
 }
 
-/// Every iface-id on the bridge, with Open vSwitch's error where the interface does not work. If two interfaces claim one, the
-/// one that [`plugged`] chooses speaks.
-pub fn present(interfaces: &Interfaces) -> BTreeMap<String, String> {
-    let error = |interface: &crate::bridge::Interface| {
-        let error = interface.error.clone().or_else(|| interface.ofport.is_none().then(|| "it has no OpenFlow port yet".to_string()));
-        error.unwrap_or_default()
-    };
-    let mut claims: Vec<_> =
-        interfaces.values().filter_map(|interface| Some((interface.iface_id.clone()?, interface.ofport, error(interface)))).collect();
-    claims.sort();
-    claims.into_iter().map(|(id, _, error)| (id, error)).collect()
+/// Open vSwitch's error where the interface does not work; empty where it does.
+fn error_of(interface: &Interface) -> String {
+    let error = interface.error.clone().or_else(|| interface.ofport.is_none().then(|| "it has no OpenFlow port yet".to_string()));
+    error.unwrap_or_default()
 }
 
-/// The changes that make the view's attachments those of `wanted`, and the zones to flush before they count.
-pub fn changes(view: &View, wanted: &BTreeMap<PortId, OfPort>, zones: &mut Zones) -> (Vec<Change>, Vec<(PortId, Taken)>) {
-    let mut changes: Vec<Change> =
-        view.attachments().filter(|have| !wanted.contains_key(&have.port)).map(|have| Change::Detach(have.port)).collect();
-    let mut flushes = Vec::new();
-    for (port, ofport) in wanted {
-        if view.attachment(*port).is_some_and(|have| have.ofport == *ofport) {
-            continue;
-        }
-        let Some(taken) = zones.take(*port) else {
-            tracing::error!(%port, limit = crate::zones::PORTS_MAX, "no connection tracking zones are left: the port gets no flows");
-            continue;
+/// What is plugged in, and which ports live here.
+#[derive(Default)]
+pub struct Plugs {
+    interfaces: Interfaces,
+    /// The interfaces with an iface-id, by it, and by the port that it names: it may be written in more than one way.
+    claims: HashMap<String, BTreeSet<String>>,
+    claims_of: HashMap<PortId, BTreeSet<String>>,
+    present: OrdMap<String, String>,
+    /// Ports of the view whose home is here.
+    homes: BTreeSet<PortId>,
+    /// Ports whose attachment may not be what it should be.
+    touched: BTreeSet<PortId>,
+    /// Ports for which there were no zones left.
+    without_zones: BTreeSet<PortId>,
+    /// Zones of ports that are in no view may be freed, and those that were found on the disk have been looked at.
+    frees_zones: bool,
+    looks: u64,
+}
+
+/// What has to be done so that the right ports are attached.
+#[derive(Debug, Default)]
+pub struct Settled {
+    pub changes: Vec<Change>,
+    /// The zones of ports that are attached anew.
+    pub taken: Vec<(PortId, Taken)>,
+    /// Ports that are plugged in again: they may have missed changes that end their connections.
+    pub back: Vec<PortId>,
+    /// Zones were given back.
+    pub is_freed: bool,
+}
+
+impl Plugs {
+    /// The bridge has these interfaces now.
+    pub fn see(&mut self, interfaces: Interfaces) {
+        let before = std::mem::replace(&mut self.interfaces, interfaces.clone());
+        let mut ids: BTreeSet<String> = BTreeSet::new();
+        let mut move_claim = |interface: &Interface, is_there: bool| {
+            let Some(id) = &interface.iface_id else { return };
+            claim(&mut self.claims, id.clone(), &interface.name, is_there);
+            if let Ok(port) = id.parse::<PortId>() {
+                claim(&mut self.claims_of, port, &interface.name, is_there);
+                self.touched.insert(port);
+            }
+            ids.insert(id.clone());
         };
-        flushes.push((*port, taken));
-        changes.push(Change::Attach(Attachment {
-            port: *port,
-            ofport: *ofport,
-            rules_zone: taken.rules,
-            nat_zone: taken.nat,
-            hairpin_zone: taken.hairpin,
-        }));
+        for item in before.diff(&interfaces) {
+            match item {
+                DiffItem::Add(_, new) => move_claim(new, true),
+                DiffItem::Remove(_, old) => move_claim(old, false),
+                DiffItem::Update { old: (_, old), new: (_, new) } => {
+                    move_claim(old, false);
+                    move_claim(new, true);
+                }
+            }
+        }
+        for id in ids {
+            match speaker(&self.interfaces, self.claims.get(&id)).map(error_of) {
+                Some(error) => self.present.insert(id, error),
+                None => self.present.remove(&id),
+            };
+        }
     }
-    (changes, flushes)
+
+    /// The view is going to change.
+    pub fn note_home(&mut self, node: &NodeName, change: &Change) {
+        let (port, is_home) = match change {
+            Change::Put(object) => match &**object {
+                Object::Port(port) => (port.id, port.home() == Some(node)),
+                _ => return,
+            },
+            Change::Remove(key) if key.kind == Kind::Port => (PortId(key.id), false),
+            _ => return,
+        };
+        let is_new = if is_home { self.homes.insert(port) } else { self.homes.remove(&port) };
+        if is_new {
+            self.touched.insert(port);
+        }
+    }
+
+    /// What makes the attachments of `view` those that they should be. Zones are given back only once everything is known
+    /// that ports and interfaces say (`is_known`): until then a port may be there that is not in view yet.
+    pub fn settle(&mut self, view: &View, zones: &mut Zones, is_known: bool) -> Settled {
+        if is_known && !std::mem::replace(&mut self.frees_zones, true) {
+            self.touched.extend(zones.ports());
+        }
+        let mut settled = Settled::default();
+        for port in std::mem::take(&mut self.touched) {
+            self.settle_port(port, view, zones, &mut settled);
+        }
+        if settled.is_freed {
+            for port in std::mem::take(&mut self.without_zones) {
+                self.settle_port(port, view, zones, &mut settled);
+            }
+        }
+        settled
+    }
+
+    fn settle_port(&mut self, port: PortId, view: &View, zones: &mut Zones, settled: &mut Settled) {
+        self.looks += 1;
+        let (is_home, have) = (self.homes.contains(&port), view.attachment(port).map(|have| have.ofport));
+        let plugged = speaker(&self.interfaces, self.claims_of.get(&port)).and_then(|interface| interface.ofport);
+        let wanted = plugged.filter(|_| is_home);
+        match wanted {
+            None if have.is_some() => settled.changes.push(Change::Detach(port)),
+            Some(ofport) if have != wanted => {
+                let is_back = have.is_none() && zones.has(port);
+                settled.back.extend(is_back.then_some(port));
+                self.attach(port, ofport, zones, settled);
+            }
+            _ => {}
+        }
+        if !is_home && self.frees_zones && zones.has(port) {
+            zones.free(port);
+            settled.is_freed = true;
+        }
+    }
+
+    fn attach(&mut self, port: PortId, ofport: OfPort, zones: &mut Zones, settled: &mut Settled) {
+        let Some(taken) = zones.take(port) else {
+            tracing::error!(%port, limit = crate::zones::PORTS_MAX, "no connection tracking zones are left: the port gets no flows");
+            self.without_zones.insert(port);
+            return;
+        };
+        settled.taken.push((port, taken));
+        let Taken { rules: rules_zone, nat: nat_zone, hairpin: hairpin_zone, needs_flush: _ } = taken;
+        settled.changes.push(Change::Attach(Attachment { port, ofport, rules_zone, nat_zone, hairpin_zone }));
+    }
+
+    /// Every iface-id on the bridge, with Open vSwitch's error where the interface does not work. If two interfaces claim one,
+    /// the one that was made last speaks.
+    pub fn present(&self) -> &OrdMap<String, String> {
+        &self.present
+    }
+
+    /// Ports of the view whose home is here.
+    pub fn homes(&self) -> &BTreeSet<PortId> {
+        &self.homes
+    }
+
+    /// How many ports were looked at so far: what a change costs is the difference.
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+}
+
+/// The interface `name` claims `key`, or does not any more.
+fn claim<K: Eq + Hash>(claims: &mut HashMap<K, BTreeSet<String>>, key: K, name: &str, is_there: bool) {
+    match claims.entry(key) {
+        Entry::Occupied(mut names) if !is_there => {
+            names.get_mut().remove(name);
+            if names.get().is_empty() {
+                names.remove();
+            }
+        }
+        names if is_there => drop(names.or_default().insert(name.to_owned())),
+        _ => {}
+    }
+}
+
+/// The one of several interfaces that was made last.
+fn speaker<'a>(interfaces: &'a Interfaces, names: Option<&BTreeSet<String>>) -> Option<&'a Interface> {
+    names?.iter().filter_map(|name| interfaces.get(name)).max_by_key(|interface| (interface.ofport, error_of(interface)))
 }

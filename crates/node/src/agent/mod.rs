@@ -13,13 +13,13 @@ pub mod attach;
 mod half;
 pub mod pending;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apps::{Attachment, Change, Engine, Here, Numbers};
+use imbl::OrdMap;
 use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
 use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
 use pipeline::{Fingerprint, Flow, Generation, OfPort, Reason};
@@ -29,12 +29,13 @@ use tokio::time::MissedTickBehavior;
 
 use crate::bridge::Interfaces;
 use crate::connections::{self, Affected, Case, Outbox};
-use crate::local::Local;
+use crate::local::{Concerned, Local};
 use crate::record::{Record, RecordError};
 use crate::switch::{Changes, Commit, CommitError, Switch, SwitchError};
 use crate::translate;
 use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
+use attach::Plugs;
 use half::{Compared, Half};
 use pending::{Job, Pending};
 
@@ -43,7 +44,7 @@ use pending::{Job, Pending};
 pub struct InForce {
     pub revision: Revision,
     /// Ports of this node with the interface for which their flows were written.
-    pub ports: BTreeMap<PortId, OfPort>,
+    pub ports: OrdMap<PortId, OfPort>,
     /// True once the switch was compared with a complete view.
     pub is_complete: bool,
     /// Flows and groups that the switch refuses. As long as there are any, no later revision is in force.
@@ -110,9 +111,10 @@ const BATCH_MAX: usize = 256;
 pub struct Agent {
     node: NodeName,
     engine: Engine,
-    /// Ports of the view whose home is here.
-    homes: BTreeSet<PortId>,
-    interfaces: Arc<Interfaces>,
+    plugs: Plugs,
+    /// What is attached, as others see it.
+    attached: OrdMap<PortId, OfPort>,
+    local: Local,
     zones: Zones,
     zones_record: Record,
     numbers_record: Record,
@@ -193,8 +195,9 @@ impl Agent {
             node,
             numbers_saved: numbers.changes(),
             engine: Engine::new(apps::ALL, numbers),
-            homes: BTreeSet::new(),
-            interfaces: Arc::default(),
+            plugs: Plugs::default(),
+            attached: OrdMap::new(),
+            local: Local::default(),
             zones: zones_record.load()?,
             zones_record,
             numbers_record,
@@ -275,7 +278,7 @@ impl Agent {
     }
 
     fn see_interfaces(&mut self, interfaces: Arc<Interfaces>) {
-        self.interfaces = interfaces;
+        self.plugs.see((*interfaces).clone());
         self.known.interfaces = true;
         self.change(Vec::new());
         self.publish_facts();
@@ -294,85 +297,49 @@ impl Agent {
 
     /// Makes `changes` true, and everything that follows from them on this node.
     fn change(&mut self, changes: Vec<Change>) {
-        let concerns_local = changes.iter().any(|change| self.concerns_local(change));
         for change in &changes {
-            self.note_home(change);
+            self.plugs.note_home(&self.node, change);
         }
         self.affected.merge(connections::affected(self.engine.view(), &changes));
-        let mut delta = vec![self.engine.update(changes)];
+        let mut concerned = Concerned::default();
+        self.update(changes, &mut concerned);
         let attachments = self.attachment_changes();
-        let is_attached_anew = !attachments.is_empty();
-        if is_attached_anew {
-            delta.push(self.engine.update(attachments));
+        self.update(attachments, &mut concerned);
+        if self.local.follow(self.engine.view(), self.plugs.homes(), &concerned).different > 0 {
+            self.published.local.send_replace(Arc::new(self.local.clone()));
         }
+    }
+
+    /// Changes the view, and lets the desired flows follow.
+    fn update(&mut self, changes: Vec<Change>, concerned: &mut Concerned) {
+        if changes.is_empty() {
+            return;
+        }
+        concerned.add(self.engine.view(), &changes);
+        for change in &changes {
+            match change {
+                Change::Attach(one) => drop(self.attached.insert(one.port, one.ofport)),
+                Change::Detach(port) => drop(self.attached.remove(port)),
+                _ => {}
+            }
+        }
+        let delta = self.engine.update(changes.clone());
+        concerned.add(self.engine.view(), &changes);
         // Until the half is known nothing was written, and then everything is compared.
         if let Some(half) = self.half.written() {
-            delta.into_iter().for_each(|delta| self.pending.merge(delta, half));
-        }
-        if concerns_local || is_attached_anew {
-            self.publish_local();
-        }
-    }
-
-    fn note_home(&mut self, change: &Change) {
-        match change {
-            Change::Put(object) => {
-                if let Object::Port(port) = &**object {
-                    if port.home() == Some(&self.node) {
-                        self.homes.insert(port.id);
-                    } else {
-                        self.homes.remove(&port.id);
-                    }
-                }
-            }
-            Change::Remove(key) if key.kind == Kind::Port => {
-                self.homes.remove(&PortId(key.id));
-            }
-            _ => {}
-        }
-    }
-
-    /// Whether what [`Local`] says may change with `change`.
-    fn concerns_local(&self, change: &Change) -> bool {
-        let of_kind = |kind: Kind| matches!(kind, Kind::Network | Kind::Subnet | Kind::Router);
-        match change {
-            Change::Put(object) => match &**object {
-                Object::Port(port) => port.home() == Some(&self.node) || self.homes.contains(&port.id) || port.is_router_interface(),
-                other => of_kind(other.kind()),
-            },
-            Change::Remove(key) => of_kind(key.kind) || key.kind == Kind::Port,
-            _ => false,
+            self.pending.merge(delta, half);
         }
     }
 
     fn attachment_changes(&mut self) -> Vec<Change> {
-        let plugged = attach::plugged(&self.interfaces);
-        let wanted: BTreeMap<PortId, OfPort> = plugged.into_iter().filter(|(port, _)| self.homes.contains(port)).collect();
+        let settled = self.plugs.settle(self.engine.view(), &mut self.zones, self.known.is_complete());
         // A port that was away may have missed changes that end its connections. (A node that was away judges all of them.)
-        let is_back = |port: &PortId| self.engine.view().attachment(*port).is_none() && self.zones.has(*port);
         if self.published.in_force.borrow().is_complete {
-            self.affected.merge(Affected::of_ports(wanted.keys().copied().filter(is_back)));
+            self.affected.merge(Affected::of_ports(settled.back));
         }
-        let (changes, flushes) = attach::changes(self.engine.view(), &wanted, &mut self.zones);
-        self.pending.flush(flushes);
-        self.free_zones(&wanted);
-        changes
-    }
-
-    /// Zones of ports that neither live here nor are plugged in any more are free.
-    fn free_zones(&mut self, wanted: &BTreeMap<PortId, OfPort>) {
-        if !self.known.is_complete() {
-            return;
-        }
-        let gone: Vec<PortId> = self.zones.ports().filter(|port| !wanted.contains_key(port) && !self.homes.contains(port)).collect();
-        for port in gone {
-            self.zones.free(port);
-            self.pending.save_zones = true;
-        }
-    }
-
-    fn publish_local(&self) {
-        publish(&self.published.local, Local::of(self.engine.view(), &self.homes));
+        self.pending.flush(settled.taken);
+        self.pending.save_zones |= settled.is_freed;
+        settled.changes
     }
 
     /// Gives the switch what it lacks, if it is there and has taken everything before.
@@ -418,11 +385,12 @@ impl Agent {
     }
 
     fn would_be_in_force(&self) -> InForce {
-        let view = self.engine.view();
         let refused = self.pending.refused_objects();
-        let key = |port: PortId| ObjectKey::new(Kind::Port, port);
-        let is_right = |port: PortId| view.object(key(port)).is_some() && !refused.contains(&Reason::Object(key(port)).number());
-        let ports = view.attachments().filter(|one| is_right(one.port)).map(|one| (one.port, one.ofport)).collect();
+        let is_refused = |port: PortId| refused.contains(&Reason::Object(ObjectKey::new(Kind::Port, port)).number());
+        let mut ports = self.attached.clone();
+        if !refused.is_empty() {
+            ports = ports.into_iter().filter(|(port, _)| !is_refused(*port)).collect();
+        }
         let refused = self.pending.left_out();
         let revision = if refused == 0 { self.revision } else { self.published.in_force.borrow().revision };
         InForce { revision, ports, is_complete: true, refused }
@@ -442,8 +410,8 @@ impl Agent {
             return;
         }
         let facts = Facts {
-            present: attach::present(&self.interfaces),
-            installed: in_force.ports.keys().copied().collect(),
+            present: self.plugs.present().clone(),
+            installed: in_force.ports.clone(),
             revision: in_force.revision,
             refused: in_force.refused,
         };
@@ -530,7 +498,7 @@ impl Agent {
                 );
             }
             Ask::Counts(answer) => {
-                let _ = answer.send((self.engine.flows().count(), self.homes.len()));
+                let _ = answer.send((self.engine.flows().count(), self.plugs.homes().len()));
             }
             Ask::Attachments(answer) => {
                 let _ = answer.send(self.engine.view().attachments().copied().collect());

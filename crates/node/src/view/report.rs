@@ -1,17 +1,18 @@
 //! What the node says: all of it when a stream begins, then what differs from what was said last.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use model::{PortId, Revision};
+use pipeline::OfPort;
 use stream::wire::{Interface, Report, port_bytes};
 
 /// What is true on the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
     /// Interfaces on the switch by iface-id, with OVSDB's `error` where they have no ofport (else empty).
-    pub present: BTreeMap<String, String>,
-    /// Ports whose flows are in the switch.
-    pub installed: BTreeSet<PortId>,
+    pub present: OrdMap<String, String>,
+    /// Ports whose flows are in the switch, with the numbers of their interfaces.
+    pub installed: OrdMap<PortId, OfPort>,
     /// The revision of the view whose flows are in the switch.
     pub revision: Revision,
     /// Flows and groups that the switch refuses.
@@ -26,17 +27,23 @@ impl Facts {
 
     /// What a server must be told that was told `before`.
     pub fn since(&self, before: &Facts) -> Report {
-        let is_new = |(id, error): &(&String, &String)| before.present.get(*id) != Some(*error);
-        let interface = |(id, error): (&String, &String)| Interface { iface_id: id.clone(), error: error.clone() };
-        Report {
-            is_full: false,
-            present: self.present.iter().filter(is_new).map(interface).collect(),
-            absent: before.present.keys().filter(|id| !self.present.contains_key(*id)).cloned().collect(),
-            installed: self.installed.difference(&before.installed).map(|id| port_bytes(*id)).collect(),
-            uninstalled: before.installed.difference(&self.installed).map(|id| port_bytes(*id)).collect(),
-            revision: self.revision.0,
-            refused: self.refused.try_into().unwrap_or(u32::MAX),
+        let mut report = Report { revision: self.revision.0, refused: self.refused.try_into().unwrap_or(u32::MAX), ..Report::default() };
+        let interface = |id: &String, error: &String| Interface { iface_id: id.clone(), error: error.clone() };
+        for item in before.present.diff(&self.present) {
+            match item {
+                DiffItem::Add(id, error) | DiffItem::Update { new: (id, error), .. } => report.present.push(interface(id, error)),
+                DiffItem::Remove(id, _) => report.absent.push(id.clone()),
+            }
         }
+        for item in before.installed.diff(&self.installed) {
+            match item {
+                DiffItem::Add(id, _) => report.installed.push(port_bytes(*id)),
+                DiffItem::Remove(id, _) => report.uninstalled.push(port_bytes(*id)),
+                // Another interface is no news: the port's flows are in the switch.
+                DiffItem::Update { .. } => {}
+            }
+        }
+        report
     }
 }
 
@@ -47,7 +54,7 @@ mod tests {
 
     fn facts(present: &[(&str, &str)], installed: &[u128], revision: u64) -> Facts {
         let present = present.iter().map(|(id, error)| (id.to_string(), error.to_string())).collect();
-        let installed = installed.iter().map(|id| PortId(Uuid::from_u128(*id))).collect();
+        let installed = installed.iter().map(|id| (PortId(Uuid::from_u128(*id)), OfPort(*id as u32))).collect();
         Facts { present, installed, revision: Revision(revision), refused: 0 }
     }
 

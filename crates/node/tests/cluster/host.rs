@@ -8,11 +8,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use apps::{ALL, Change, Engine, Here, Numbers};
-use model::{Kind, Network, NetworkKey, NodeName, Object, ObjectKey, PortId, Revision};
-use node::agent::attach;
+use imbl::OrdMap;
+use model::{Kind, Network, NetworkKey, NodeName, Object, Port, PortId, Revision};
+use node::agent::attach::{self, Plugs};
 use node::agent::pending::{Job, Pending as SwitchPending};
 use node::bridge::{Interface, Interfaces};
 use node::install;
+use node::local::{Concerned, Local};
 use node::switch::Changes;
 use node::translate;
 use node::view::replica::{Fault, Pending as ViewPending, Replica};
@@ -64,7 +66,8 @@ pub struct Host {
     wants_snapshot: bool,
     updates: ViewPending,
     pub engine: Engine,
-    homes: BTreeSet<PortId>,
+    plugs: Plugs,
+    local: Local,
     zones: Zones,
     has_view: bool,
     revision: Revision,
@@ -92,7 +95,8 @@ impl Host {
             wants_snapshot: false,
             updates: ViewPending::default(),
             engine: Engine::new(ALL, Numbers::default()),
-            homes: BTreeSet::new(),
+            plugs: Plugs::default(),
+            local: Local::default(),
             zones: Zones::default(),
             has_view: false,
             revision: Revision::default(),
@@ -124,7 +128,9 @@ impl Host {
         (self.half, _) = install::to_write(&self.vswitch.installed(), self.own);
         self.engine = Engine::new(ALL, self.disk.numbers.clone());
         self.zones = self.disk.zones.clone();
-        (self.homes, self.has_view, self.revision) = (BTreeSet::new(), false, Revision::default());
+        (self.plugs, self.local) = (Plugs::default(), Local::default());
+        self.plugs.see(self.interfaces.clone());
+        (self.has_view, self.revision) = (false, Revision::default());
         (self.updates, self.pending) = (ViewPending::default(), SwitchPending::default());
         (self.facts, self.wants_snapshot, self.replica) = (None, false, Replica::default());
         self.stream_ended();
@@ -205,48 +211,27 @@ impl Host {
     }
 
     fn change(&mut self, changes: Vec<Change>) {
-        changes.iter().for_each(|change| self.note_home(change));
-        let delta = self.engine.update(changes);
-        self.pending.merge(delta, self.half);
-        let attachments = self.attachment_changes();
-        let delta = self.engine.update(attachments);
-        self.pending.merge(delta, self.half);
+        changes.iter().for_each(|change| self.plugs.note_home(&self.name, change));
+        let mut concerned = Concerned::default();
+        self.update(changes, &mut concerned);
+        let settled = self.plugs.settle(self.engine.view(), &mut self.zones, self.has_view);
+        self.pending.flush(settled.taken);
+        self.update(settled.changes, &mut concerned);
+        self.local.follow(self.engine.view(), self.plugs.homes(), &concerned);
         self.publish_facts(None);
     }
 
-    fn note_home(&mut self, change: &Change) {
-        match change {
-            Change::Put(object) => {
-                if let Object::Port(port) = &**object {
-                    if port.home() == Some(&self.name) {
-                        self.homes.insert(port.id)
-                    } else {
-                        self.homes.remove(&port.id)
-                    };
-                }
-            }
-            Change::Remove(key) if key.kind == Kind::Port => drop(self.homes.remove(&PortId(key.id))),
-            _ => {}
-        }
+    fn update(&mut self, changes: Vec<Change>, concerned: &mut Concerned) {
+        concerned.add(self.engine.view(), &changes);
+        let delta = self.engine.update(changes.clone());
+        concerned.add(self.engine.view(), &changes);
+        self.pending.merge(delta, self.half);
     }
 
-    fn attachment_changes(&mut self) -> Vec<Change> {
-        let plugged = attach::plugged(&self.interfaces);
-        let wanted: BTreeMap<PortId, OfPort> = plugged.into_iter().filter(|(port, _)| self.homes.contains(port)).collect();
-        let (changes, flushes) = attach::changes(self.engine.view(), &wanted, &mut self.zones);
-        self.pending.flush(flushes);
-        if self.has_view {
-            let is_gone = |port: &PortId| !wanted.contains_key(port) && !self.homes.contains(port);
-            let gone: Vec<PortId> = self.zones.ports().filter(is_gone).collect();
-            gone.into_iter().for_each(|port| self.zones.free(port));
-        }
-        changes
-    }
-
-    fn publish_facts(&mut self, in_force: Option<(Revision, BTreeSet<PortId>)>) {
+    fn publish_facts(&mut self, in_force: Option<(Revision, OrdMap<PortId, OfPort>)>) {
         let old = self.facts.as_ref().map(|facts| (facts.revision, facts.installed.clone()));
         if let Some((revision, installed)) = in_force.or(old) {
-            self.facts = Some(Facts { present: attach::present(&self.interfaces), installed, revision, refused: 0 });
+            self.facts = Some(Facts { present: self.plugs.present().clone(), installed, revision, refused: 0 });
         }
     }
 
@@ -258,10 +243,10 @@ impl Host {
             return false;
         }
         let view = self.engine.view();
-        let is_known = |port: &PortId| view.object(ObjectKey::new(Kind::Port, *port)).is_some();
-        let in_force = (self.revision, view.attachments().map(|one| one.port).filter(is_known).collect());
+        let in_force = (self.revision, view.attachments().map(|one| (one.port, one.ofport)).collect());
         if self.pending.is_empty() {
             self.publish_facts(Some(in_force));
+            self.engine.forget_numbers();
             return false;
         }
         (self.disk.numbers, self.disk.zones) = (self.engine.numbers(), self.zones.clone());
@@ -304,11 +289,13 @@ impl Host {
             external_ids: BTreeMap::new(),
         };
         self.interfaces.insert(name, interface);
+        self.plugs.see(self.interfaces.clone());
         self.change(Vec::new());
     }
 
     pub fn unplug(&mut self, name: &str) {
         self.interfaces.remove(name);
+        self.plugs.see(self.interfaces.clone());
         self.change(Vec::new());
     }
 
@@ -347,10 +334,16 @@ impl Host {
         fresh.update([self.here()]);
         fresh.update(snapshot.upserts.into_iter().map(Change::Put));
         let attachments: BTreeMap<PortId, _> = self.engine.view().attachments().map(|one| (one.port, *one)).collect();
-        let local = attach::plugged(&self.interfaces).into_iter().filter(|(port, _)| self.homes.contains(port));
+        let ports = fresh.view().objects().filter_map(|object| <&Port>::try_from(&**object).ok());
+        let homes: BTreeSet<PortId> = ports.filter(|port| port.home() == Some(name)).map(|port| port.id).collect();
+        let local = attach::plugged(&self.interfaces).into_iter().filter(|(port, _)| homes.contains(port));
         let expected: BTreeMap<PortId, OfPort> = local.collect();
         assert_eq!(attachments.iter().map(|(port, one)| (*port, one.ofport)).collect::<BTreeMap<_, _>>(), expected, "{name}: attached");
         fresh.update(attachments.into_values().map(Change::Attach));
+        assert_eq!(self.local, Local::of(fresh.view(), &homes), "{name}: what is known of the ports that live here");
+        let expected: BTreeMap<String, String> =
+            self.interfaces.values().filter_map(|one| Some((one.iface_id.clone()?, String::new()))).collect();
+        assert_eq!(self.plugs.present().iter().map(|(id, error)| (id.clone(), error.clone())).collect::<BTreeMap<_, _>>(), expected);
         let sorted = |engine: &Engine| {
             let mut flows: Vec<_> = engine.flows().collect();
             flows.sort();
