@@ -31,9 +31,13 @@ pub const APP: App = App {
     run,
 };
 
-/// Copies that one flow may make: OVS 3.1 takes 1,000 tunnel outputs in one flow and not 1,500. Ports and nodes of a network
-/// beyond it get no broadcast; unicast, ARP, ND, DHCP and router advertisements do not need it.
+/// Copies that one flow may make: OVS 3.1 takes 1,000 tunnel outputs in one flow and not 1,500. More are made in parts, by
+/// flows of their own.
 pub const COPIES_MAX: usize = 900;
+/// Copies to ports of this node: Open vSwitch drops a packet altogether, whoever else would get it, that passes more than 4,096
+/// tables, and a copy passes nine at most. Ports beyond it get no broadcast; unicast, ARP, ND, DHCP and router advertisements do
+/// not need it.
+pub const LOCAL_COPIES_MAX: usize = 400;
 
 fn run(sight: &Sight, root: Root) -> Output {
     match root {
@@ -169,13 +173,32 @@ fn to_group() -> Test {
 fn flood(sight: &Sight, network: &Network) -> Vec<Flow> {
     let because = ObjectKey::new(Kind::Network, network.id);
     let ports: Vec<&Port> = sight.attached_on(network.id);
-    let local = ports.iter().flat_map(|port| [Action::set(DST_PORT, port.key.0), Action::Copy(Table::Receive)]);
-    let local: Vec<Action> = local.take(2 * COPIES_MAX).collect();
+    let local: Vec<Action> = ports.iter().take(LOCAL_COPIES_MAX).flat_map(to_port).collect();
     let nodes = sight.ids(Index::NodesOn(network.id)).into_iter().filter_map(|id| sight.node(id)).filter(|node| !sight.is_here(&node.name));
-    let tunnels: Vec<IpAddr> = nodes.filter_map(|node| sight.tunnel_to(&node.name)).take(COPIES_MAX - local.len() / 2).collect();
-    let copies = sight.here().tunnel_port.map(|tunnel| copies(&tunnels, OfPort(tunnel))).unwrap_or_default();
+    let tunnels: Vec<IpAddr> = nodes.filter_map(|node| sight.tunnel_to(&node.name)).collect();
+    let to_nodes = |tunnels: &[IpAddr]| sight.here().tunnel_port.map(|out| copies(tunnels, OfPort(out))).unwrap_or_default();
     let when = |from_tunnel: u8| Table::Flood.when([NETWORK.is(network.key.0), FROM_TUNNEL.is(from_tunnel)]);
-    vec![when(0).acts(copies).acts(local.clone()).because(because), when(1).acts(local).because(because)]
+    let from_tunnel = when(1).acts(local.clone()).because(because);
+    if local.len() / 2 + tunnels.len() <= COPIES_MAX {
+        return vec![when(0).acts(to_nodes(&tunnels)).acts(local).because(because), from_tunnel];
+    }
+    let parts: Vec<Flow> = (0..).zip(tunnels.chunks(COPIES_MAX)).map(|(part, to)| flood_part(network, part, to_nodes(to))).collect();
+    let from_here = when(0).acts(in_parts(parts.len())).acts(local).because(because);
+    [from_here, from_tunnel].into_iter().chain(parts).collect()
+}
+
+/// A packet for more nodes than one flow can copy it to is copied to the nodes of one part.
+fn flood_part(network: &Network, part: u32, copies: Vec<Action>) -> Flow {
+    Table::FloodPart.when([NETWORK.is(network.key.0), FLOOD_PART.is(part)]).acts(copies).because(ObjectKey::new(Kind::Network, network.id))
+}
+
+/// The first `count` parts, one after the other.
+fn in_parts(count: usize) -> Vec<Action> {
+    (0..count as u32).flat_map(|part| [Action::set(FLOOD_PART, part), Action::Copy(Table::FloodPart)]).collect()
+}
+
+fn to_port(port: &&Port) -> [Action; 2] {
+    [Action::set(DST_PORT, port.key.0), Action::Copy(Table::Receive)]
 }
 
 fn copies(tunnels: &[IpAddr], tunnel: OfPort) -> Vec<Action> {

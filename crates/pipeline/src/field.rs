@@ -129,6 +129,8 @@ pub mod fields {
         KEPT_MAC = Field::wide("kept_mac", 12).live(Hairpin, LbSelfSource);
         /// A place to keep an IPv4 address while an answer is written.
         SCRATCH = Field::register("scratch", 9, 0..32).live(Neighbours, Neighbours);
+        /// The part of a network's nodes that the packet is copied to.
+        FLOOD_PART = Field::register("flood_part", 9, 0..32).live(Flood, FloodPart);
         /// IPv4 address of the next hop.
         NEXT_HOP = Field::register("next_hop", 9, 0..32).live(RouterMac, NextHop);
         /// IPv6 address of the next hop.

@@ -96,6 +96,8 @@ tables! {
     Carriers owned by "l2", miss Goto(Table::Flood);
     /// Copy a broadcast or multicast packet to the network's ports and nodes.
     Flood owned by "l2", miss Drop;
+    /// Copy a packet to one part of the nodes, where they are too many for one flow.
+    FloodPart owned by "l2", miss Drop;
     /// Send the packet to another node.
     Tunnel owned by "l2", miss Drop;
     /// Load what the rest needs to know of the destination port.
