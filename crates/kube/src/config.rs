@@ -59,11 +59,22 @@ pub struct Api {
     /// `http://host:port` or `unix:/path`. Default: `http://127.0.0.1:9696`.
     pub endpoint: String,
     /// Token sent as `X-Auth-Token`. Default: none.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// File that holds the token; read at start. Default: none.
     pub token_file: Option<PathBuf>,
     /// Project that owns everything that is made. Default: none, which means the token's own project.
     pub project: Option<String>,
+}
+
+/// A text that no log and no error shows.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
 }
 
 /// The cluster's networks.
@@ -140,7 +151,7 @@ impl Default for Lease {
 impl Config {
     /// Reads a TOML document.
     pub fn from_toml(text: &str) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax(told(text, &error)))?;
         config.check()?;
         Ok(config)
     }
@@ -169,7 +180,7 @@ impl Config {
 
     /// The token, from wherever it is.
     pub fn token(&self) -> Result<Option<String>, ConfigError> {
-        let Some(path) = &self.api.token_file else { return Ok(self.api.token.clone()) };
+        let Some(path) = &self.api.token_file else { return Ok(self.api.token.as_ref().map(|token| token.0.clone())) };
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::TokenFile { path: path.clone(), source })?;
         Ok(Some(text.trim().to_owned()))
     }
@@ -189,6 +200,15 @@ impl Config {
 
     pub(crate) fn resync(&self) -> Duration {
         Duration::from_secs(self.resync_secs)
+    }
+}
+
+/// What is wrong with the text, with the line that it is about, unless a token is in it.
+fn told(text: &str, error: &toml::de::Error) -> String {
+    let number = error.span().map_or(0, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+    match text.lines().nth(number).filter(|line| line.contains("token")) {
+        Some(_) => format!("line {}, which is about a token and not shown: it cannot be read; write a text in quotes", number + 1),
+        None => error.to_string(),
     }
 }
 
@@ -230,6 +250,16 @@ mod tests {
         assert_eq!(config.token().unwrap().as_deref(), Some("t"));
         assert_eq!(config.network.services.len(), 2);
         assert_eq!(config.hosts[0].addresses.len(), 2);
+    }
+
+    #[test]
+    fn no_text_that_is_shown_has_the_token() {
+        let config = Config::from_toml("[api]\ntoken = 'hunter2'").unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        for text in ["[api]\ntoken = 'hunter2", "[api]\ntoken = hunter2", "[api]\ntoken = ['hunter2']", "[api]\ntokens = 'hunter2'"] {
+            let message = Config::from_toml(text).unwrap_err().to_string();
+            assert!(!message.contains("hunter") && message.contains("line 2"), "{message}");
+        }
     }
 
     #[test]

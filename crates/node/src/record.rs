@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -55,7 +56,7 @@ impl Lock {
     /// Locks `folder`, which is made if it is missing.
     pub fn take(folder: &Path) -> Result<Lock, LockError> {
         let path = folder.join("lock");
-        let opened = make_private_folder(folder).and_then(|()| fs::OpenOptions::new().create(true).append(true).open(&path));
+        let opened = make_private_folder(folder).and_then(|()| fs::OpenOptions::new().create(true).append(true).mode(PRIVATE).open(&path));
         let file = opened.map_err(|source| LockError::Io { path: path.clone(), source })?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Lock { _file: file }),
@@ -64,6 +65,9 @@ impl Lock {
         }
     }
 }
+
+/// The mode of what the node keeps: for root alone.
+pub const PRIVATE: u32 = 0o600;
 
 /// One file.
 #[derive(Clone, Debug)]
@@ -91,7 +95,7 @@ impl Record {
     /// Keeps `value` instead of what was kept before.
     pub fn save(&self, value: &impl Serialize) -> Result<(), RecordError> {
         let bytes = serde_json::to_vec(value).expect("records are plain data");
-        aside(|| replace(&self.path, &bytes)).map_err(|source| RecordError::Io { path: self.path.clone(), source })
+        aside(|| replace(&self.path, &bytes, PRIVATE)).map_err(|source| RecordError::Io { path: self.path.clone(), source })
     }
 }
 
@@ -104,16 +108,23 @@ pub fn aside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// A new file with `mode`, whatever the umask is and whatever was there.
+pub fn create(path: &Path, mode: u32) -> io::Result<fs::File> {
+    let file = fs::File::create(path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    Ok(file)
+}
+
 /// Makes `folder` and its parents, readable by root only.
 pub fn make_private_folder(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Replaces the file at `path` by one with `bytes`, in one step.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces the file at `path` by one with `bytes` and `mode`, in one step.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
+    let mut file = create(&new, mode)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)
@@ -148,6 +159,17 @@ mod tests {
     #[tokio::test]
     async fn a_runtime_of_one_thread_can_save_as_well() {
         assert_eq!(aside(|| 3), 3);
+    }
+
+    #[test]
+    fn what_is_kept_is_for_root_alone_whatever_the_folder_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Record::new(folder.path(), "zones.json").unwrap().save(&1).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join("zones.json")), 0o600);
+        Record::new(&folder.path().join("state"), "zones.json").unwrap();
+        assert_eq!(mode(&folder.path().join("state")), 0o700);
     }
 
     #[test]

@@ -114,8 +114,9 @@ impl Neutron {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, field, value) in [("x-auth-token", "api.token", token.as_deref()), ("x-project-id", "api.project", project)] {
             let Some(value) = value else { continue };
-            let value = HeaderValue::from_str(value)
+            let mut value = HeaderValue::from_str(value)
                 .map_err(|_| ConfigError::Value { field, why: "not a value that an HTTP header can carry".into() })?;
+            value.set_sensitive(name == "x-auth-token");
             headers.insert(name, value);
         }
         let authority = endpoint.authority().to_owned();

@@ -10,6 +10,10 @@ use crate::agent::{InForce, describe};
 
 /// The CNI configuration's file name: early in the order in which runtimes look.
 const CONFLIST: &str = "05-ladon.conflist";
+/// Container runtimes need not be root.
+const MODE: u32 = 0o644;
+/// How often it is looked whether the file is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Writes the CNI configuration once the node can serve ADD, and again if somebody takes it away.
 pub async fn announce(folder: PathBuf, run_dir: PathBuf, mut in_force: watch::Receiver<Arc<InForce>>) {
@@ -18,13 +22,13 @@ pub async fn announce(folder: PathBuf, run_dir: PathBuf, mut in_force: watch::Re
     }
     let text = conflist(&run_dir.join("cni.sock"));
     let file = folder.join(CONFLIST);
-    let mut look = tokio::time::interval(Duration::from_secs(10));
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         look.tick().await;
         if std::fs::read(&file).is_ok_and(|have| have == text.as_bytes()) {
             continue;
         }
-        let write = || std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes()));
+        let write = || std::fs::create_dir_all(&folder).and_then(|()| crate::record::replace(&file, text.as_bytes(), MODE));
         let written = crate::record::aside(write);
         match written {
             Ok(()) => tracing::info!(file = %file.display(), "pods can start here"),

@@ -107,7 +107,7 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     fs::create_dir_all(parent)?;
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".new");
-    let mut file = File::create(&unfinished)?;
+    let mut file = crate::record::create(Path::new(&unfinished), crate::record::PRIVATE)?;
     file.write_all(format!("{MAGIC}{}\n", checksum(body)).as_bytes())?;
     file.write_all(body)?;
     file.sync_all()?;
@@ -154,6 +154,7 @@ mod tests {
         save(&path, &name(), &less).unwrap();
         assert_eq!(load(&path, &name()).unwrap(), less);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions()) & 0o777, 0o600);
     }
 
     #[test]
