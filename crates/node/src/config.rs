@@ -59,6 +59,10 @@ pub struct Ovs {
     /// `system` (the kernel's datapath, the default) or `netdev` (userspace).
     #[serde(default = "datapath")]
     pub datapath: String,
+    /// How many connections the switch remembers for one port in each of its three zones (rules, load balancing, load balancing to itself);
+    /// new ones beyond that fail, and other ports notice nothing. 0: as many as there is room for. Default: 65536.
+    #[serde(default = "connections_per_zone")]
+    pub connections_per_zone: u32,
 }
 
 /// How packets travel between nodes.
@@ -109,13 +113,24 @@ fn datapath() -> String {
     "system".into()
 }
 
+fn connections_per_zone() -> u32 {
+    65_536
+}
+
 fn cni_dir() -> PathBuf {
     "/etc/cni/net.d".into()
 }
 
 impl Default for Ovs {
     fn default() -> Ovs {
-        Ovs { db_socket: db_socket(), run_dir: ovs_run_dir(), control_socket: None, bridge: bridge(), datapath: datapath() }
+        Ovs {
+            db_socket: db_socket(),
+            run_dir: ovs_run_dir(),
+            control_socket: None,
+            bridge: bridge(),
+            datapath: datapath(),
+            connections_per_zone: connections_per_zone(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews};
 use crate::bridge::{self, BridgeSpec, Kept, Link, PortSpec, Settings};
 use crate::config::Config;
-use crate::connections::{Connections, Unixctl, mailbox};
+use crate::connections::{Connections, Unixctl, keep_limits, mailbox};
 use crate::control::Control;
 use crate::host::{Host, Machine};
 use crate::local::Local;
@@ -101,6 +101,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tasks.spawn(ended("responder", responder.run()));
     tasks.spawn(ended("switch events", sort_events(switch_events, news, intake)));
     let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir);
+    tasks.spawn(ended("limits of connections", keep_limits(unixctl.clone(), userspace, config.ovs.connections_per_zone, asks.clone())));
     tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, userspace, switch, asks.clone()).run()));
     tasks.spawn(ended("own interfaces", host.run(wished)));
     let (tunnel, tunnel_numbers) = mpsc::channel(1);

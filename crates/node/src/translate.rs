@@ -8,7 +8,9 @@ use openflow::{
     Instructions, Match,
 };
 use openflow::{MatchError, MatchField, NatKind, SelectionMethod, Subfield};
-use pipeline::{Action, Field, Fingerprint, Flow, Generation, Group, Header, Miss, Nat, Place, Spread, Table, Test, Zone};
+use pipeline::{Action, Field, Fingerprint, Flow, Generation, Group, Header, Miss, Nat, Place, Punt, Spread, Table, Test, Zone, fields};
+
+use crate::switch::meters;
 
 /// A flow that cannot be written as OpenFlow: a bug in an app.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +27,7 @@ const MISS: u16 = 0;
 /// The flow as a message that adds it.
 pub fn flow_mod(flow: &Flow, generation: Generation) -> Result<FlowMod, TranslateError> {
     let key = flow_key(&flow.key, generation)?;
-    let instructions = instructions(&flow.actions, flow.goto, generation);
+    let instructions = instructions(flow, generation);
     Ok(FlowMod::add(key.table, key.priority, key.matching, instructions, flow.cookie()))
 }
 
@@ -94,15 +96,22 @@ const FIVE_TUPLE: &[OfField] = &[
     OfField::UdpDst,
 ];
 
-fn instructions(actions: &[Action], goto: Option<Table>, generation: Generation) -> Instructions {
+fn instructions(flow: &Flow, generation: Generation) -> Instructions {
+    let actions = &flow.actions;
     // A commit without translation needs no second pass through the switch: the packet goes on.
     let goes_on = actions.iter().find_map(|action| match action {
         Action::Commit { nat: None, then, .. } => Some(*then),
         _ => None,
     });
-    let actions: Vec<Of> = actions.iter().map(|one| action(one, generation)).collect();
+    let asker =
+        flow.key.tests.iter().find(|test| test.place == Place::Field(fields::SRC_PORT)).and_then(|test| u32::try_from(test.value).ok());
+    let of = |one: &Action| match one {
+        Action::Punt(reason) => punt(*reason, asker),
+        other => action(other, generation),
+    };
+    let actions: Vec<Of> = actions.iter().map(of).collect();
     let instructions = if actions.is_empty() { Instructions::default() } else { Instructions::apply(actions) };
-    match goto.or(goes_on) {
+    match flow.goto.or(goes_on) {
         Some(table) => instructions.goto(table.number(generation)),
         None => instructions,
     }
@@ -177,6 +186,11 @@ pub fn set(field: Field, value: u128) -> Of {
     action(&Action::set(field, value), Generation::A)
 }
 
+/// Hands the packet over, as often as the meter of the asking port, or of the reason, lets it.
+fn punt(reason: Punt, asker: Option<u32>) -> Of {
+    Of::Controller(Controller { userdata: vec![reason as u8], meter: Some(meters::of(reason, asker)), ..Controller::default() })
+}
+
 fn subfield(at: Place, bit: u8, bits: u8) -> Subfield {
     let (field, offset) = place(at);
     Subfield::new(field, u16::from(offset + bit), u16::from(bits))
@@ -194,7 +208,7 @@ fn action(action: &Action, generation: Generation) -> Of {
         Action::DecTtl => Of::DecTtl,
         Action::Output(port) => Of::output(openflow::OfPort(port.0)),
         Action::OutputBack => Of::output(openflow::OfPort::IN_PORT),
-        Action::Punt(punt) => Of::Controller(Controller { userdata: vec![*punt as u8], ..Controller::default() }),
+        Action::Punt(reason) => punt(*reason, None),
         Action::Group(id) => Of::Group(generation.group_number(*id)),
         Action::Track { zone, nat, then } => ct(false, *zone, *nat, Some(then.number(generation))),
         Action::Commit { zone, nat: None, .. } => ct(true, *zone, None, None),

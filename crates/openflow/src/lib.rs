@@ -10,7 +10,7 @@
 //! restarts then changes only what differs. `tests/read_back.rs` holds this against a real Open vSwitch.
 //!
 //! Sources: OpenFlow Switch Specification 1.5.1, ovs-fields(7), ovs-actions(7), and the behaviour of OVS 3.1. Not
-//! here: meters' configuration, queues, table features, Geneve option fields, NSH, MPLS, `learn`.
+//! here: queues, table features, Geneve option fields, NSH, MPLS, `learn`.
 
 mod action;
 mod control;
@@ -24,6 +24,7 @@ mod group;
 mod instruction;
 mod matching;
 mod message;
+mod meter;
 mod monitor;
 mod multipart;
 mod oxm;
@@ -48,6 +49,7 @@ pub use group::{
 pub use instruction::Instructions;
 pub use matching::{ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_RARP, Match, VLAN_PRESENT, ct_state, ip_frag};
 pub use message::{Message, PortReason, decode, frame_len, packet_in_format};
+pub use meter::{METER_ALL, Meter, MeterCommand, MeterMod};
 pub use monitor::{FlowChange, FlowEvent, FlowUpdate, MonitorCommand, MonitorRequest, monitor_flags};
 pub use multipart::{FlowFilter, MultipartBody, MultipartReply, MultipartRequest, Reassembly, SwitchDescription, TableDescription};
 pub use oxm::{MatchField, RawOxm};

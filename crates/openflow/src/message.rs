@@ -5,6 +5,7 @@ use crate::ct_flush::CtFlush;
 use crate::error::{DecodeError, EncodeError};
 use crate::flow::{FlowMod, FlowRemoved};
 use crate::group::GroupMod;
+use crate::meter::MeterMod;
 use crate::multipart::{MultipartReply, MultipartRequest};
 use crate::packet::{PacketIn, PacketIn2, PacketOut};
 use crate::port::Port;
@@ -37,6 +38,7 @@ mod kind {
     pub const ROLE_REQUEST: u8 = 24;
     pub const ROLE_REPLY: u8 = 25;
     pub const SET_ASYNC: u8 = 28;
+    pub const METER_MOD: u8 = 29;
     pub const REQUEST_FORWARD: u8 = 32;
     pub const BUNDLE_CONTROL: u8 = 33;
     pub const BUNDLE_ADD: u8 = 34;
@@ -87,6 +89,7 @@ pub enum Message {
     PacketOut(PacketOut),
     FlowMod(FlowMod),
     GroupMod(GroupMod),
+    MeterMod(MeterMod),
     MultipartRequest(MultipartRequest),
     MultipartReply(MultipartReply),
     BarrierRequest,
@@ -178,6 +181,7 @@ fn decode_body(version: u8, kind: u8, mut reader: Reader<'_>, may_nest: bool) ->
         kind::PACKET_OUT => Message::PacketOut(PacketOut::decode(reader)?),
         kind::FLOW_MOD => Message::FlowMod(FlowMod::decode(reader)?),
         kind::GROUP_MOD => Message::GroupMod(GroupMod::decode(reader)?),
+        kind::METER_MOD => Message::MeterMod(MeterMod::decode(reader)?),
         kind::MULTIPART_REQUEST => Message::MultipartRequest(MultipartRequest::decode(reader)?),
         kind::MULTIPART_REPLY => Message::MultipartReply(MultipartReply::decode(reader)?),
         kind::BARRIER_REQUEST => Message::BarrierRequest,
@@ -290,6 +294,7 @@ impl Message {
             Message::PacketOut(_) => kind::PACKET_OUT,
             Message::FlowMod(_) => kind::FLOW_MOD,
             Message::GroupMod(_) => kind::GROUP_MOD,
+            Message::MeterMod(_) => kind::METER_MOD,
             Message::MultipartRequest(_) => kind::MULTIPART_REQUEST,
             Message::MultipartReply(_) => kind::MULTIPART_REPLY,
             Message::BarrierRequest => kind::BARRIER_REQUEST,
@@ -328,6 +333,7 @@ impl Message {
             Message::PacketOut(packet) => packet.encode(out)?,
             Message::FlowMod(flow) => flow.encode(out)?,
             Message::GroupMod(group) => group.encode(out)?,
+            Message::MeterMod(meter) => meter.encode(out),
             Message::MultipartRequest(request) => request.encode(out)?,
             Message::MultipartReply(reply) => reply.encode(out)?,
             Message::RoleRequest(role) | Message::RoleReply(role) => role.encode(out),

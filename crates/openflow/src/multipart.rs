@@ -4,6 +4,7 @@ use crate::error::{DecodeError, EncodeError};
 use crate::flow::{FlowStats, GROUP_ANY, InstalledFlow, TABLE_ALL};
 use crate::group::{GROUP_ALL, InstalledGroup};
 use crate::matching::Match;
+use crate::meter::{METER_ALL, Meter};
 use crate::monitor::{FlowUpdate, MonitorRequest};
 use crate::port::{OfPort, Port};
 use crate::wire::{Reader, patch_u16, put_text, put_u16, put_u32, put_u64, put_zeros, text};
@@ -13,6 +14,7 @@ mod kind {
     pub const FLOW: u16 = 1;
     pub const AGGREGATE: u16 = 2;
     pub const GROUP_DESC: u16 = 7;
+    pub const METER_DESC: u16 = 10;
     pub const PORT_DESC: u16 = 13;
     pub const TABLE_DESC: u16 = 14;
     pub const FLOW_MONITOR: u16 = 16;
@@ -68,6 +70,8 @@ pub enum MultipartRequest {
     Aggregate(FlowFilter),
     /// The group with this number, or [`GROUP_ALL`].
     Groups(u32),
+    /// The meter with this number, or [`METER_ALL`].
+    Meters(u32),
     /// The port with this number, or [`OfPort::ANY`].
     Ports(OfPort),
     Tables,
@@ -82,6 +86,10 @@ pub enum MultipartRequest {
 impl MultipartRequest {
     pub fn all_groups() -> Self {
         MultipartRequest::Groups(GROUP_ALL)
+    }
+
+    pub fn all_meters() -> Self {
+        MultipartRequest::Meters(METER_ALL)
     }
 
     pub fn all_flows() -> Self {
@@ -104,6 +112,7 @@ impl MultipartRequest {
             kind::FLOW => MultipartRequest::Flows(FlowFilter::decode(reader)?),
             kind::AGGREGATE => MultipartRequest::Aggregate(FlowFilter::decode(reader)?),
             kind::GROUP_DESC => MultipartRequest::Groups(reader.u32()?),
+            kind::METER_DESC => MultipartRequest::Meters(reader.u32()?),
             kind::PORT_DESC => MultipartRequest::Ports(OfPort(reader.u32()?)),
             kind::TABLE_DESC => MultipartRequest::Tables,
             kind::FLOW_MONITOR => MultipartRequest::FlowMonitor(list(reader, MonitorRequest::decode)?),
@@ -117,6 +126,7 @@ impl MultipartRequest {
             MultipartRequest::Flows(_) => (kind::FLOW, 0),
             MultipartRequest::Aggregate(_) => (kind::AGGREGATE, 0),
             MultipartRequest::Groups(_) => (kind::GROUP_DESC, 0),
+            MultipartRequest::Meters(_) => (kind::METER_DESC, 0),
             MultipartRequest::Ports(_) => (kind::PORT_DESC, 0),
             MultipartRequest::Tables => (kind::TABLE_DESC, 0),
             MultipartRequest::FlowMonitor(_) => (kind::FLOW_MONITOR, 0),
@@ -126,7 +136,7 @@ impl MultipartRequest {
         match self {
             MultipartRequest::Description | MultipartRequest::Tables => Ok(()),
             MultipartRequest::Flows(filter) | MultipartRequest::Aggregate(filter) => filter.encode(out),
-            MultipartRequest::Groups(number) | MultipartRequest::Ports(OfPort(number)) => {
+            MultipartRequest::Groups(number) | MultipartRequest::Meters(number) | MultipartRequest::Ports(OfPort(number)) => {
                 put_u32(out, *number);
                 put_zeros(out, 4);
                 Ok(())
@@ -214,6 +224,7 @@ pub enum MultipartBody {
     Flows(Vec<InstalledFlow>),
     Aggregate(FlowStats),
     Groups(Vec<InstalledGroup>),
+    Meters(Vec<Meter>),
     Ports(Vec<Port>),
     Tables(Vec<TableDescription>),
     FlowUpdates(Vec<FlowUpdate>),
@@ -229,6 +240,7 @@ impl MultipartReply {
             kind::FLOW => MultipartBody::Flows(list(reader, InstalledFlow::decode)?),
             kind::AGGREGATE => MultipartBody::Aggregate(FlowStats::decode(&mut reader)?),
             kind::GROUP_DESC => MultipartBody::Groups(list(reader, InstalledGroup::decode)?),
+            kind::METER_DESC => MultipartBody::Meters(list(reader, Meter::decode_entry)?),
             kind::PORT_DESC => MultipartBody::Ports(list(reader, Port::decode)?),
             kind::TABLE_DESC => MultipartBody::Tables(list(reader, TableDescription::decode)?),
             kind::FLOW_MONITOR => MultipartBody::FlowUpdates(list(reader, FlowUpdate::decode)?),
@@ -243,6 +255,7 @@ impl MultipartReply {
             MultipartBody::Flows(_) => kind::FLOW,
             MultipartBody::Aggregate(_) => kind::AGGREGATE,
             MultipartBody::Groups(_) => kind::GROUP_DESC,
+            MultipartBody::Meters(_) => kind::METER_DESC,
             MultipartBody::Ports(_) => kind::PORT_DESC,
             MultipartBody::Tables(_) => kind::TABLE_DESC,
             MultipartBody::FlowUpdates(_) => kind::FLOW_MONITOR,
@@ -254,6 +267,7 @@ impl MultipartReply {
             MultipartBody::Flows(flows) => flows.iter().try_for_each(|flow| flow.encode(out))?,
             MultipartBody::Aggregate(stats) => stats.encode(out)?,
             MultipartBody::Groups(groups) => groups.iter().try_for_each(|group| group.encode(out))?,
+            MultipartBody::Meters(meters) => meters.iter().try_for_each(|meter| meter.encode_entry(out))?,
             MultipartBody::Ports(ports) => ports.iter().try_for_each(|port| port.encode(out))?,
             MultipartBody::Tables(tables) => tables.iter().try_for_each(|table| table.encode(out))?,
             MultipartBody::FlowUpdates(updates) => updates.iter().try_for_each(|update| update.encode(out))?,
@@ -269,6 +283,7 @@ impl MultipartBody {
         match (self, next) {
             (MultipartBody::Flows(all), MultipartBody::Flows(more)) => all.extend(more),
             (MultipartBody::Groups(all), MultipartBody::Groups(more)) => all.extend(more),
+            (MultipartBody::Meters(all), MultipartBody::Meters(more)) => all.extend(more),
             (MultipartBody::Ports(all), MultipartBody::Ports(more)) => all.extend(more),
             (MultipartBody::Tables(all), MultipartBody::Tables(more)) => all.extend(more),
             (MultipartBody::FlowUpdates(all), MultipartBody::FlowUpdates(more)) => all.extend(more),

@@ -90,6 +90,7 @@ pub async fn compare(
     flows: Vec<FlowMod>,
     groups: Vec<InstalledGroup>,
 ) -> Result<Compared, CommitError> {
+    switch.ensure_meters().await?;
     let (installed, installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
     let plan = install::plan(half, flows, groups, &installed, &installed_groups);
     let left_over = plan.other_half.len();

@@ -99,12 +99,13 @@ pub struct Published {
 
 /// A retry of a refused commit waits this long, doubled each time, up to the ceiling.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest wait before a refused commit is tried again.
 const RETRY_CEILING: Duration = Duration::from_secs(5);
 /// What the switch refused is tried again so often: its table may have been full.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 /// Groups are read again so often, should a switch not tell that others changed them.
 const GROUPS_AGAIN: Duration = Duration::from_secs(15);
-/// Changes of the view that are taken together at most.
+/// Changes of the view that are taken together at most; the others follow.
 const BATCH_MAX: usize = 256;
 
 /// The agent's state.

@@ -18,6 +18,7 @@
 mod affected;
 mod ended;
 mod entry;
+mod limit;
 mod mailbox;
 mod task;
 mod unixctl;
@@ -25,6 +26,7 @@ mod unixctl;
 pub use affected::{Affected, affected};
 pub use ended::{Case, Memory, ended};
 pub use entry::{Entry, L4, Listing, Tuple, listing};
+pub use limit::keep_limits;
 pub use mailbox::{Mailbox, Outbox, mailbox};
 pub use task::Connections;
 pub use unixctl::{Unixctl, UnixctlError};

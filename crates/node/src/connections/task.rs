@@ -22,15 +22,15 @@ use crate::switch::{Switch, SwitchError};
 const REST: u32 = 2;
 /// Rest after a zone of a complete check.
 const REST_UNHURRIED: u32 = 20;
-/// Longest rest.
+/// Longest rest between two zones of a complete check.
 const REST_MAX: Duration = Duration::from_secs(5);
 /// Cached flows are checked by Open vSwitch at least so often, where it cannot tell when they were (`max-revalidator`).
 const REVALIDATION: Duration = Duration::from_secs(1);
-/// Pause after a failure; doubled each time,
+/// Pause after a failure; doubled each time, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// up to this.
+/// Longest pause after a failure.
 const RETRY_CEILING: Duration = Duration::from_secs(30);
-/// Connections that are flushed in one exchange.
+/// Connections that are flushed in one exchange; the others follow in the next.
 const FLUSHES_MAX: usize = 512;
 
 /// One zone: whose connections, of which memory.

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 /// A call fails when it takes longer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest answer that is accepted: the entries of about a million connections.
+/// The longest answer that is accepted: the entries of about a million connections. A longer one is a failure of the call.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;

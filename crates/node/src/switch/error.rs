@@ -69,6 +69,7 @@ pub(crate) fn describe(message: &Message) -> String {
             let (matching, instructions) = (&flow.matching, &flow.instructions);
             format!("flow {:?} table={table} priority={priority} {matching} actions={instructions}", flow.command)
         }
+        Message::MeterMod(change) => format!("meter {:?} {}", change.command, change.meter.id),
         Message::GroupMod(group) => format!("group {:?} {} ({} buckets)", group.command, group.id, group.buckets.len()),
         Message::BundleControl(control) => format!("bundle {:?}", control.kind),
         Message::BundleAdd { message, .. } => describe(message),

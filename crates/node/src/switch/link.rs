@@ -20,6 +20,7 @@ use tokio_util::codec::FramedRead;
 
 use super::codec::{Codec, Frame};
 use super::error::SwitchError;
+use super::meters;
 use super::pending::{Command, Pending};
 use super::{
     BACKOFF_FIRST, BACKOFF_MAX, EVENTS_WAITING_MAX, Event, HANDSHAKE_TIMEOUT, OUT_MAX, Options, PENDING_MAX, PROBE_AFTER, SILENCE_MAX,
@@ -258,6 +259,14 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends what waits, and a barrier, whose answer says that it is done.
+    async fn flush_with_barrier(&mut self) -> io::Result<Xid> {
+        let barrier = self.pending.send(&Message::BarrierRequest).map_err(broken)?;
+        let bytes = std::mem::take(&mut self.pending.out);
+        self.writer.write_all(&bytes).await?;
+        Ok(barrier)
+    }
+
     /// OpenFlow 1.5 or nothing; then what this connection wants to hear, fenced by a barrier.
     async fn greet(&mut self, options: &Options) -> io::Result<Features> {
         self.pending.send(&Message::Hello(Hello::ours())).map_err(broken)?;
@@ -265,10 +274,9 @@ impl Connection {
         for message in wishes(options) {
             self.pending.send(&message).map_err(broken)?;
         }
-        let barrier = self.pending.send(&Message::BarrierRequest).map_err(broken)?;
-        let bytes = std::mem::take(&mut self.pending.out);
-        self.writer.write_all(&bytes).await?;
-        let mut features = None;
+        let meters_xid = self.pending.send(&Message::MultipartRequest(MultipartRequest::all_meters())).map_err(broken)?;
+        let mut barrier = self.flush_with_barrier().await?;
+        let (mut features, mut installed, mut has_meters) = (None, Vec::new(), false);
         loop {
             let (message, xid) = match self.frames.next().await {
                 Some(frame) => match frame? {
@@ -283,6 +291,16 @@ impl Connection {
                 }
                 Message::Error(error) => return Err(broken(format!("the switch refused the greeting: {error}"))),
                 Message::FeaturesReply(reply) if xid == features_xid => features = Some(reply),
+                Message::MultipartReply(MultipartReply { body: MultipartBody::Meters(some), .. }) if xid == meters_xid => {
+                    installed.extend(some)
+                }
+                Message::BarrierReply if xid == barrier && !has_meters => {
+                    has_meters = true;
+                    for message in meters::missing(&installed) {
+                        self.pending.send(&message).map_err(broken)?;
+                    }
+                    barrier = self.flush_with_barrier().await?;
+                }
                 Message::BarrierReply if xid == barrier => {
                     return features.ok_or_else(|| broken("the switch did not tell its features"));
                 }

@@ -20,6 +20,7 @@ mod changes;
 mod codec;
 mod error;
 mod link;
+pub mod meters;
 mod pending;
 
 use std::path::PathBuf;
@@ -40,19 +41,19 @@ use pending::Command;
 
 /// A request fails when the switch says nothing about it for so long; each part of a long answer starts it anew.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time for connecting and agreeing on everything.
+/// Time for connecting and agreeing on everything; then the attempt counts as failed.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The switch is asked for a sign of life after so much silence,
+/// The switch is asked for a sign of life after so much silence.
 pub const PROBE_AFTER: Duration = Duration::from_secs(5);
-/// and taken for dead after so much.
+/// The switch is taken for dead after so much silence, and connected to anew.
 pub const SILENCE_MAX: Duration = Duration::from_secs(20);
-/// First pause between attempts to connect; doubled each time,
+/// First pause between attempts to connect; doubled each time, up to the longest.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-/// up to this.
+/// Longest pause between attempts to connect.
 pub const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// Commands that wait for the link; callers wait beyond that.
 pub const COMMANDS_MAX: usize = 64;
-/// Requests under way at once.
+/// Requests under way at once; commands beyond that wait.
 pub const PENDING_MAX: usize = 64;
 /// Bytes that wait for the switch to read them before further commands must wait.
 pub const OUT_MAX: usize = 8 << 20;
@@ -151,6 +152,20 @@ impl Switch {
         match self.multipart(MultipartRequest::all_groups()).await? {
             MultipartBody::Groups(groups) => Ok(groups),
             _ => Err(SwitchError::Unexpected),
+        }
+    }
+
+    /// Gives the switch the meters that it lacks: without them it takes no flow that hands packets over.
+    ///
+    /// # Errors
+    /// As any request.
+    pub async fn ensure_meters(&self) -> Result<(), SwitchError> {
+        let MultipartBody::Meters(installed) = self.multipart(MultipartRequest::all_meters()).await? else {
+            return Err(SwitchError::Unexpected);
+        };
+        match meters::missing(&installed) {
+            missing if missing.is_empty() => Ok(()),
+            missing => self.exchange(missing).await,
         }
     }
 
