@@ -1,6 +1,6 @@
 # Everything needs root, Debian 12, Rust and Go; the rest is installed or built on first use.
 
-.PHONY: build setup demo demo-down test test-faults bench docs
+.PHONY: build setup demo demo-down test test-faults bench docs fuzz
 
 build:
 	cargo build --release --workspace
@@ -34,3 +34,13 @@ bench: setup build
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.
 docs:
 	LADON_WRITE_DOCS=1 cargo test --release --quiet --package pipeline --package ladon the_page_in_docs
+
+# Every border of fuzz/ under libFuzzer, FUZZ_SECS seconds each. Needs `cargo install cargo-fuzz`; the compiler's fuzzing flags are
+# a nightly compiler's, or any other's with RUSTC_BOOTSTRAP=1. What it finds belongs into fuzz/corpus, where every test run meets it.
+FUZZ_SECS ?= 60
+fuzz:
+	for border in openflow ovsdb dhcp dhcpv6 nd packet-in cni views api; do \
+		mkdir -p target/fuzz/$$border && RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/fuzz/build cargo fuzz run --features libfuzzer \
+			--sanitizer none fuzz-$$border target/fuzz/$$border fuzz/corpus/$$border -- -max_total_time=$(FUZZ_SECS) \
+			-max_len=16384 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 || exit 1; \
+	done

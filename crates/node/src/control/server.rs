@@ -40,16 +40,19 @@ impl Control {
     pub async fn serve(self, socket: &Path) -> std::io::Result<()> {
         let answer = move |line: Vec<u8>| {
             let control = self.clone();
-            async move {
-                match serde_json::from_slice(&line) {
-                    Ok(request) => control.answer(request).await,
-                    Err(cause) => {
-                        vec![error(format!("the question cannot be read: {cause}"), "nothing changed", "use the same release of `ladon`")]
-                    }
-                }
-            }
+            async move { control.answer_line(&line).await }
         };
         crate::socket::serve(socket, LINE_MAX, answer).await
+    }
+
+    /// The answers to a line of the socket.
+    pub async fn answer_line(&self, line: &[u8]) -> Vec<Reply> {
+        match serde_json::from_slice(line) {
+            Ok(request) => self.answer(request).await,
+            Err(cause) => {
+                vec![error(format!("the question cannot be read: {cause}"), "nothing changed", "use the same release of `ladon`")]
+            }
+        }
     }
 
     async fn answer(&self, request: Request) -> Vec<Reply> {

@@ -88,14 +88,17 @@ impl Pods {
     pub async fn serve(self, socket: &Path) -> std::io::Result<()> {
         let answer = move |line: Vec<u8>| {
             let pods = self.clone();
-            async move {
-                vec![match serde_json::from_slice(&line) {
-                    Ok(request) => pods.answer(request).await,
-                    Err(cause) => error(code::DECODE, "the plugin's question cannot be read", cause.to_string()),
-                }]
-            }
+            async move { vec![pods.answer_line(&line).await] }
         };
         crate::socket::serve(socket, cni::daemon::LINE_MAX, answer).await
+    }
+
+    /// The answer to a line of the socket.
+    pub async fn answer_line(&self, line: &[u8]) -> Reply {
+        match serde_json::from_slice(line) {
+            Ok(request) => self.answer(request).await,
+            Err(cause) => error(code::DECODE, "the plugin's question cannot be read", cause.to_string()),
+        }
     }
 
     async fn answer(&self, request: Request) -> Reply {

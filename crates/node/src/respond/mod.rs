@@ -93,6 +93,12 @@ pub struct Question {
 }
 
 impl Question {
+    /// The question that a packet-in is. None: no flow of the pipeline's handed it over.
+    pub fn of(packet_in: Box<PacketIn2>) -> Option<Question> {
+        let punt = packet_in.userdata.first().copied().and_then(Punt::from_byte)?;
+        Some(Question { punt, packet_in })
+    }
+
     fn register(&self, field: Field) -> u32 {
         let (of, offset) = translate::place(Place::Field(field));
         let value = self.packet_in.metadata.exact(of).unwrap_or_default() >> offset;
@@ -105,7 +111,7 @@ impl Question {
             0 => {
                 let sender = self.packet_in.packet.get(6..12).unwrap_or_default();
                 let mac = sender.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
-                1 << 63 | mac << 15 | u64::from(self.register(fields::NETWORK) & 0x7fff)
+                limit::ELSEWHERE | mac << 15 | u64::from(self.register(fields::NETWORK) & 0x7fff)
             }
             port => port.into(),
         }
@@ -135,9 +141,8 @@ impl Intake {
         if half.is_none() || half != *self.half.borrow() {
             return count(&self.counters.dropped, 1);
         }
-        let Some(punt) = packet_in.userdata.first().copied().and_then(Punt::from_byte) else { return };
-        let question = Question { punt, packet_in };
-        if !self.limits.admit(question.asker(), Kind::of(punt), Instant::now()) {
+        let Some(question) = Question::of(packet_in) else { return };
+        if !self.limits.admit(question.asker(), Kind::of(question.punt), Instant::now()) {
             count(&self.counters.limited, 1);
         } else if self.questions.try_send(question).is_err() {
             count(&self.counters.dropped, 1);
@@ -227,7 +232,7 @@ async fn at(time: Option<Instant>) {
 }
 
 /// The packets that answer a question, and how many of the port's options were ignored.
-fn answers(question: &Question, local: &Local) -> (Vec<PacketOut>, usize) {
+pub fn answers(question: &Question, local: &Local) -> (Vec<PacketOut>, usize) {
     let Some(packet) = Packet::parse(&question.packet_in.packet) else { return (Vec::new(), 0) };
     let port = local.by_key(question.register(fields::SRC_PORT));
     match question.punt {
