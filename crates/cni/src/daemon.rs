@@ -24,7 +24,7 @@ use crate::{Error, Result};
 /// Where the node listens for `ladon-cni`.
 pub const DEFAULT_SOCKET: &str = "/run/ladon/cni.sock";
 
-/// Longest line either side accepts: room for the valid attachments of 10,000 interfaces.
+/// Longest line either side accepts: room for the valid attachments of 10,000 interfaces. What is longer is cut, and then no question.
 pub const LINE_MAX: usize = 4 << 20;
 
 /// How long ADD may take: what waiting for the pod's port left of it is there for its flows. Then the node says what is missing.

@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-/// Reports that may wait.
+/// Reports that may wait; more are left out.
 const WAITING_MAX: usize = 256;
 /// Shortest time between two Events of the same cause on the same object.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// Causes remembered, so as not to repeat them.
+/// Causes remembered, so as not to repeat them; beyond it a cause may be told again before its time.
 const REMEMBERED_MAX: usize = 4096;
 /// Longest note that Kubernetes takes, in bytes.
 const NOTE_MAX: usize = 1024;

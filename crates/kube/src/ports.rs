@@ -32,11 +32,11 @@ use crate::queue::Queue;
 use crate::topology::Topology;
 use crate::until;
 
-/// Ports in one request.
+/// Ports in one request; the others follow in the next.
 pub const BATCH_MAX: usize = 100;
-/// Requests under way.
+/// Requests under way; further ones wait.
 const REQUESTS_MAX: usize = 16;
-/// Single creates under way for one refused batch.
+/// Single creates under way for one refused batch; further ones wait.
 const SINGLES_MAX: usize = 8;
 /// A kubelet makes the mirror of a running static pod again when someone deletes it: its port is kept that long.
 const STATIC_GRACE: Duration = Duration::from_secs(90);

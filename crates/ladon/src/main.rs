@@ -5,6 +5,7 @@ mod cli;
 mod control;
 mod daemon;
 mod failure;
+mod limits;
 mod output;
 mod parts;
 mod reference;
@@ -47,7 +48,7 @@ fn operate(reach: &Reach, command: &Command) -> Result<()> {
             Command::Pki(pki) => verbs::pki(pki),
             Command::Restore(wanted) => verbs::restore(wanted),
             Command::Store(args) => verbs::store(args),
-            Command::ConfigReference => Ok(reference::markdown()),
+            Command::ConfigReference => Ok(format!("{}\n{}", reference::markdown(), limits::PAGE)),
             Command::Completions { shell } => {
                 let mut code = Vec::new();
                 clap_complete::generate(*shell, &mut Cli::command(), "ladon", &mut code);

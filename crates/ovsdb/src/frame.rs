@@ -7,7 +7,7 @@
 use crate::DecodeError;
 
 /// The longest message that is accepted unless the caller names another limit: room for the first answer to a monitor of
-/// some hundred thousand rows.
+/// some hundred thousand rows. A longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Consumed bytes are dropped from the front once there are this many, so that dropping costs little per byte.

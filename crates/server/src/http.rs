@@ -31,7 +31,7 @@ use crate::neutron::ApiError;
 use crate::octavia::{self, Fault};
 use crate::views;
 
-/// The largest body of a request: some 10,000 ports.
+/// The largest body of a request: some 10,000 ports. A larger one is answered with 413.
 pub const BODY_MAX: usize = 16 << 20;
 /// The longest path and query of a request, in bytes: a list's filter may name some 800 ids.
 pub const URI_MAX: usize = 32 << 10;
@@ -234,7 +234,7 @@ impl Listener {
     }
 }
 
-/// After a failed `accept`.
+/// The pause after an `accept` that failed (no file descriptor is left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -42,6 +42,7 @@ const OVERHEAD_FACTOR: u64 = 4;
 
 /// Attempts to open a file again after a failure go on for so long, with pauses.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause between two attempts to open a file again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// How far back the log of changes reaches.

@@ -15,7 +15,7 @@ use crate::tls::{Credentials, TlsError, describe};
 use crate::wire::{Hello, NodeMessage, ServerMessage, node_message};
 use crate::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, SERVER_NAME};
 
-/// Messages between the node and the wire.
+/// Messages between the node and the wire. The sender waits beyond that.
 const OUTBOUND: usize = 4;
 
 /// A server to follow, and as whom.

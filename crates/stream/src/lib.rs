@@ -36,7 +36,7 @@ pub use tls::{Credentials, TlsError, describe};
 /// The generation of what is sent. A server refuses a node of another generation instead of confusing it.
 pub const VIEW_FORMAT: u32 = 1;
 
-/// Largest gRPC message in either direction, in bytes.
+/// Largest gRPC message in either direction, in bytes. A larger one ends the stream.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// A snapshot's chunk and a delta's part are closed when they hold this many bytes: far enough below

@@ -41,7 +41,7 @@ use crate::until;
 use balancer::{Known, Worker};
 use facts::{CONDITION, Service, Slice, Told};
 
-/// Services worked on at the same time.
+/// Services worked on at the same time; further ones wait.
 const RUNNING_MAX: usize = 8;
 /// Failures in a row after which a user hears of a server that does not answer.
 const SILENT_FAILURES: u32 = 3;

@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How many requests may wait for the task to take them up; a caller beyond that waits itself.
 const COMMANDS_MAX: usize = 64;
+/// How long Open vSwitch may take for a request; then its caller hears that it is late.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where Open vSwitch is, and what the link publishes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,8 +30,7 @@ pub struct Settings {
 impl Settings {
     /// Open vSwitch as distributions install it, with bridge `br-int`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        let deadline = Duration::from_secs(10);
-        Settings { socket: socket.into(), integration_bridge: "br-int".to_owned(), deadline }
+        Settings { socket: socket.into(), integration_bridge: "br-int".to_owned(), deadline: REQUEST_DEADLINE }
     }
 }
 

@@ -19,7 +19,7 @@ pub const IDLE_MAX: Duration = Duration::from_secs(15);
 /// How long opening may take: a server that compacts its database is silent for a while.
 const OPENING_MAX: Duration = Duration::from_secs(30);
 
-/// How much may wait to be written before the server counts as stuck.
+/// How much may wait to be written before the server counts as stuck and is connected to anew.
 const OUT_BYTES_MAX: usize = 16 << 20;
 
 /// How much is read at a time.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// The pause before connecting again, doubled after every failure up to the cap: the server is on this machine, so trying
 /// is cheap, and everything waits for it.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest pause before connecting to ovsdb-server again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How many requests are under way at once; more wait in the queue, and then at their callers.

@@ -13,7 +13,7 @@ use super::check::Refusal;
 use super::error::ApiError;
 use super::fields::Fields;
 
-/// Most objects in one bulk request.
+/// Most objects in one bulk request. More are refused, and nothing is made.
 pub const BULK_MAX: usize = 10_000;
 
 /// What a body is about.

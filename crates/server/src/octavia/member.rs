@@ -12,7 +12,7 @@ use super::Ask;
 use super::body::{self, Fields, Table};
 use super::error::Fault;
 
-/// Members in one batch.
+/// Members in one batch. More are refused.
 pub const BATCH_MAX: usize = 10_000;
 /// Octavia's greatest weight.
 const WEIGHT_MAX: u16 = 256;

@@ -52,7 +52,7 @@ pub use shown::shown;
 
 /// Messages that wait for the owner. Sessions wait when it is full, and with them their nodes.
 const MESSAGES_MAX: usize = 1024;
-/// Nodes that have said Hello and wait for their session.
+/// Nodes that have said Hello and wait for their session. Others wait in their handshake.
 const FOLLOWERS_MAX: usize = 64;
 
 /// A handle of the views: serves nodes' streams and answers the operator.

@@ -12,7 +12,7 @@ use stream::wire::{Delta, Key};
 use stream::{CHUNK_BYTES, InterestHash};
 use tokio::sync::Notify;
 
-/// Bytes that may wait for one node.
+/// Bytes that may wait for one node. Beyond it the node's stream is ended, and it resumes from where it stands.
 pub const PENDING_BYTES_MAX: usize = 64 << 20;
 /// What a removal is taken to weigh.
 const REMOVAL_BYTES: usize = 32;

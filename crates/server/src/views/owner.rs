@@ -22,7 +22,7 @@ use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
 use crate::writer::{Core, Subscription, Tx, WriteError};
 
-/// Ports whose status or claim is written in one transaction.
+/// Ports whose status or claim is written in one transaction. The others follow in the next.
 pub const STATUS_BATCH_MAX: usize = 256;
 /// After a write that failed, the next try.
 const RETRY_AFTER: Duration = Duration::from_millis(500);

@@ -22,7 +22,7 @@ use super::owner::{AddressTaken, Admission, Message, SessionId};
 
 /// Snapshots that are made and sent at once. The rest wait: they would only take the bandwidth from each other.
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
-/// Nodes that are compared with their past at once: it takes processor time, not bandwidth.
+/// Nodes that are compared with their past at once: it takes processor time, not bandwidth. The rest wait.
 pub const RESUMES_AT_ONCE: usize = 8;
 /// A node that comes from another server may have heard more than this one: that much is waited for, for so long.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(5);

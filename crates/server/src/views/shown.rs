@@ -11,7 +11,7 @@ use bytes::Bytes;
 use model::{Object, ObjectKey, PortStatus, Standard};
 use rustc_hash::FxHashMap;
 
-/// Bytes of encoded objects that are kept for the next node that needs them.
+/// Bytes of encoded objects that are kept for the next node that needs them; beyond that all are encoded anew when needed.
 const CACHE_BYTES_MAX: usize = 32 << 20;
 
 /// The object as nodes see it.

@@ -34,7 +34,7 @@ use window::Window;
 
 /// Closures that wait for the writer. Beyond it, requests are refused as too busy.
 pub const QUEUE_MAX: usize = 4096;
-/// Closures in one transaction of the store.
+/// Closures in one transaction of the store. The others wait for the next.
 pub const BATCH_MAX: usize = 256;
 /// Commits that a subscriber may lag behind before it must start again.
 pub const LAG_MAX: usize = 4096;
@@ -43,6 +43,7 @@ pub const ATTEMPTS_MAX: u32 = 32;
 /// A server that has seen others write for the last so long gives way to them after each transaction of its own, for about as long
 /// as that took: otherwise whoever has just written is the first to write again, and the others compute in vain.
 const RIVALRY: Duration = Duration::from_millis(500);
+/// The longest that it gives way.
 const YIELD_MAX: Duration = Duration::from_millis(50);
 
 /// Why a write did not happen. Nothing of it is stored.

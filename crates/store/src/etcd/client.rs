@@ -27,6 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// etcd breaks connections that ping more often than every 5 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
+/// A ping that is not answered for this long ends the connection.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer. Listings are asked for in pages, watches in pieces.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;

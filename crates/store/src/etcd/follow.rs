@@ -24,6 +24,7 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Pauses before a watch is opened again.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause before a watch is opened again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A watch, and what it has brought.

@@ -44,6 +44,7 @@ use wire::{RangeRequest, RangeResponse};
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between attempts once every member was tried.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between attempts.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Threads for the connection and the watch.
 const THREADS: usize = 2;
