@@ -5,6 +5,7 @@
 //! same code with everything touched: it is the oracle for the incremental path, and what a start is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
 
 use model::{Kind, ObjectKey};
 use pipeline::{Conflict, Flow, FlowKey, Group, GroupId};
@@ -81,9 +82,52 @@ pub struct Engine {
     /// Who wants a flow. Clauses of conjunctions that share a match are merged, and so are copies of a packet
     /// ([`crate::merge`]). Otherwise more than one unit may want the same; if they want different things it is a conflict, and
     /// the least flow holds, so that every order of changes ends the same.
-    flows: FxHashMap<FlowKey, BTreeMap<Unit, Flow>>,
-    groups: FxHashMap<GroupId, BTreeMap<Unit, Group>>,
+    flows: FxHashMap<FlowKey, Wanted<Flow>>,
+    groups: FxHashMap<GroupId, Wanted<Group>>,
     work: Work,
+}
+
+/// What units want of one flow or group, in the units' order. Nearly always it is one unit: a tree would take room for eleven.
+enum Wanted<T> {
+    One(Unit, T),
+    Many(BTreeMap<Unit, T>),
+}
+
+impl<T> Wanted<T> {
+    fn values(&self) -> impl Iterator<Item = &T> + Clone {
+        let (one, many) = match self {
+            Wanted::One(_, value) => (Some(value), None),
+            Wanted::Many(values) => (None, Some(values.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn insert(self, unit: Unit, value: T) -> Wanted<T> {
+        match self {
+            Wanted::One(same, _) if same == unit => Wanted::One(unit, value),
+            Wanted::One(other, old) => Wanted::Many(BTreeMap::from([(other, old), (unit, value)])),
+            Wanted::Many(mut values) => {
+                values.insert(unit, value);
+                Wanted::Many(values)
+            }
+        }
+    }
+
+    /// What is left, if anything is.
+    fn without(self, unit: Unit) -> Option<Wanted<T>> {
+        match self {
+            Wanted::One(only, _) if only == unit => None,
+            Wanted::One(..) => Some(self),
+            Wanted::Many(mut values) => {
+                values.remove(&unit);
+                match values.len() {
+                    0 => None,
+                    1 => values.pop_first().map(|(unit, value)| Wanted::One(unit, value)),
+                    _ => Some(Wanted::Many(values)),
+                }
+            }
+        }
+    }
 }
 
 impl Engine {
@@ -257,10 +301,10 @@ impl Engine {
         };
         for flow in output.flows {
             debug_assert_eq!(flow.misuse(), None, "{flow}");
-            self.flows.entry(flow.key.clone()).or_default().insert(unit, flow);
+            want(&mut self.flows, flow.key.clone(), unit, flow);
         }
         for group in output.groups {
-            self.groups.entry(group.id).or_default().insert(unit, group);
+            want(&mut self.groups, group.id, unit, group);
         }
         if self.is_there(unit.root) {
             self.ran.insert(unit, ran);
@@ -297,19 +341,26 @@ impl Engine {
     }
 }
 
-fn in_force(flows: &FxHashMap<FlowKey, BTreeMap<Unit, Flow>>, key: &FlowKey) -> Vec<Flow> {
+fn in_force(flows: &FxHashMap<FlowKey, Wanted<Flow>>, key: &FlowKey) -> Vec<Flow> {
     flows.get(key).map(|wanted| effective(wanted.values())).unwrap_or_default()
 }
 
-fn first(groups: &FxHashMap<GroupId, BTreeMap<Unit, Group>>, id: GroupId) -> Option<Group> {
+fn first(groups: &FxHashMap<GroupId, Wanted<Group>>, id: GroupId) -> Option<Group> {
     groups.get(&id)?.values().next().cloned()
 }
 
-fn forget<K: std::hash::Hash + Eq, V>(wanted: &mut FxHashMap<K, BTreeMap<Unit, V>>, key: &K, unit: Unit) {
-    if let Some(units) = wanted.get_mut(key) {
-        units.remove(&unit);
-        if units.is_empty() {
-            wanted.remove(key);
-        }
+fn want<K: Hash + Eq, T>(wanted: &mut FxHashMap<K, Wanted<T>>, key: K, unit: Unit, value: T) {
+    let together = match wanted.remove(&key) {
+        Some(others) => others.insert(unit, value),
+        None => Wanted::One(unit, value),
+    };
+    wanted.insert(key, together);
+}
+
+fn forget<K: Hash + Eq, T>(wanted: &mut FxHashMap<K, Wanted<T>>, key: &K, unit: Unit) {
+    if let Some((key, units)) = wanted.remove_entry(key)
+        && let Some(left) = units.without(unit)
+    {
+        wanted.insert(key, left);
     }
 }

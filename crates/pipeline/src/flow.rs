@@ -126,6 +126,8 @@ impl Table {
         let mut tests: Vec<Test> = tests.into_iter().filter(|test| test.mask != 0).collect();
         tests.sort_by_key(|test| (test.place.name(), *test));
         tests.dedup();
+        // A switch has many flows, and they stay.
+        tests.shrink_to_fit();
         Draft { key: FlowKey { table: self, priority: Priority::Normal, tests }, actions: Vec::new(), goto: None }
     }
 }
@@ -174,7 +176,8 @@ impl Draft {
         self
     }
 
-    pub fn because(self, reason: impl Into<Reason>) -> Flow {
+    pub fn because(mut self, reason: impl Into<Reason>) -> Flow {
+        self.actions.shrink_to_fit();
         Flow { key: self.key, actions: self.actions, goto: self.goto, reason: reason.into() }
     }
 }
