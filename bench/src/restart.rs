@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::Progress;
 
 use crate::Scale;
@@ -18,26 +18,28 @@ const READY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(2);
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let (shape, times) = scale.of((Shape { networks: 10, ports: 5_000, local: 10 }, 20), (Shape { networks: 2, ports: 200, local: 4 }, 3));
+    let (shape, times) = scale.of((Shape { networks: 10, ports: 3_300, local: 10 }, 20), (Shape { networks: 2, ports: 200, local: 4 }, 3));
     let world = Thousand::start(shape, progress)?;
     let flows = world.flows()?;
     let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
     let mut took = Vec::new();
-    progress.during(format!("ladon node killed {times} times beside {flows} flows"), || {
-        for _ in 0..times {
-            let node = world.node();
-            node.process.kill9()?;
-            let started = Instant::now();
-            node.process.restart()?;
-            let is_done = || status(node).is_some_and(|status| status["is_in_force"] == true && status["flows"] == flows);
-            while !is_done() {
-                ensure!(started.elapsed() < READY, "after {READY:?} ladon node says {:?}", status(node));
-                thread::sleep(LOOK);
+    progress
+        .during(format!("ladon node killed {times} times beside {flows} flows"), || {
+            for _ in 0..times {
+                let node = world.node();
+                node.process.kill9()?;
+                let started = Instant::now();
+                node.process.restart()?;
+                let is_done = || status(node).is_some_and(|status| status["is_in_force"] == true && status["flows"] == flows);
+                while !is_done() {
+                    ensure!(started.elapsed() < READY, "after {READY:?} ladon node says {:?}", status(node));
+                    thread::sleep(LOOK);
+                }
+                took.push(started.elapsed());
             }
-            took.push(started.elapsed());
-        }
-        anyhow::Ok(())
-    })?;
+            anyhow::Ok(())
+        })
+        .with_context(|| world.ladon.logs())?;
     let changes = monitor.told()?;
     let how = format!(
         "`kill -9` of `ladon node`, then a start, {times} times; from the start until its control socket says that its {flows} flows (of {} ports) are in force. \
