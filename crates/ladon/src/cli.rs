@@ -273,7 +273,12 @@ pub enum StoreWhat {
     /// Write everything, as it is at one revision, to a new file
     Export { file: PathBuf },
     /// Read what was exported into a store that is empty
-    Import { file: PathBuf },
+    Import {
+        /// What was exported is older than what nodes have seen, as after a loss: go on beyond that. Every node gets a snapshot
+        #[arg(long)]
+        restore: bool,
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]

@@ -22,9 +22,6 @@ pub mod state;
 pub mod views;
 mod writer;
 
-/// The store's crate, for whoever opens a store as the server does.
-pub use store;
-
 pub use config::Config;
 pub use run::{RunError, Server, open_store, run};
 pub use state::{Change, Commit, State};

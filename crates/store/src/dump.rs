@@ -2,7 +2,8 @@
 //!
 //! The first line names the format, the revision and the number of entries; each further line is one entry, JSON as it is stored; the
 //! last line says that it is the last. What is imported has the revision that it had, so that nodes resume; the history stays
-//! behind. Records of the server's allocators and of the deployment's identity are entries like others.
+//! behind. An export that is older than what nodes have seen goes on beyond that ([`Import::Restore`]), as a copy of the embedded store
+//! does. Records of the server's allocators and of the deployment's identity are entries like others.
 
 use std::io::{self, BufRead, Write};
 
@@ -10,6 +11,7 @@ use model::Revision;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::redb::unix_micros;
 use crate::{DecodeError, Key, Snapshot, Store, StoreError, TransactError, codec};
 
 /// The version of the format.
@@ -93,9 +95,21 @@ fn line(out: &mut impl Write, line: &impl Serialize) -> Result<(), DumpError> {
     Ok(out.write_all(b"\n")?)
 }
 
+/// What an import is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Import {
+    /// What was exported is the latest that there is: it keeps its revision, and nodes resume.
+    Move,
+    /// Nodes may have seen later revisions: it gets one beyond all of them, and nodes get snapshots.
+    Restore,
+}
+
 /// Fills an empty `store` with what was exported. All of it or nothing.
-pub fn import(store: &dyn Store, file: impl BufRead) -> Result<Dumped, DumpError> {
-    let snapshot = read(file)?;
+pub fn import(store: &dyn Store, file: impl BufRead, what: Import) -> Result<Dumped, DumpError> {
+    let mut snapshot = read(file)?;
+    if what == Import::Restore {
+        snapshot.revision = Revision((snapshot.revision.0 + 1).max(unix_micros()));
+    }
     let there = store.load()?.revision;
     if there != Revision::default() {
         return Err(DumpError::NotEmpty(there));

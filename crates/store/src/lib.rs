@@ -32,7 +32,7 @@ use model::{Object, ObjectKey, Revision};
 
 pub use change::{Change, Commit};
 pub use codec::{DecodeError, decode_record, encode_record};
-pub use dump::{DumpError, Dumped, export, import};
+pub use dump::{DumpError, Dumped, Import, export, import};
 pub use etcd::{Etcd, EtcdOptions};
 pub use memory::Memory;
 pub use redb::{CHANGES_MAX, LogLimits, OpenError, Options, Redb};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use model::{Object, Revision};
-use store::{ChangesError, DumpError, Memory, Op, Options, Redb, Store, export, import, suite};
+use store::{ChangesError, DumpError, Import, Memory, Op, Options, Redb, Store, export, import, suite};
 
 fn fill(store: &impl Store) {
     for n in 0..5 {
@@ -26,7 +26,7 @@ fn what_is_imported_is_what_was_exported() {
     fill(&from);
     let mut file = Vec::new();
     let exported = export(&from, &mut file).unwrap();
-    assert_eq!(import(&to, file.as_slice()).unwrap(), exported);
+    assert_eq!(import(&to, file.as_slice(), Import::Move).unwrap(), exported);
     assert_eq!((exported.revision, exported.objects, exported.records), (Revision(5), 5, 1));
     assert_eq!(to.load().unwrap(), from.load().unwrap());
     // The history stays behind, and says so; it goes on from there.
@@ -38,6 +38,19 @@ fn what_is_imported_is_what_was_exported() {
 }
 
 #[test]
+fn what_is_restored_goes_on_beyond_what_was_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, to) = (Memory::new(), redb(directory.path(), "to"));
+    fill(&from);
+    let mut file = Vec::new();
+    export(&from, &mut file).unwrap();
+    let restored = import(&to, file.as_slice(), Import::Restore).unwrap().revision;
+    assert!(restored > Revision(1_000_000_000_000), "{restored}");
+    assert_eq!(to.load().unwrap().objects, from.load().unwrap().objects);
+    assert!(matches!(to.changes(Revision(5)), Err(ChangesError::Compacted { .. })));
+}
+
+#[test]
 fn a_store_with_something_in_it_is_not_imported_into() {
     let directory = tempfile::tempdir().unwrap();
     let (from, to) = (Memory::new(), redb(directory.path(), "to"));
@@ -45,7 +58,7 @@ fn a_store_with_something_in_it_is_not_imported_into() {
     to.transact(&suite::transaction(&to, vec![Op::PutRecord("keys".into(), b"1".to_vec())])).unwrap();
     let mut file = Vec::new();
     export(&from, &mut file).unwrap();
-    assert!(matches!(import(&to, file.as_slice()), Err(DumpError::NotEmpty(Revision(1)))));
+    assert!(matches!(import(&to, file.as_slice(), Import::Move), Err(DumpError::NotEmpty(Revision(1)))));
 }
 
 #[test]
@@ -59,10 +72,10 @@ fn a_file_that_is_cut_short_or_damaged_changes_nothing() {
     let to = redb(directory.path(), "to");
     let lines: Vec<&str> = text.lines().collect();
     for kept in 0..lines.len() {
-        assert!(import(&to, lines[..kept].join("\n").as_bytes()).is_err(), "{kept} lines");
+        assert!(import(&to, lines[..kept].join("\n").as_bytes(), Import::Move).is_err(), "{kept} lines");
     }
     let without_one = [&lines[..2], &lines[3..]].concat().join("\n");
-    assert!(matches!(import(&to, without_one.as_bytes()), Err(DumpError::Line { .. })));
-    assert!(import(&to, text.replace("/ladon/v1/node/", "/ladon/v9/node/").as_bytes()).is_err());
+    assert!(matches!(import(&to, without_one.as_bytes(), Import::Move), Err(DumpError::Line { .. })));
+    assert!(import(&to, text.replace("/ladon/v1/node/", "/ladon/v9/node/").as_bytes(), Import::Move).is_err());
     assert_eq!(to.load().unwrap().revision, Revision(0));
 }

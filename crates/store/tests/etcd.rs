@@ -11,7 +11,9 @@ use lab::Lab;
 use lab::etcd::{Options, Version};
 use model::{Object, Revision};
 use nix::sys::signal::Signal;
-use store::{ChangesError, Etcd, EtcdOptions, Op, Store, TransactError, Transaction, Updates, suite};
+use store::{
+    ChangesError, DumpError, Etcd, EtcdOptions, Import, Op, Redb, Store, TransactError, Transaction, Updates, export, import, suite,
+};
 
 /// A lab with one cluster.
 struct World {
@@ -223,6 +225,31 @@ fn a_history_that_etcd_has_cut_off_is_told_and_a_late_watch_begins_again() {
     transact(&store, vec![put("last")]).unwrap();
     let updates = late.updates(Revision(55), Revision(56)).unwrap();
     assert!(matches!(updates, Updates::Each(ref updates) if updates.len() == 1), "{updates:?}");
+}
+
+#[test]
+fn a_deployment_moves_to_etcd_and_back_and_goes_on_where_it_was() {
+    let world = World::new(&Options::default());
+    let directory = tempfile::tempdir().unwrap();
+    let redb = |name: &str| Redb::open(directory.path().join(name), store::Options::default()).unwrap();
+    let (before, etcd, after) = (redb("before"), world.store("/t"), redb("after"));
+    for n in 0..3 {
+        transact(&before, many(500 + n)).unwrap();
+    }
+    transact(&before, vec![Op::PutRecord("keys".into(), b"{\"port\":7}".to_vec())]).unwrap();
+    let mut file = Vec::new();
+    let moved = export(&before, &mut file).unwrap();
+    assert_eq!((moved.revision, moved.objects, moved.records), (Revision(4), 502, 1));
+    assert_eq!(import(&etcd, file.as_slice(), Import::Move).unwrap(), moved);
+    assert_eq!(etcd.load().unwrap(), before.load().unwrap());
+    assert!(matches!(etcd.changes(Revision(3)), Err(ChangesError::Compacted { oldest: Revision(4) })));
+    assert!(matches!(import(&etcd, file.as_slice(), Import::Move), Err(DumpError::NotEmpty(Revision(4)))));
+    assert_eq!(transact(&etcd, vec![put("in-etcd")]).unwrap(), Revision(5));
+    assert_eq!(etcd.changes(Revision(4)).unwrap().len(), 1);
+    let mut file = Vec::new();
+    export(&etcd, &mut file).unwrap();
+    import(&after, file.as_slice(), Import::Move).unwrap();
+    assert_eq!(after.load().unwrap(), etcd.load().unwrap());
 }
 
 #[test]

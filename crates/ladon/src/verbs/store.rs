@@ -6,7 +6,7 @@ use std::io::{BufReader, BufWriter};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use server::store::{DumpError, Dumped, export, import};
+use ::store::{DumpError, Dumped, Import, export, import};
 
 use crate::cli::{StoreArgs, StoreWhat};
 use crate::daemon::read_config;
@@ -31,9 +31,10 @@ pub fn store(args: &StoreArgs) -> Result<String> {
             out.sync_all().map_err(|error| named(file, &error))?;
             Ok(said("exported", dumped))
         }
-        StoreWhat::Import { file } => {
+        StoreWhat::Import { file, restore } => {
+            let what = if *restore { Import::Restore } else { Import::Move };
             let from = File::open(file).map_err(|error| named(file, &error))?;
-            Ok(said("imported", import(&*opened, BufReader::new(from)).map_err(|error| failed("imported", &error))?))
+            Ok(said("imported", import(&*opened, BufReader::new(from), what).map_err(|error| failed("imported", &error))?))
         }
     }
 }
