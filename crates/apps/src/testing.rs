@@ -23,6 +23,7 @@ pub fn node(name: &str, tunnel: &str) -> Node {
         tunnel: TunnelType::Geneve,
         bridge: String::new(),
         datapath: String::new(),
+        stream: None,
     }
 }
 

@@ -48,16 +48,26 @@ pub struct Answer {
 }
 
 impl Api {
+    /// The first server: all of them say the same of what should be.
     pub fn new(reach: &Reach) -> Result<Api> {
-        let place = Place::parse(&reach.api).ok_or_else(|| {
-            let what = format!("'{}' is no address of a server's API", reach.api);
+        Api::at(reach, reach.api.first().map_or("", String::as_str))
+    }
+
+    /// All servers.
+    pub fn all(reach: &Reach) -> Result<Vec<Api>> {
+        reach.api.iter().map(|url| Api::at(reach, url)).collect()
+    }
+
+    fn at(reach: &Reach, url: &str) -> Result<Api> {
+        let place = Place::parse(url).ok_or_else(|| {
+            let what = format!("'{url}' is no address of a server's API");
             Failure::new(what, UNTOUCHED, "give --api or LADON_API as http://HOST:PORT or unix:/PATH")
         })?;
         let token = reach.token.as_deref().map(HeaderValue::from_str).transpose().map_err(|_| {
             let what = "the token has characters that no request can carry, such as a line break";
             Failure::new(what, UNTOUCHED, "give LADON_TOKEN exactly as it is in the server's file of tokens")
         })?;
-        Ok(Api { url: reach.api.clone(), place, token })
+        Ok(Api { url: url.to_string(), place, token })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {

@@ -43,9 +43,10 @@ pub struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "For the operator's commands")]
 pub struct Reach {
-    /// A server's API: http://HOST:PORT or unix:/PATH
-    #[arg(long, global = true, env = "LADON_API", default_value = "http://127.0.0.1:9696", value_name = "URL")]
-    pub api: String,
+    /// A server's API: http://HOST:PORT or unix:/PATH. Of several servers that share a store, all of them, separated by commas: each
+    /// knows the nodes that follow it
+    #[arg(long, global = true, env = "LADON_API", default_value = "http://127.0.0.1:9696", value_name = "URL", value_delimiter = ',')]
+    pub api: Vec<String>,
     /// Token for the API; better given as LADON_TOKEN, where no process list shows it
     #[arg(long, global = true, env = "LADON_TOKEN", hide_env_values = true, hide_default_value = true, value_name = "TOKEN")]
     pub token: Option<String>,

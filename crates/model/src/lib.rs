@@ -27,4 +27,4 @@ pub use ids::{
 pub use object::{Kind, Object, ObjectKey, Standard};
 pub use port::{AddressPair, DhcpOption, FixedIp, Port, PortStatus, owner};
 pub use security::{Direction, EtherType, Rule, SecurityGroup};
-pub use topology::{Ipv6Mode, Network, Node, Route, Router, Subnet, TunnelType};
+pub use topology::{Ipv6Mode, Network, Node, NodeStream, Route, Router, Subnet, TunnelType};

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{NetworkId, NetworkKey, NodeName, ProjectId, RouterId, RouterKey, SubnetId};
 
@@ -127,6 +128,18 @@ pub struct Node {
     /// `system` or `netdev`, as Open vSwitch calls them; empty: unknown.
     #[serde(default)]
     pub datapath: String,
+    /// Where it follows its view, if several servers share the store: that one decides on its ports' status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<NodeStream>,
+}
+
+/// A node's stream to a server. The latest one counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeStream {
+    /// The server's process.
+    pub server: Uuid,
+    /// Its number among that server's streams.
+    pub number: u64,
 }
 
 impl Node {

@@ -24,8 +24,15 @@ fn build(kind: u8, own: u8, a: u8, b: u8, flag: bool) -> Object {
     let project = ProjectId("p".into());
     let standard = Standard::default();
     match kind {
-        0 => Node { name: name(own), tunnel_addresses: vec![], tunnel: TunnelType::Geneve, bridge: String::new(), datapath: String::new() }
-            .into(),
+        0 => Node {
+            name: name(own),
+            tunnel_addresses: vec![],
+            tunnel: TunnelType::Geneve,
+            bridge: String::new(),
+            datapath: String::new(),
+            stream: None,
+        }
+        .into(),
         1 => network(own.into()).into(),
         2 => {
             let mut subnet = common::subnet(&network(a.into()), "10.0.0.0/24");

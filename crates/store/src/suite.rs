@@ -35,6 +35,7 @@ pub fn node(name: &str) -> Node {
         tunnel: TunnelType::Geneve,
         bridge: String::new(),
         datapath: String::new(),
+        stream: None,
     }
 }
 

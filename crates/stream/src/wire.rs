@@ -293,6 +293,7 @@ impl TryFrom<&Hello> for model::Node {
             tunnel,
             bridge: hello.bridge.clone(),
             datapath: hello.datapath.clone(),
+            stream: None,
         })
     }
 }

@@ -49,11 +49,44 @@ pub async fn nodes(reach: &Reach, wanted: &Nodes) -> Result<String> {
     if let Some(node) = &wanted.forget {
         return forget(reach, node).await;
     }
-    let body = list(reach, "/ladon/v1/nodes", "nodes", NODES, &wanted.filter).await?;
+    let bodies = answers(&Api::all(reach)?, "/ladon/v1/nodes").await?;
+    let body = filtered(together(&bodies), "/ladon/v1/nodes", "nodes", NODES, &wanted.filter)?;
     Ok(match reach.output {
         Format::Table => table(NODES, rows(&body, "nodes")),
         Format::Json => format!("{body:#}\n"),
     })
+}
+
+/// What the servers answer, without those that do not; an error where none does.
+async fn answers(servers: &[Api], path: &str) -> Result<Vec<Value>> {
+    let asked = futures::future::join_all(servers.iter().map(|server| server.get(path))).await;
+    let (mut bodies, mut failures) = (Vec::new(), Vec::new());
+    for answer in asked {
+        match answer {
+            Ok(body) => bodies.push(body),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    match failures.into_iter().next() {
+        Some(failure) if bodies.is_empty() => Err(failure),
+        _ => Ok(bodies),
+    }
+}
+
+/// One list of nodes out of several servers': each node's row is that of the server which it follows, if that one answered.
+fn together(bodies: &[Value]) -> Value {
+    let mut body = bodies.first().cloned().unwrap_or(Value::Null);
+    for other in bodies.iter().skip(1) {
+        let Some(mine) = body["nodes"].as_array_mut() else { break };
+        for row in rows(other, "nodes") {
+            match mine.iter_mut().find(|known| known["name"] == row["name"]) {
+                Some(known) if !known["elsewhere"].is_null() && row["elsewhere"].is_null() => *known = row.clone(),
+                Some(_) => {}
+                None => mine.push(row.clone()),
+            }
+        }
+    }
+    body
 }
 
 /// Takes a machine off the list.
@@ -102,7 +135,10 @@ pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
 
 /// The server's document, with only the rows that the filter lets through.
 async fn list(reach: &Reach, path: &str, key: &str, columns: &[Column], filter: &Filter) -> Result<Value> {
-    let mut body = Api::new(reach)?.get(path).await?;
+    filtered(Api::new(reach)?.get(path).await?, path, key, columns, filter)
+}
+
+fn filtered(mut body: Value, path: &str, key: &str, columns: &[Column], filter: &Filter) -> Result<Value> {
     let Some(rows) = body.get_mut(key).and_then(Value::as_array_mut) else {
         return Err(Failure::new(
             format!("the answer to {path} has no '{key}'"),
@@ -120,12 +156,16 @@ fn rows<'a>(body: &'a Value, key: &str) -> &'a [Value] {
 
 /// Returns when the revision is in force everywhere. The server holds the question until it is, or a round is over.
 pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
-    let api = Api::new(reach)?;
+    let servers = Api::all(reach)?;
     let until = Instant::now() + Duration::from_secs(wait.timeout);
     let mut revision = wait.revision;
+    if revision.is_none() && servers.len() > 1 {
+        let answers = answers(&servers, "/ladon/v1/wait?timeout=0").await?;
+        revision = answers.iter().filter_map(|answer| answer["revision"].as_u64()).max();
+    }
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let answer = api.get(&wait_path(revision, left.min(WAIT_ROUND))).await?;
+        let answer = put_together(&answers(&servers, &wait_path(revision, left.min(WAIT_ROUND))).await?);
         // The latest revision is that of the first question: who goes on changing things does not make us wait for ever.
         revision = revision.or_else(|| answer["revision"].as_u64());
         if answer["is_in_force"] == true {
@@ -144,6 +184,24 @@ fn wait_path(revision: Option<u64>, round: Duration) -> String {
         Some(revision) => format!("/ladon/v1/wait?revision={revision}&timeout={seconds}"),
         None => format!("/ladon/v1/wait?timeout={seconds}"),
     }
+}
+
+/// One answer out of several servers'. A node that follows a server which was not asked may have anything in force.
+fn put_together(answers: &[Value]) -> Value {
+    let is_asked = |server: &Value| answers.iter().any(|answer| answer["server"] == *server);
+    let mut lagging: Vec<Value> = answers.iter().flat_map(|answer| rows(answer, "lagging").iter().cloned()).collect();
+    for node in answers.iter().flat_map(|answer| rows(answer, "elsewhere")).filter(|node| !is_asked(&node["server"])) {
+        if !lagging.iter().any(|known| known["node"] == node["node"]) {
+            lagging.push(json!({ "node": node["node"], "reason": "it follows a server that was not asked or does not answer; see --api" }));
+        }
+    }
+    let revision = answers.first().map_or(Value::Null, |answer| answer["revision"].clone());
+    let latest = answers.iter().filter_map(|answer| answer["latest"].as_u64()).min();
+    // A server alone does not say so as long as there are nodes that follow others.
+    let is_there = |answer: &Value| answer["latest"].as_u64().zip(revision.as_u64()).is_some_and(|(latest, wanted)| latest >= wanted);
+    let is_met = |answer: &Value| answer["is_in_force"] == true || !rows(answer, "elsewhere").is_empty() && is_there(answer);
+    let is_in_force = answers.iter().all(is_met) && lagging.is_empty();
+    json!({ "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging })
 }
 
 fn in_force(format: Format, answer: &Value) -> String {

@@ -138,6 +138,7 @@ mod tests {
                 tunnel: TunnelType::Vxlan,
                 bridge: String::new(),
                 datapath: String::new(),
+                stream: None,
             }))
         };
         let store = Some(StoreId(uuid::Uuid::from_u128(9)));

@@ -257,6 +257,7 @@ mod tests {
             tunnel: TunnelType::Geneve,
             bridge: String::new(),
             datapath: String::new(),
+            stream: None,
         }
         .into()
     }

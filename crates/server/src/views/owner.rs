@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Kind, Node, NodeId, NodeName, ObjectKey, Port, PortId, Revision, StoreId};
+use model::{Kind, Node, NodeId, NodeName, NodeStream, Object, ObjectKey, Port, PortId, PortStatus, Revision, StoreId};
 use stream::InterestHash;
 use stream::wire::Report;
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::concerns::Concerns;
 use super::interest::{Effect, Interest};
@@ -97,6 +98,8 @@ pub struct Admission {
 
 /// Everything at one moment, for the operator's questions.
 pub struct Picture {
+    /// Who this server is, where others share the store.
+    pub server: Option<Uuid>,
     pub state: Arc<State>,
     pub reports: Reports,
     pub nodes: BTreeMap<NodeName, NodePicture>,
@@ -120,6 +123,8 @@ pub struct NodePicture {
     pub since: Option<Timestamp>,
     pub last_seen: Option<Timestamp>,
     pub concerns: Concerns,
+    /// Its stream leads to another server, which knows more.
+    pub elsewhere: Option<NodeStream>,
 }
 
 /// What goes to the writer together.
@@ -295,15 +300,43 @@ impl Owner {
             self.dirty_ports.insert(PortId(change.key.id));
             match (port(change.before.as_ref()), port(change.after.as_ref())) {
                 (Some(before), Some(after)) if before.home() != after.home() => self.reports.moved(after),
+                // This server never makes a port of a node ACTIVE that it does not know.
+                (Some(before), Some(after)) if before.status != after.status && after.status == PortStatus::Active => {
+                    self.reports.decided(after);
+                }
                 (_, None) => self.reports.deleted(PortId(change.key.id)),
                 _ => {}
             }
+        }
+        if let Some(Object::Node(after)) = change.after.as_deref() {
+            self.note_stream(change.before.as_deref(), after);
         }
         match (change.before.as_deref(), change.after.as_deref()) {
             (_, Some(model::Object::Node(node))) if !self.nodes.contains_key(&node.name) => self.track(&node.name),
             (Some(model::Object::Node(node)), None) => self.node_deleted(node),
             _ => {}
         }
+    }
+
+    /// The stream of a session, as other servers are told.
+    fn stream(&self, session: SessionId) -> Option<NodeStream> {
+        self.core.server().map(|server| NodeStream { server, number: session })
+    }
+
+    /// The latest stream that was written counts. A session that was not written yet will be, and is the later one then.
+    fn note_stream(&mut self, before: Option<&Object>, after: &Node) {
+        if !is_elsewhere(after, self.core.server()) {
+            return;
+        }
+        let session = self.nodes.get(&after.name).and_then(|track| track.session.clone());
+        let is_written = |session| matches!(before, Some(Object::Node(before)) if before.stream == self.stream(session));
+        match session {
+            Some((session, _)) if !is_written(session) => return,
+            Some((_, outbox)) => outbox.end("the node follows another server"),
+            None => {}
+        }
+        self.reports.went_elsewhere(&after.name);
+        self.claims.send_replace(self.reports.clone());
     }
 
     /// One that has come back meanwhile is there again; any other is nobody's concern now.
@@ -350,12 +383,13 @@ impl Owner {
         self.check_addresses(&facts).inspect_err(|taken| tracing::warn!("{taken}"))?;
         let addresses = facts.tunnel_addresses.clone();
         self.strangers.remove(&node);
+        self.next_session += 1;
+        let facts = Node { stream: self.stream(self.next_session), ..facts };
         if self.state.node(&node) != Some(&facts) {
             self.dirty_nodes.insert(node.clone(), facts);
         }
         self.reports.returned(&node);
         self.track(&node);
-        self.next_session += 1;
         let view = self.interest.view(&node);
         let outbox = Arc::new(Outbox::new(InterestHash::of(&view)));
         let track = self.nodes.get_mut(&node).expect("tracked right above");
@@ -388,6 +422,10 @@ impl Owner {
         if let Some(track) = self.current(node, session) {
             track.session = None;
             track.since = Some(Timestamp::now());
+            if self.core.server().is_some() {
+                // What is not written yet would seem newer than the stream to another server.
+                self.dirty_nodes.remove(node);
+            }
             tracing::info!("node {node} is gone: its traffic goes on, it gets no changes until it is back");
         }
     }
@@ -444,9 +482,10 @@ impl Owner {
         }
         self.is_writing = true;
         let (core, reports) = (self.core.clone(), self.reports.clone());
+        let server = core.server();
         Some(async move {
             let written = batch.clone();
-            let result = core.write(move |tx: &mut Tx| Ok::<(), WriteError>(apply(tx, &written, &reports))).await;
+            let result = core.write(move |tx: &mut Tx| Ok::<(), WriteError>(apply(tx, &written, &reports, server))).await;
             Message::Wrote { batch, result: result.map(|written| written.revision) }
         })
     }
@@ -501,7 +540,9 @@ impl Owner {
             Err(error) => {
                 tracing::warn!("status of {} ports could not be written, which is tried again: {error}", batch.ports.len());
                 self.dirty_ports.extend(batch.ports);
-                for node in batch.nodes {
+                let is_here = |node: &Node| self.nodes.get(&node.name).is_some_and(|track| track.session.is_some());
+                let again: Vec<Node> = batch.nodes.into_iter().filter(|node| self.core.server().is_none() || is_here(node)).collect();
+                for node in again {
                     self.dirty_nodes.entry(node.name.clone()).or_insert(node);
                 }
                 self.retry_at = Some(tokio::time::Instant::now() + RETRY_AFTER);
@@ -517,10 +558,12 @@ impl Owner {
                 since: track.since,
                 last_seen: track.last_seen,
                 concerns: track.concerns.clone(),
+                elsewhere: self.state.node(name).filter(|node| is_elsewhere(node, self.core.server())).and_then(|node| node.stream),
             };
             (name.clone(), picture)
         };
         Picture {
+            server: self.core.server(),
             state: self.state.clone(),
             reports: self.reports.clone(),
             nodes: self.nodes.iter().map(node).collect(),
@@ -530,14 +573,23 @@ impl Owner {
 }
 
 /// Decides again, on the state as the writer has it: a user may have moved a port meanwhile.
-fn apply(tx: &mut Tx, batch: &Batch, reports: &Reports) {
+fn apply(tx: &mut Tx, batch: &Batch, heard: &Reports, server: Option<Uuid>) {
     for node in &batch.nodes {
         if tx.state().node(&node.name) != Some(node) {
             tx.put(node.clone());
         }
     }
+    // Reports of nodes that follow another server by now are old.
+    let state = tx.state();
+    let true_still = server.map(|_| heard.without(|node| state.node(node).is_some_and(|node| is_elsewhere(node, server))));
+    let reports = true_still.as_ref().unwrap_or(heard);
     let settled: Vec<Port> = batch.ports.iter().filter_map(|id| reports.settled(tx.state().port(*id)?)).collect();
     settled.into_iter().for_each(|port| tx.put(port));
+}
+
+/// True if the node's stream leads to another server than this one.
+fn is_elsewhere(node: &Node, server: Option<Uuid>) -> bool {
+    server.is_some() && node.stream.is_some_and(|stream| Some(stream.server) != server)
 }
 
 /// Takes a node that the operator gave up out of the state: its object, and what it claimed.

@@ -126,6 +126,24 @@ impl Reports {
         interfaces.into_iter().chain(before.installed).collect()
     }
 
+    /// The node follows another server now, which knows better.
+    pub fn went_elsewhere(&mut self, node: &NodeName) {
+        self.forget(node);
+        self.forgotten.remove(node);
+    }
+
+    /// What can be said here, of nodes that are not `elsewhere`.
+    pub fn without(&self, elsewhere: impl Fn(&NodeName) -> bool) -> Reports {
+        let mut reports = self.clone();
+        self.nodes.keys().filter(|node| elsewhere(node)).for_each(|node| reports.went_elsewhere(node));
+        reports
+    }
+
+    /// Somebody who knows has given the port a status.
+    pub fn decided(&mut self, port: &Port) {
+        self.moved.remove(&port.id);
+    }
+
     /// It has come back after all.
     pub fn returned(&mut self, node: &NodeName) {
         self.forgotten.remove(node);

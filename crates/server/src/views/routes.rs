@@ -2,10 +2,13 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /ladon/v1/nodes` | `{revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces, problem}]}` |
+//! | `GET /ladon/v1/nodes` | `{server, revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces, problem, elsewhere}]}` |
 //! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected |
-//! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}]}`, at the latest after the timeout |
+//! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{server, revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}], elsewhere: [{node, server}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
+//!
+//! A server that shares its store knows the nodes that follow it; of those whose stream leads to another server it says which, and
+//! the revision is not in force for it as long as there are any: whoever asks puts the servers' answers together (`ladon wait`).
 //!
 //! Only administrators are answered. Without `revision`, `wait` waits for the latest one.
 
@@ -104,6 +107,8 @@ struct NodeRow<'a> {
     interfaces: usize,
     /// Why it cannot do what it should, or does not follow this server.
     problem: Option<String>,
+    /// The server that it follows, which knows the rest, if it is another one.
+    elsewhere: Option<uuid::Uuid>,
 }
 
 async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, Problem> {
@@ -112,7 +117,7 @@ async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, P
     let strangers = picture.strangers.values().map(|stranger| &stranger.facts).filter(|node| picture.state.node(&node.name).is_none());
     let mut rows: Vec<NodeRow> = known.chain(strangers).map(|node| picture.node_row(node)).collect();
     rows.sort_by_key(|row| row.name);
-    Ok(Json(json!({ "revision": picture.state.revision(), "nodes": rows })).into_response())
+    Ok(Json(json!({ "server": picture.server, "revision": picture.state.revision(), "nodes": rows })).into_response())
 }
 
 /// For a machine that was taken out: as long as it might come back, it keeps what it claimed.
@@ -144,10 +149,11 @@ impl Picture {
             since: text(known.and_then(|node| node.since)),
             last_seen: text(stranger.map(|node| node.last_seen).or(known.and_then(|node| node.last_seen))),
             revision_in_force: known.map_or_else(Revision::default, |node| node.concerns.in_force()),
-            is_up_to_date: known.is_some_and(|node| !node.is_behind(self.state.revision())),
+            is_up_to_date: known.is_some_and(|node| node.elsewhere.is_none() && !node.is_behind(self.state.revision())),
             ports: self.state.ports_at(node.name.clone()).count(),
             interfaces: self.reports.node(&node.name).map_or(0, |report| report.present.len()),
             problem: stranger.map(Stranger::problem).or_else(|| self.refusal(&node.name)),
+            elsewhere: known.and_then(|node| node.elsewhere).map(|stream| stream.server),
         }
     }
 
@@ -187,6 +193,11 @@ impl Picture {
                 "no node named {home} has ever connected; it has no traffic; start ladon node there, or correct the port's host"
             ));
         };
+        if node.elsewhere.is_some() {
+            let is_active = port.status == model::PortStatus::Active;
+            let what = format!("it is not in force on node {home}; it has no traffic; ask the server that the node follows (ladon --api)");
+            return (!is_active).then_some(what);
+        }
         let Some(report) = self.reports.node(home) else {
             return Some(format!(
                 "node {home} has not reported since this server started; its flows stay as they are; check ladon node there"
@@ -222,9 +233,9 @@ impl Stranger {
 }
 
 impl NodePicture {
-    /// Whether `revision` concerns the node and is not in force there.
+    /// Whether `revision` concerns the node and is not in force there, as far as this server is to know.
     fn is_behind(&self, revision: Revision) -> bool {
-        (self.has_view || self.is_connected) && !self.concerns.are_met(revision)
+        self.elsewhere.is_none() && (self.has_view || self.is_connected) && !self.concerns.are_met(revision)
     }
 }
 
@@ -248,17 +259,27 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
         let latest = picture.state.revision();
         // No node can be behind where the server is not yet.
         let lagging = if latest >= revision { picture.lagging(revision) } else { Vec::new() };
-        let is_in_force = latest >= revision && lagging.is_empty();
-        if is_in_force || timeout_at(deadline, progress.changed()).await.is_err() {
-            return Ok(
-                Json(json!({ "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging })).into_response()
-            );
+        let elsewhere = picture.elsewhere();
+        let is_met = latest >= revision && lagging.is_empty();
+        if is_met || timeout_at(deadline, progress.changed()).await.is_err() {
+            let is_in_force = is_met && elsewhere.is_empty();
+            let answer = json!({
+                "server": picture.server, "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging,
+                "elsewhere": elsewhere,
+            });
+            return Ok(Json(answer).into_response());
         }
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
 }
 
 impl Picture {
+    /// Nodes of which another server knows what they have in force.
+    fn elsewhere(&self) -> Vec<serde_json::Value> {
+        let told = |(name, node): (&NodeName, &NodePicture)| Some(json!({ "node": name, "server": node.elsewhere?.server }));
+        self.nodes.iter().filter_map(told).collect()
+    }
+
     fn lagging(&self, revision: Revision) -> Vec<serde_json::Value> {
         let lag = |(name, node): (&NodeName, &NodePicture)| {
             let reason = self.lag(name, node, revision)?;

@@ -56,7 +56,7 @@ pub async fn serve(views: Views, follower: Follower) {
         return drop(wire.refuse(format!("this is store {ours}, and the node's view is of store {theirs}")).await);
     }
     let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
-    if views.core.is_shared() {
+    if views.core.server().is_some() {
         let mut revision = views.revision.clone();
         // A node that has seen what the store has lost gets a snapshot in the end.
         drop(tokio::time::timeout(BEHIND_TIMEOUT, revision.wait_for(|revision| *revision >= position.revision)).await);

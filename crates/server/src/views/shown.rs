@@ -1,8 +1,8 @@
 //! What of an object nodes are shown.
 //!
 //! Nodes get what packets depend on. The API's bookkeeping (time stamps, tags, revision numbers) and the port's status, which
-//! nodes themselves bring about, are left out: otherwise every port that becomes ACTIVE would be news to every node of its
-//! network, and nodes' health would be N² traffic.
+//! nodes themselves bring about, are left out, and so is which server a node follows: otherwise every port that becomes ACTIVE
+//! would be news to every node of its network, and nodes' health would be N² traffic.
 
 use std::sync::Mutex;
 use std::sync::{Arc, PoisonError};
@@ -20,8 +20,10 @@ pub fn shown(object: &Object) -> Object {
     if let Some(standard) = bookkeeping(&mut object) {
         *standard = Standard::default();
     }
-    if let Object::Port(port) = &mut object {
-        port.status = PortStatus::default();
+    match &mut object {
+        Object::Port(port) => port.status = PortStatus::default(),
+        Object::Node(node) => node.stream = None,
+        _ => {}
     }
     object
 }

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use model::{Revision, StoreId};
 use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction, Update, Updates};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use uuid::Uuid;
 
 use crate::state::State;
 
@@ -103,6 +104,8 @@ pub struct Core {
     published: Arc<Published>,
     store: Arc<dyn Store>,
     identity: Option<StoreId>,
+    /// This process, among the servers that share the store.
+    server: Uuid,
 }
 
 struct Published {
@@ -189,7 +192,7 @@ impl Core {
             rivals_at: None,
             yield_until: None,
         };
-        Ok((Core { queue, published, store, identity }, writer))
+        Ok((Core { queue, published, store, identity, server: Uuid::new_v4() }, writer))
     }
 
     /// Which store this is.
@@ -202,9 +205,9 @@ impl Core {
         self.published.lock().state.clone()
     }
 
-    /// True if other servers may write the store, too.
-    pub fn is_shared(&self) -> bool {
-        self.store.is_shared()
+    /// Who this server is, among those that may share the store; None: it has the store to itself.
+    pub fn server(&self) -> Option<Uuid> {
+        self.store.is_shared().then_some(self.server)
     }
 
     /// Waits until the writer has ended, which it does only by a fault while there are handles.

@@ -4,5 +4,6 @@ mod cost;
 mod edits;
 mod named;
 mod reports;
+mod servers;
 mod streams;
 mod world;

@@ -27,6 +27,7 @@ pub fn node(n: u32) -> Node {
         tunnel: TunnelType::Geneve,
         bridge: String::new(),
         datapath: String::new(),
+        stream: None,
     }
 }
 
