@@ -1,8 +1,7 @@
 //! A node is upgraded to a release with another pipeline while packets flow: none is lost, and what the old release left goes.
 //!
 //! The old release is made of this one: its flows, with every table but the first moved down by one, as if a table had come in
-//! between, and with another pipeline's number in table 0. A packet that meets tables of both
-//! goes wrong.
+//! between, and with another pipeline's number in table 0. A packet that meets tables of both goes wrong.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
