@@ -56,8 +56,10 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// `http://host:port` or `unix:/path`. Default: `http://127.0.0.1:9696`.
+    /// `http://host:port`, `https://host:port` (of a proxy in front of the server) or `unix:/path`. Default: `http://127.0.0.1:9696`.
     pub endpoint: String,
+    /// The authority that signed the certificate behind `https://`, PEM; needed for that; read at start. Default: none.
+    pub ca: Option<PathBuf>,
     /// Token sent as `X-Auth-Token`. Default: none.
     pub token: Option<Secret>,
     /// File that holds the token; read at start. Default: none.
@@ -131,7 +133,7 @@ impl Default for Config {
 
 impl Default for Api {
     fn default() -> Api {
-        Api { endpoint: "http://127.0.0.1:9696".into(), token: None, token_file: None, project: None }
+        Api { endpoint: "http://127.0.0.1:9696".into(), ca: None, token: None, token_file: None, project: None }
     }
 }
 
@@ -230,6 +232,7 @@ mod tests {
             resync_secs = 7
             [api]
             endpoint = "unix:/run/ladon.sock"
+            ca = "/ca.crt"
             token = "t"
             project = "p"
             [network]

@@ -26,8 +26,14 @@ pub enum ConfigError {
     Syntax(String),
     #[error("{field}: {why}")]
     Value { field: &'static str, why: String },
-    #[error("api.endpoint `{0}`: give http://host:port or unix:/path")]
+    #[error("api.endpoint `{0}`: give http://host:port, https://host:port or unix:/path")]
     Endpoint(String),
+    #[error(
+        "an https address needs the certificate of the authority that signed the server's: give api.ca (operator's commands: --api-ca)"
+    )]
+    NoAuthority,
+    #[error("the authority's certificate {path} cannot be used: {why}")]
+    Authority { path: PathBuf, why: String },
     #[error("reading the token from {path}")]
     TokenFile { path: PathBuf, source: std::io::Error },
     #[error("reading the host's name for the Lease; set lease.holder")]

@@ -1,7 +1,6 @@
-//! A server's API, one request per connection, over TCP or a unix socket.
+//! A server's API, one request per connection, over TCP, TLS or a unix socket: the same ways as `ladon kube` has.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -9,9 +8,9 @@ use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use kube_bridge::neutron::{Dial, Endpoint};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 
 use crate::cli::Reach;
 use crate::failure::{Failure, Result};
@@ -30,15 +29,8 @@ const UNTOUCHED: &str = "not affected; switches go on with what they have";
 /// Where the API is, and who asks.
 pub struct Api {
     url: String,
-    place: Place,
+    dial: Dial,
     token: Option<HeaderValue>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// `host:port`.
-    Tcp(String),
-    Unix(PathBuf),
 }
 
 /// An answer that arrived.
@@ -59,15 +51,19 @@ impl Api {
     }
 
     fn at(reach: &Reach, url: &str) -> Result<Api> {
-        let place = Place::parse(url).ok_or_else(|| {
+        let endpoint = Endpoint::parse(url).map_err(|_| {
             let what = format!("'{url}' is no address of a server's API");
-            Failure::new(what, UNTOUCHED, "give --api or LADON_API as http://HOST:PORT or unix:/PATH")
+            Failure::new(what, UNTOUCHED, "give --api or LADON_API as http://HOST:PORT, https://HOST:PORT or unix:/PATH")
+        })?;
+        let dial = Dial::new(endpoint, reach.api_ca.as_deref()).map_err(|error| {
+            let what_to_do = "give --api-ca or LADON_API_CA: the certificate of the authority that signed the server's, PEM";
+            Failure::new(error.to_string(), UNTOUCHED, what_to_do)
         })?;
         let token = reach.token.as_deref().map(HeaderValue::from_str).transpose().map_err(|_| {
             let what = "the token has characters that no request can carry, such as a line break";
             Failure::new(what, UNTOUCHED, "give LADON_TOKEN exactly as it is in the server's file of tokens")
         })?;
-        Ok(Api { url: url.to_string(), place, token })
+        Ok(Api { url: url.to_string(), dial, token })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
@@ -87,16 +83,8 @@ impl Api {
     /// The answer, whatever its status.
     pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         let exchange = async {
-            match &self.place {
-                Place::Tcp(address) => {
-                    let stream = within(CONNECT_TIMEOUT, TcpStream::connect(address)).await?;
-                    self.exchange(stream, method, path, body).await
-                }
-                Place::Unix(socket) => {
-                    let stream = within(CONNECT_TIMEOUT, UnixStream::connect(socket)).await?;
-                    self.exchange(stream, method, path, body).await
-                }
-            }
+            let stream = within(CONNECT_TIMEOUT, self.dial.connect()).await?;
+            self.exchange(stream, method, path, body).await
         };
         within(ANSWER_TIMEOUT, exchange).await.map_err(|error| self.silent(&error))
     }
@@ -122,10 +110,7 @@ impl Api {
     }
 
     fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Request<Full<Bytes>> {
-        let host = match &self.place {
-            Place::Tcp(address) => address.as_str(),
-            Place::Unix(_) => "localhost",
-        };
+        let host = self.dial.endpoint().authority();
         let mut request = Request::builder().method(method).uri(path).header("host", host).header("accept", "application/json");
         if body.is_some() {
             request = request.header("content-type", "application/json");
@@ -164,19 +149,6 @@ impl Api {
     }
 }
 
-impl Place {
-    fn parse(url: &str) -> Option<Place> {
-        if let Some(path) = url.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return path.starts_with('/').then(|| Place::Unix(path.into()));
-        }
-        let authority = url.strip_prefix("http://")?.trim_end_matches('/');
-        let is_plain = !authority.is_empty() && !authority.contains(|c: char| c == '/' || c == '@' || c.is_whitespace() || c.is_control());
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        is_plain.then(|| Place::Tcp(if has_port { authority.into() } else { format!("{authority}:80") }))
-    }
-}
-
 /// Runs `work`, for so long at most.
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(limit, work)
@@ -193,25 +165,6 @@ pub fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_api_is_on_tcp_or_on_a_unix_socket() {
-        for (url, place) in [
-            ("http://127.0.0.1:9696", Some(Place::Tcp("127.0.0.1:9696".into()))),
-            ("http://[::1]:9696/", Some(Place::Tcp("[::1]:9696".into()))),
-            ("http://[::1]", Some(Place::Tcp("[::1]:80".into()))),
-            ("http://api", Some(Place::Tcp("api:80".into()))),
-            ("unix:/run/ladon/api.sock", Some(Place::Unix("/run/ladon/api.sock".into()))),
-            ("unix:///run/ladon/api.sock", Some(Place::Unix("/run/ladon/api.sock".into()))),
-            ("unix:run", None),
-            ("https://api", None),
-            ("http://user@api", None),
-            ("http://", None),
-            ("api:9696", None),
-        ] {
-            assert_eq!(Place::parse(url), place, "{url}");
-        }
-    }
 
     #[test]
     fn a_value_in_a_query_is_escaped() {

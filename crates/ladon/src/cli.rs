@@ -43,10 +43,13 @@ pub struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "For the operator's commands")]
 pub struct Reach {
-    /// A server's API: http://HOST:PORT or unix:/PATH. Of several servers that share a store, all of them, separated by commas: each
-    /// knows the nodes that follow it
+    /// A server's API: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Of several servers that share a store, all of them, separated
+    /// by commas: each knows the nodes that follow it
     #[arg(long, global = true, env = "LADON_API", default_value = "http://127.0.0.1:9696", value_name = "URL", value_delimiter = ',')]
     pub api: Vec<String>,
+    /// The authority that signed the certificate behind https, PEM
+    #[arg(long, global = true, env = "LADON_API_CA", value_name = "FILE")]
+    pub api_ca: Option<PathBuf>,
     /// Token for the API; better given as LADON_TOKEN, where no process list shows it
     #[arg(long, global = true, env = "LADON_TOKEN", hide_env_values = true, hide_default_value = true, value_name = "TOKEN")]
     pub token: Option<String>,
@@ -84,12 +87,6 @@ pub enum Command {
         after_help = "Examples:\n  ladon ports\n  ladon ports 10.244.1.7      whose address is this?\n  ladon ports --missing       which do not work, and why?\n  ladon ports --node n2       which live on n2?"
     )]
     Ports(Ports),
-    /// Put a copy of the embedded store back, with the server stopped
-    ///
-    /// The copy goes on at a revision beyond all that nodes have seen: when the server starts, each gets a snapshot and is what
-    /// the copy says. A copy that is put back otherwise may leave nodes different without a word. What was there is kept beside it.
-    #[command(after_help = "Example:\n  ladon restore --config /etc/ladon/server.toml /root/ladon-store")]
-    Restore(Restore),
     /// Wait until a revision is in force on every node that it concerns
     ///
     /// Without --revision: everything that was changed up to now.
@@ -252,15 +249,6 @@ pub struct Unplug {
 }
 
 #[derive(Args)]
-pub struct Restore {
-    /// The server's configuration, whose `store.path` says where the store is
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The copy of the store's file
-    pub copy: PathBuf,
-}
-
-#[derive(Args)]
 pub struct StoreArgs {
     /// The server's configuration, whose `[store]` says where the store is
     #[arg(long, value_name = "FILE")]
@@ -280,6 +268,12 @@ pub enum StoreWhat {
         restore: bool,
         file: PathBuf,
     },
+    /// Put a copy of the embedded store's file back, with the server stopped
+    ///
+    /// The copy goes on at a revision beyond all that nodes have seen: when the server starts, each gets a snapshot and is what
+    /// the copy says. A copy that is put back otherwise may leave nodes different without a word. What was there is kept beside it.
+    #[command(after_help = "Example:\n  ladon store --config /etc/ladon/server.toml restore /root/ladon-store")]
+    Restore { copy: PathBuf },
 }
 
 #[derive(Args)]

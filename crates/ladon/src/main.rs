@@ -46,7 +46,6 @@ fn operate(reach: &Reach, command: &Command) -> Result<()> {
             Command::Plug(plug) => verbs::plug(reach, plug).await,
             Command::Unplug(unplug) => verbs::unplug(reach, unplug).await,
             Command::Pki(pki) => verbs::pki(pki),
-            Command::Restore(wanted) => verbs::restore(wanted),
             Command::Store(args) => verbs::store(args),
             Command::ConfigReference => Ok(format!("{}\n{}", reference::markdown(), limits::PAGE)),
             Command::Completions { shell } => {

@@ -151,8 +151,9 @@ fn a_copy_that_is_restored_goes_on_beyond_what_nodes_have_seen() {
         let list = curl(&world, "/v2.0/networks?sort_key=name", None);
         list["networks"].as_array().unwrap().iter().map(|network| network["name"].as_str().unwrap().to_string()).collect()
     };
+    let config = world.path("server.toml");
     let restore =
-        |copy: &std::path::Path| world.ladon(&["restore", "--config", world.path("server.toml").to_str().unwrap(), copy.to_str().unwrap()]);
+        |copy: &std::path::Path| world.ladon(&["store", "--config", config.to_str().unwrap(), "restore", copy.to_str().unwrap()]);
     let server = Server::start(&world);
     make("kept");
     assert!(server.stop());

@@ -25,8 +25,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::ConfigError;
 use crate::lease::Fence;
-use transport::Dial;
-pub use transport::Endpoint;
+pub use transport::{Dial, Endpoint};
 
 /// Longest a read may take: a page of a list.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -120,7 +119,9 @@ impl Neutron {
             headers.insert(name, value);
         }
         let authority = endpoint.authority().to_owned();
-        let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(Dial(endpoint));
+        let http = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(Dial::new(endpoint, config.api.ca.as_deref())?);
         Ok(Neutron {
             http,
             authority,

@@ -4,12 +4,10 @@ mod cluster;
 mod flows;
 mod pki;
 mod plug;
-mod restore;
 mod store;
 
 pub use cluster::{nodes, ports, wait};
 pub use flows::flows;
 pub use pki::pki;
 pub use plug::{plug, unplug};
-pub use restore::restore;
 pub use store::store;

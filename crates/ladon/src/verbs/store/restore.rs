@@ -1,4 +1,4 @@
-//! `ladon restore`: a copy of the embedded store takes the store's place.
+//! `ladon store restore`: a copy of the embedded store takes the store's place.
 //!
 //! A copy has forgotten revisions that nodes have seen. It is looked through and made to leap beyond them beside the store, and
 //! only then put there: whatever fails leaves everything as it was. Nothing is thrown away.
@@ -10,20 +10,16 @@ use std::path::{Path, PathBuf};
 use model::Revision;
 use store::{OpenError, Options, Redb, Store};
 
-use crate::cli::Restore;
 use crate::failure::{Failure, Result};
-use crate::parts;
 
 /// Puts the copy there; says what came of it.
-pub fn restore(wanted: &Restore) -> Result<String> {
-    let config = parts::server_config(wanted.config.as_deref());
-    let config = config.map_err(|error| failed(stream::describe(error.as_ref()), "correct the server's configuration"))?;
+pub fn restore(config: &server::Config, copy: &Path) -> Result<String> {
     let in_etcd =
-        || failed("the store is an etcd cluster".into(), "restore etcd's own snapshot, or `ladon store import` into an empty cluster");
+        || failed("the store is an etcd cluster".into(), "restore etcd's own snapshot, or `ladon store import --restore` into an empty cluster");
     let store = config.store.file().ok_or_else(in_etcd)?;
     check_closed(store)?;
     let (new, old) = (beside(store, "new"), beside(store, "replaced"));
-    let revision = prepare(&wanted.copy, &new, store).inspect_err(|_| drop(fs::remove_file(&new)))?;
+    let revision = prepare(copy, &new, store).inspect_err(|_| drop(fs::remove_file(&new)))?;
     let has_old = store.exists();
     let moved = if has_old { fs::rename(store, &old) } else { Ok(()) };
     let moved = moved.and_then(|()| fs::rename(&new, store)).and_then(|()| sync_directory(store));
