@@ -33,7 +33,7 @@ bench: setup build
 
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.
 docs:
-	LADON_WRITE_DOCS=1 cargo test --release --quiet --package pipeline --package ladon the_page_in_docs
+	LADON_WRITE_DOCS=1 cargo test --release --quiet --workspace the_page_in_docs
 
 # Every border of fuzz/ under libFuzzer, FUZZ_SECS seconds each. Needs `cargo install cargo-fuzz`; the compiler's fuzzing flags are
 # a nightly compiler's, or any other's with RUSTC_BOOTSTRAP=1. What it finds belongs into fuzz/corpus, where every test run meets it.

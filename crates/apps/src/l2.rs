@@ -70,10 +70,11 @@ fn for_port(sight: &Sight, port: &Port) -> Option<Vec<Flow>> {
         return Some(vec![to_next_router(port, network)]);
     }
     let told = single_pairs(port).filter_map(|(ip, _)| announcement_to_everybody(network, port, ip));
-    let there = port.home().filter(|home| port.block.is_none() && !sight.is_here(home)).and_then(|home| sight.tunnel_to(home));
+    let there = port.home().filter(|home| !sight.is_here(home)).and_then(|home| sight.tunnel_to(home));
     let there = there.zip(sight.here().tunnel_port.map(OfPort)).map(|(tunnel, out)| {
+        let own = port.block.is_none().then(|| to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port)));
         let carried = carried(port, network).into_iter().map(move |what| to_carrier_there(port, what, tunnel, out));
-        [to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port))].into_iter().chain(carried)
+        own.into_iter().chain(carried)
     });
     Some(told.chain(there.into_iter().flatten()).collect())
 }

@@ -152,8 +152,7 @@ fn a_copy_that_is_restored_goes_on_beyond_what_nodes_have_seen() {
         list["networks"].as_array().unwrap().iter().map(|network| network["name"].as_str().unwrap().to_string()).collect()
     };
     let config = world.path("server.toml");
-    let restore =
-        |copy: &std::path::Path| world.ladon(&["store", "--config", config.to_str().unwrap(), "restore", copy.to_str().unwrap()]);
+    let restore = |copy: &std::path::Path| world.ladon(&["store", "--config", config.to_str().unwrap(), "restore", copy.to_str().unwrap()]);
     let server = Server::start(&world);
     make("kept");
     assert!(server.stop());

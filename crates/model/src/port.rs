@@ -98,6 +98,11 @@ impl Port {
         self.is_router_interface() || self.device_owner == owner::LOAD_BALANCER
     }
 
+    /// True if every node that knows the port's network knows the port: what its block does not say of it would be missed.
+    pub fn is_exception(&self) -> bool {
+        self.block.is_none() || self.is_router_interface() || !self.address_pairs.is_empty()
+    }
+
     pub fn is_router_interface(&self) -> bool {
         self.device_owner == owner::ROUTER_INTERFACE
     }

@@ -11,7 +11,8 @@
 //!
 //! The world: `network NAME CIDR...` with `quiet` if it does not flood (without one there is `net` with 10.0.0.0/24 and
 //! fd00::/64), `router NAME NETWORK[:N]...` (with the network's address number 1, or N), `route ROUTER CIDR NEXT-HOP`,
-//! `port NAME here INTERFACE` or `port NAME there TUNNEL-ADDRESS` with `on NETWORK`, `in GROUP`, `trusted` (no port security), `machine` (the machine's own) and
+//! `port NAME here INTERFACE` or `port NAME there TUNNEL-ADDRESS` with `on NETWORK`, `in GROUP`, `trusted` (no port security), `machine` (the machine's own),
+//! `pod` (known by its block) and
 //! `pair PREFIX[@MAC]` (an address pair), `block here CIDR` or `block there TUNNEL-ADDRESS CIDR` with `on NETWORK`,
 //! `rule GROUP in|out [tcp|udp PORT] [icmp|icmp6 TYPE] [from GROUP-OR-PREFIX]`, and
 //! `balancer NAME ADDRESS on NETWORK tcp|udp PORT PORTNAME:PORT...`. A port's addresses are those of its network with 10 for the

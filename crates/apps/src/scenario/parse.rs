@@ -186,7 +186,8 @@ impl World {
         let plain = port(name, 100 + self.ports.len() as u32, &network, &addresses);
         let address_pairs = all_after(words, "pair").into_iter().map(|pair| a_pair(pair, plain.mac)).collect::<Said<_>>()?;
         let device_owner = if words.contains(&"machine") { owner::NODE.to_owned() } else { String::new() };
-        let made = Port { security_groups, address_pairs, is_port_security: !words.contains(&"trusted"), device_owner, ..plain };
+        let block = words.contains(&"pod").then(|| BlockId(id(&format!("the block of {name}"))));
+        let made = Port { security_groups, address_pairs, is_port_security: !words.contains(&"trusted"), device_owner, block, ..plain };
         let (home, ofport, tunnel) = match place {
             "here" => ("here".to_owned(), Some(OfPort(parsed(at)?)), None),
             "there" => (self.node_at(at)?, None, Some(parsed(at)?)),

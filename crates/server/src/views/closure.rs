@@ -53,8 +53,7 @@ impl View<'_> {
         let state = self.state;
         self.keys.extend(state.network(network).map(|network| ObjectKey::new(Kind::Network, network.id)));
         self.keys.extend(state.subnets_of(network).map(|subnet| ObjectKey::new(Kind::Subnet, subnet.id)));
-        let everywhere = |port: &&Port| port.block.is_none() || port.is_router_interface();
-        state.ports_of(network).filter(everywhere).for_each(|port| self.port(port));
+        state.ports_of(network).filter(|port| port.is_exception()).for_each(|port| self.port(port));
         let routers = state.interfaces_on(network).filter_map(Port::router).filter_map(|router| state.router(router));
         self.keys.extend(routers.map(|router| ObjectKey::new(Kind::Router, router.id)));
         for block in state.blocks_of(network) {

@@ -138,6 +138,7 @@ async fn a_port_is_plugged_into_the_bridge_and_the_datapath_that_its_host_has() 
         tunnel: model::TunnelType::Geneve,
         bridge: bridge.into(),
         datapath: datapath.into(),
+        stream: None,
     };
     for (said, shown) in [(("br-vm", "netdev"), ("br-vm", "netdev")), (("", ""), ("br-int", "system"))] {
         api.world.put(node(said.0, said.1)).await;

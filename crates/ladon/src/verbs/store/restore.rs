@@ -14,8 +14,12 @@ use crate::failure::{Failure, Result};
 
 /// Puts the copy there; says what came of it.
 pub fn restore(config: &server::Config, copy: &Path) -> Result<String> {
-    let in_etcd =
-        || failed("the store is an etcd cluster".into(), "restore etcd's own snapshot, or `ladon store import --restore` into an empty cluster");
+    let in_etcd = || {
+        failed(
+            "the store is an etcd cluster".into(),
+            "restore etcd's own snapshot, or `ladon store import --restore` into an empty cluster",
+        )
+    };
     let store = config.store.file().ok_or_else(in_etcd)?;
     check_closed(store)?;
     let (new, old) = (beside(store, "new"), beside(store, "replaced"));

@@ -78,7 +78,7 @@ fn of_port(port: &Port, key: ObjectKey) -> Vec<Edge> {
     if let Some(home) = home {
         put(Scope::Own(home));
     }
-    if port.block.is_none() || port.is_router_interface() {
+    if port.is_exception() {
         put(Scope::Network(port.network));
     } else {
         port.security_groups.iter().for_each(|group| put(Scope::Members(port.network, *group)));

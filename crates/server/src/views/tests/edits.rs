@@ -17,12 +17,12 @@ const NODES: u32 = 3;
 fn object() -> impl Strategy<Value = Object> {
     let home = proptest::option::of(1..=NODES);
     let groups = proptest::collection::vec(1..4u32, 0..3);
-    let port =
-        (1..9u32, 1..5u32, home, proptest::bool::ANY, groups, proptest::bool::ANY).prop_map(|(n, net, home, is_pod, groups, is_up)| {
-            let block = is_pod.then(|| block(net, home.unwrap_or(1)).id);
-            let security_groups = groups.into_iter().map(group_id).collect();
-            Port { host: home.map(name), block, security_groups, is_admin_up: is_up, ..port(n, net) }.into()
-        });
+    let port = (1..9u32, 1..5u32, home, 0..3u8, groups, proptest::bool::ANY).prop_map(|(n, net, home, pod, groups, is_up)| {
+        let block = (pod > 0).then(|| block(net, home.unwrap_or(1)).id);
+        let address_pairs = if pod > 1 { vec![pair(n)] } else { vec![] };
+        let security_groups = groups.into_iter().map(group_id).collect();
+        Port { host: home.map(name), block, address_pairs, security_groups, is_admin_up: is_up, ..port(n, net) }.into()
+    });
     prop_oneof![
         6 => port,
         4 => (20..26u32, 1..5u32, 1..3u32).prop_map(|(n, network, router)| interface(n, network, router).into()),

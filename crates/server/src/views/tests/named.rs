@@ -112,6 +112,10 @@ fn a_pod_is_news_for_its_own_node_and_its_block_for_the_others() {
     assert_eq!(effects.keys().collect::<Vec<_>>(), [&name(2)]);
     let effects = world.commit([put(Port { block: None, ..pod(13, 1, 2) })]);
     assert_eq!(effects.keys().collect::<Vec<_>>(), [&name(1), &name(2)], "an exception is everybody's");
+    let effects = world.commit([put(Port { address_pairs: vec![pair(7)], ..pod(13, 1, 2) })]);
+    assert_eq!(effects.keys().collect::<Vec<_>>(), [&name(1), &name(2)], "what a pod carries by its address pairs, too");
+    let effects = world.commit([put(pod(13, 1, 2))]);
+    assert_eq!(effects.keys().collect::<Vec<_>>(), [&name(1), &name(2)]);
     world.view(&name(1));
 }
 

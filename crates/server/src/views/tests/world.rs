@@ -1,7 +1,7 @@
 //! Small worlds for the tests: objects by number, a state and its interest side by side, and a node's replica.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use model::*;
@@ -104,6 +104,11 @@ pub fn port(n: u32, network: u32) -> Port {
 /// A virtual machine's port with a home.
 pub fn vm(n: u32, network: u32, home: u32) -> Port {
     Port { host: Some(name(home)), ..port(n, network) }
+}
+
+/// An address that a port carries.
+pub fn pair(n: u32) -> AddressPair {
+    AddressPair { ip: IpAddr::from([10, 9, 9, n as u8]).into(), mac: Mac::from_bits(900 + u64::from(n)) }
 }
 
 /// A pod's port: out of its node's block.
