@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dial::DialError;
 use ipnet::IpNet;
 
 /// Why `ladon kube` ended. What may heal by itself (a server that is away) is tried again and never ends up here.
@@ -26,14 +27,8 @@ pub enum ConfigError {
     Syntax(String),
     #[error("{field}: {why}")]
     Value { field: &'static str, why: String },
-    #[error("api.endpoint `{0}`: give http://host:port, https://host:port or unix:/path")]
-    Endpoint(String),
-    #[error(
-        "an https address needs the certificate of the authority that signed the server's: give api.ca (operator's commands: --api-ca)"
-    )]
-    NoAuthority,
-    #[error("the authority's certificate {path} cannot be used: {why}")]
-    Authority { path: PathBuf, why: String },
+    #[error("api.endpoint and api.ca: {0}")]
+    Dial(#[from] DialError),
     #[error("reading the token from {path}")]
     TokenFile { path: PathBuf, source: std::io::Error },
     #[error("reading the host's name for the Lease; set lease.holder")]

@@ -58,8 +58,13 @@ struct Actual {
 enum Done {
     Created(Vec<(Uid, Result<Port, ApiError>)>),
     Deleted { uid: Uid, id: Uuid, result: Result<(), ApiError> },
-    Listed { epoch: u64, result: Result<Vec<Port>, ApiError> },
     DuplicateDeleted { id: Uuid, result: Result<(), ApiError> },
+}
+
+/// What a list gave, and its number.
+struct Listed {
+    epoch: u64,
+    result: Result<Vec<Port>, ApiError>,
 }
 
 /// See the module.
@@ -77,7 +82,11 @@ pub struct Ports {
     uncertain: HashSet<Uid>,
     /// Pods whose port was refused: they are tried alone, so that they spoil no batch again.
     refused: HashSet<Uid>,
+    /// Second ports of pods, which go.
+    duplicates: Vec<Uuid>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The one list that is under way, or waits to be tried again.
+    listing: Option<BoxFuture<'static, Listed>>,
     resync: Interval,
     epoch: u64,
     is_listed: bool,
@@ -100,7 +109,9 @@ impl Ports {
             queue: Queue::new(),
             uncertain: HashSet::new(),
             refused: HashSet::new(),
+            duplicates: Vec::new(),
             running: FuturesUnordered::new(),
+            listing: None,
             resync,
             epoch: 0,
             is_listed: false,
@@ -115,8 +126,9 @@ impl Ports {
             tokio::select! {
                 Some(event) = self.watch.next() => self.pod_event(event),
                 Some(done) = self.running.next() => self.finished(done),
+                listed = finished(&mut self.listing) => self.listed(listed),
                 () = until(due) => {}
-                _ = self.resync.tick(), if self.is_listed => self.list(Duration::ZERO),
+                _ = self.resync.tick(), if self.is_listed && self.listing.is_none() => self.list(Duration::ZERO),
             }
         }
     }
@@ -179,6 +191,11 @@ impl Ports {
             return;
         }
         let now = Instant::now();
+        while self.running.len() < REQUESTS_MAX
+            && let Some(id) = self.duplicates.pop()
+        {
+            self.start_delete_duplicate(id);
+        }
         let mut batch: Vec<(Uid, Uuid, NewPort)> = Vec::new();
         while self.running.len() < REQUESTS_MAX && batch.len() < BATCH_MAX {
             let Some(uid) = self.queue.pop(now) else { break };
@@ -231,15 +248,25 @@ impl Ports {
         self.running.push(delete.boxed());
     }
 
+    fn start_delete_duplicate(&self, id: Uuid) {
+        let neutron = self.neutron.clone();
+        let delete = async move {
+            let result = neutron.delete_port(id).await;
+            Done::DuplicateDeleted { id, result }
+        };
+        self.running.push(delete.boxed());
+    }
+
+    /// Lists all ports. A list that is under way is given up for it: it may have begun too early.
     fn list(&mut self, after: Duration) {
         self.epoch += 1;
         let (neutron, network, epoch) = (self.neutron.clone(), self.topology.borrow().pod_network, self.epoch);
         let list = async move {
             tokio::time::sleep(after).await;
             let result = neutron.ports_of_owner(network, OWNER).await;
-            Done::Listed { epoch, result }
+            Listed { epoch, result }
         };
-        self.running.push(list.boxed());
+        self.listing = Some(list.boxed());
     }
 
     fn finished(&mut self, done: Done) {
@@ -255,11 +282,6 @@ impl Ports {
             Done::Deleted { uid, id, result: Err(error) } => {
                 warn!(uid, port = %id, %error, "cannot free a pod's port; trying again");
                 self.queue.failed(&uid, Instant::now());
-            }
-            Done::Listed { epoch, result: Ok(ports) } => self.listed(epoch, ports),
-            Done::Listed { result: Err(error), .. } => {
-                warn!(%error, advice = error.advice(), "cannot list the pods' ports; trying again");
-                self.list(LIST_RETRY);
             }
             Done::DuplicateDeleted { id, result: Err(error) } => warn!(port = %id, %error, "cannot delete a second port of a pod"),
             Done::DuplicateDeleted { .. } => {}
@@ -288,8 +310,18 @@ impl Ports {
         }
     }
 
+    fn listed(&mut self, Listed { epoch, result }: Listed) {
+        match result {
+            Ok(ports) => self.compare(epoch, ports),
+            Err(error) => {
+                warn!(%error, advice = error.advice(), "cannot list the pods' ports; trying again");
+                self.list(LIST_RETRY);
+            }
+        }
+    }
+
     /// Compares all ports with all pods. Ports that were made or freed while the list was read are left to the next one.
-    fn listed(&mut self, epoch: u64, ports: Vec<Port>) {
+    fn compare(&mut self, epoch: u64, ports: Vec<Port>) {
         let now = Instant::now();
         let (kept, duplicates) = self.one_each(ports);
         let before: HashSet<Uid> = self.actual.keys().cloned().collect();
@@ -312,7 +344,7 @@ impl Ports {
             info!(ports = self.actual.len(), pods = self.desired.len(), orphans, "compared ports with pods");
         }
         self.is_listed = true;
-        self.delete_duplicates(duplicates);
+        self.duplicates = duplicates;
     }
 
     /// One port for each uid: the one with the id that we would give it, else the one that works. The rest is too much.
@@ -328,16 +360,17 @@ impl Ports {
         }
         (kept, duplicates)
     }
+}
 
-    fn delete_duplicates(&self, duplicates: Vec<Uuid>) {
-        for id in duplicates {
-            let neutron = self.neutron.clone();
-            let delete = async move {
-                let result = neutron.delete_port(id).await;
-                Done::DuplicateDeleted { id, result }
-            };
-            self.running.push(delete.boxed());
+/// The end of the list that is under way, if there is one.
+async fn finished(listing: &mut Option<BoxFuture<'static, Listed>>) -> Listed {
+    match listing {
+        Some(list) => {
+            let listed = list.await;
+            *listing = None;
+            listed
         }
+        None => std::future::pending().await,
     }
 }
 

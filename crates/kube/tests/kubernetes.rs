@@ -331,6 +331,26 @@ async fn a_service_converges_through_lost_answers_and_outages() -> Claim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_there_is_one_list_of_ports_at_a_time() -> Claim {
+    let world = World::new().await;
+    let mut config = world.config("a");
+    config.resync_secs = 1;
+    let _kube = world.start_with(config).await;
+    let pod = world.pod("first", json!({})).await;
+    eventually("it works", || async { world.devices().await == [pod.clone()] }).await;
+    world.front.set_down(true);
+    let attempts = || async { world.front.refused("GET", "/v2.0/ports") };
+    eventually("a first attempt", || async { attempts().await >= 1 }).await;
+    let first = std::time::Instant::now();
+    eventually("more of them", || async { attempts().await >= 4 }).await;
+    assert!(first.elapsed() > std::time::Duration::from_secs(4), "every list that fails waits two seconds");
+    world.front.set_down(false);
+    let second = world.pod("second", json!({})).await;
+    eventually("it goes on", || async { world.devices().await.contains(&second) }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_goes_while_its_create_is_unanswered_leaves_nothing() -> Claim {
     let world = World::new().await;
     let _kube = world.start("a").await;

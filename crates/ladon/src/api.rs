@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use kube_bridge::neutron::{Dial, Endpoint};
+use dial::{Dial, DialError, Endpoint};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -51,12 +51,12 @@ impl Api {
     }
 
     fn at(reach: &Reach, url: &str) -> Result<Api> {
-        let endpoint = Endpoint::parse(url).map_err(|_| {
-            let what = format!("'{url}' is no address of a server's API");
-            Failure::new(what, UNTOUCHED, "give --api or LADON_API as http://HOST:PORT, https://HOST:PORT or unix:/PATH")
-        })?;
-        let dial = Dial::new(endpoint, reach.api_ca.as_deref()).map_err(|error| {
-            let what_to_do = "give --api-ca or LADON_API_CA: the certificate of the authority that signed the server's, PEM";
+        let dial = Endpoint::parse(url).and_then(|endpoint| Dial::new(endpoint, reach.api_ca.as_deref()));
+        let dial = dial.map_err(|error| {
+            let what_to_do = match &error {
+                DialError::Endpoint(_) | DialError::ServerName(_) => "give --api or LADON_API as http://HOST:PORT, https://HOST:PORT or unix:/PATH",
+                DialError::NoAuthority | DialError::Authority { .. } => "give --api-ca or LADON_API_CA: that authority's certificate, PEM",
+            };
             Failure::new(error.to_string(), UNTOUCHED, what_to_do)
         })?;
         let token = reach.token.as_deref().map(HeaderValue::from_str).transpose().map_err(|_| {
@@ -154,20 +154,4 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
     tokio::time::timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", limit.as_secs()))))
-}
-
-/// `text` as a value in a query (RFC 3986: everything but the unreserved is escaped).
-pub fn escape(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_in_a_query_is_escaped() {
-        assert_eq!(escape("a b&c=ü"), "a%20b%26c%3D%C3%BC");
-    }
 }

@@ -13,6 +13,7 @@
 pub mod auth;
 pub mod config;
 pub mod http;
+mod idempotent;
 pub mod ipam;
 mod keys;
 pub mod neutron;

@@ -45,9 +45,14 @@ impl Api {
     }
 
     async fn ask(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        self.ask_with(method, path, body, None).await
+    }
+
+    async fn ask_with(&self, method: &str, path: &str, body: Value, key: Option<&str>) -> (StatusCode, Value) {
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         let path = format!("/v2.0/lbaas/{path}");
-        let request = Request::builder().method(method).uri(path).header("host", "ladon:9696").body(body).unwrap();
+        let request = Request::builder().method(method).uri(path).header("host", "ladon:9696");
+        let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key)).body(body).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -121,6 +126,36 @@ async fn objects_have_the_attributes_of_real_octavia() {
     let listener_status = &tree["statuses"]["loadbalancer"]["listeners"][0];
     assert_eq!(listener_status["pools"][0]["members"][0]["address"], "10.0.0.5");
     assert_eq!(names(&listener_status["pools"][0]["members"][0]), "address id name operating_status protocol_port provisioning_status");
+}
+
+#[tokio::test]
+async fn a_create_with_a_key_may_be_sent_twice_and_makes_one_object() {
+    const KEYS: [&str; 3] =
+        ["6ba7b811-9dad-51d1-80b4-00c04fd430c8", "6ba7b812-9dad-51d1-80b4-00c04fd430c8", "6ba7b813-9dad-51d1-80b4-00c04fd430c8"];
+    let api = Api::new().await;
+    let balancer = json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "vip_address": "10.0.0.9"}});
+    let listener = json!({"listener": {"loadbalancer_id": KEYS[0], "protocol": "TCP", "protocol_port": 80}});
+    let pool = json!({"pool": {"loadbalancer_id": KEYS[0], "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"}});
+    let asks = [("loadbalancers", &balancer), ("listeners", &listener), ("pools", &pool)];
+    for ((path, body), key) in asks.into_iter().zip(KEYS) {
+        let (status, made) = api.ask_with("POST", path, body.clone(), Some(key)).await;
+        assert_eq!(status, 201, "{made}");
+        let before = api.world.core.state();
+        let (status, again) = api.ask_with("POST", path, body.clone(), Some(key)).await;
+        assert_eq!((status.as_u16(), &again), (200, &made));
+        assert!(before.objects().eq(api.world.core.state().objects()), "{path}");
+    }
+    // The key of one thing is no key of another, and a key is a UUID.
+    let other = json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "vip_address": "10.0.0.10"}});
+    for (path, body, key, status, part) in [
+        ("loadbalancers", other.clone(), KEYS[0], 409, "Use another key"),
+        ("loadbalancers", other, "x", 400, "Idempotency-Key must be"),
+        ("pools", pool, "6ba7b811-9dad-51d1-80b4-00c04fd430c8,6ba7b812-9dad-51d1-80b4-00c04fd430c8", 400, "one UUID per object"),
+    ] {
+        let (answered, said) = api.ask_with("POST", path, body, Some(key)).await;
+        assert_eq!(answered, status, "{said}");
+        assert!(said["faultstring"].as_str().unwrap().contains(part), "{said}");
+    }
 }
 
 #[tokio::test]

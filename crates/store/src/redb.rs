@@ -6,11 +6,13 @@
 //! puts many requests into one transaction.
 //!
 //! A full disk is found out before the file is touched ([`Options::reserve_bytes`]); if writing fails all the same, redb
-//! refuses to go on and the file is opened anew, which tells what is in it.
+//! refuses to go on and the file is opened anew, which tells what is in it. So is a file that somebody else has cut off, removed or
+//! replaced meanwhile: what is written to that would be gone at the next start.
 //!
 //! A copy that is put back has forgotten revisions that nodes have seen: [`Redb::leap`] goes on beyond all of them.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -108,6 +110,23 @@ pub struct Redb {
     options: Options,
     /// None after a failure, until it is opened anew.
     database: Mutex<Option<Arc<Database>>>,
+    /// The file as the latest commit left it.
+    left: Mutex<Option<FileState>>,
+}
+
+/// What tells whether a file is the same, and as long as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct FileState {
+    device: u64,
+    inode: u64,
+    length: u64,
+}
+
+impl FileState {
+    fn of(path: &Path) -> std::io::Result<FileState> {
+        let file = std::fs::metadata(path)?;
+        Ok(FileState { device: file.dev(), inode: file.ino(), length: file.len() })
+    }
 }
 
 impl Redb {
@@ -119,7 +138,8 @@ impl Redb {
         if is_new {
             tracing::warn!("{}", made(&path));
         }
-        Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))) })
+        let left = Mutex::new(FileState::of(&path).ok());
+        Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))), left })
     }
 
     /// Goes on far beyond every revision that was ever told, with an empty log, and tells where. To be done with a copy that
@@ -136,8 +156,36 @@ impl Redb {
         write.open_table(LOG).map_err(failed("opening a table"))?;
         set(&write, LOG_BYTES, 0)?;
         set(&write, REVISION, next.0)?;
-        write.commit().map_err(failed("making a transaction durable"))?;
+        self.commit(write)?;
         Ok(next)
+    }
+
+    fn commit(&self, write: WriteTransaction) -> Result<(), TransactError> {
+        write.commit().map_err(failed("making a transaction durable"))?;
+        self.note_file();
+        Ok(())
+    }
+
+    fn note_file(&self) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = FileState::of(&self.path).ok();
+    }
+
+    /// An error if somebody else did something to the file.
+    fn check_file(&self) -> Result<(), TransactError> {
+        let doing = "looking at its file";
+        let now = FileState::of(&self.path).map_err(|error| StoreError::Failed { doing, source: error.into() })?;
+        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        match left.filter(|left| *left != now) {
+            None => Ok(()),
+            Some(left) if (left.device, left.inode) != (now.device, now.inode) => {
+                Err(StoreError::Failed { doing, source: "it is another file than the one that was opened".into() }.into())
+            }
+            Some(left) => {
+                let source =
+                    format!("it has {} bytes and was left with {}: somebody else has written it or cut it off", now.length, left.length);
+                Err(StoreError::Failed { doing, source: source.into() }.into())
+            }
+        }
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
@@ -153,6 +201,7 @@ impl Redb {
             open(&self.path, false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
         let database = Arc::new(opened);
         *slot = Some(database.clone());
+        self.note_file();
         Ok(database)
     }
 
@@ -199,7 +248,7 @@ impl Redb {
             self.append(&write, next, &log)?;
         }
         set(&write, REVISION, next.0)?;
-        write.commit().map_err(failed("making a transaction durable"))?;
+        self.commit(write)?;
         Ok(next)
     }
 
@@ -416,7 +465,7 @@ impl Store for Redb {
             }
         }
         set(&write, REVISION, snapshot.revision.0)?;
-        write.commit().map_err(failed("making a transaction durable"))
+        self.commit(write)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -430,7 +479,7 @@ impl Store for Redb {
             return Err(TransactError::Full);
         }
         let wanted = Revision(transaction.base.0 + 1);
-        match self.write(&database, transaction) {
+        match self.check_file().and_then(|()| self.write(&database, transaction)) {
             Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
                 drop(database);
                 self.settle(failure, wanted)

@@ -216,6 +216,32 @@ fn a_file_that_became_empty_is_not_taken_for_a_new_store() {
 }
 
 #[test]
+fn a_file_that_somebody_else_touches_takes_no_writes_that_would_be_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = open(directory.path());
+    write_nodes(3, &store);
+    let copy = std::fs::read(&path).unwrap();
+    write_nodes(1, &store);
+    let whole = std::fs::read(&path).unwrap();
+    let refused = |what: &str| {
+        let base = Revision(4);
+        let refused = store.transact(&Transaction { base, ops: put("lost") });
+        assert!(matches!(refused, Err(TransactError::Store(_) | TransactError::Unknown(_))), "{what}: {refused:?}");
+    };
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    refused("cut off");
+    refused("cut off, again");
+    std::fs::remove_file(&path).unwrap();
+    refused("gone");
+    std::fs::write(&path, copy).unwrap();
+    refused("an earlier copy in its place");
+    std::fs::write(&path, whole).unwrap();
+    drop(store);
+    assert_eq!(transact(&open(directory.path()), put("kept")).unwrap(), Revision(5));
+}
+
+#[test]
 fn a_copy_that_is_put_back_goes_on_beyond_all_that_was_ever_seen() {
     let directory = tempfile::tempdir().unwrap();
     let (file, copy) = (directory.path().join("store"), directory.path().join("copy"));

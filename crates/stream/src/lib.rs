@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use follow::{FollowError, Following, Target, follow};
 pub use hash::InterestHash;
-pub use serve::{Follower, Listener, ServeError};
+pub use serve::{Follower, HANDSHAKES_PER_PEER_MAX, Listener, ServeError};
 pub use tls::{Credentials, TlsError, describe};
 
 /// The generation of what is sent. A server refuses a node of another generation instead of confusing it.
@@ -52,7 +52,7 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server tells a node this often up to which revision there is nothing new for it.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A connection that has not finished its TLS handshake, or a stream that has not said Hello, by then is closed.
+/// A stream that has not said Hello by then is closed.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node gives up connecting to one server address after this long, and tries the next.

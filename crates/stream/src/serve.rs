@@ -1,15 +1,16 @@
 //! The server's end: a listener that hands over every node's stream, its name proven by its certificate.
 
 use std::convert::Infallible;
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use model::NodeName;
 use rustls::pki_types::CertificateDer;
-use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -25,7 +26,11 @@ use crate::wire::{Hello, NodeMessage, Refused, ServerMessage, node_message, serv
 use crate::{HELLO_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, VIEW_FORMAT};
 
 /// Handshakes that go on at once; further connections wait in the kernel's queue.
-const HANDSHAKES_AT_ONCE: usize = 64;
+const HANDSHAKES_AT_ONCE: usize = 512;
+/// Handshakes of one address that go on at once; further connections of it are closed.
+pub const HANDSHAKES_PER_PEER_MAX: usize = 32;
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one connection: a node needs one, and one more while it gives up an old one.
 const STREAMS_PER_CONNECTION: u32 = 4;
 /// Messages between the owner of a stream and the wire. Few: what waits should wait where it can still be merged.
@@ -90,9 +95,48 @@ impl Listener {
     }
 }
 
-/// Accepts connections for ever. Each handshake is a task of its own, so that a silent peer holds up nobody.
+/// How many handshakes of an address go on.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Peers {
+    /// A place, if the address has one left.
+    fn enter(&self, address: IpAddr) -> Option<Place> {
+        let mut peers = self.lock();
+        let taken = peers.entry(address).or_default();
+        if *taken >= HANDSHAKES_PER_PEER_MAX {
+            return None;
+        }
+        *taken += 1;
+        Some(Place { peers: self.clone(), address })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One handshake's place, given back when it is dropped.
+struct Place {
+    peers: Peers,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock();
+        let left = peers.get(&self.address).map_or(0, |taken| taken.saturating_sub(1));
+        match left {
+            0 => drop(peers.remove(&self.address)),
+            left => drop(peers.insert(self.address, left)),
+        }
+    }
+}
+
+/// Accepts connections for ever. Each handshake is a task of its own and no address has all of them, so that a silent peer holds
+/// up nobody.
 async fn accept(tcp: TcpListener, credentials: Credentials, accepted: mpsc::Sender<Result<TlsStream<TcpStream>, Infallible>>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
+    let (handshakes, peers) = (Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)), Peers::default());
     loop {
         let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = match tcp.accept().await {
@@ -103,14 +147,18 @@ async fn accept(tcp: TcpListener, credentials: Credentials, accepted: mpsc::Send
                 continue;
             }
         };
+        let Some(place) = peers.enter(peer.ip()) else {
+            tracing::debug!("connection from {peer} closed: {HANDSHAKES_PER_PEER_MAX} handshakes of this address go on");
+            continue;
+        };
         let (credentials, accepted) = (credentials.clone(), accepted.clone());
         tokio::spawn(async move {
-            match tokio::time::timeout(HELLO_TIMEOUT, handshake(stream, &credentials)).await {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &credentials)).await {
                 Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
                 Ok(Err(error)) => tracing::warn!("connection from {peer} refused: {error}"),
-                Err(_) => tracing::warn!("connection from {peer} refused: no TLS handshake within {HELLO_TIMEOUT:?}"),
+                Err(_) => tracing::warn!("connection from {peer} refused: no TLS handshake within {HANDSHAKE_TIMEOUT:?}"),
             }
-            drop(permit);
+            drop((permit, place));
         });
     }
 }

@@ -2,12 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use model::NodeName;
 use stream::pki::Authority;
 use stream::wire::{Heartbeat, Hello, server_message};
-use stream::{Credentials, Follower, Listener, Target, VIEW_FORMAT, follow};
+use stream::{Credentials, Follower, HANDSHAKES_PER_PEER_MAX, Listener, Target, VIEW_FORMAT, follow};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+
 
 struct World {
     dir: tempfile::TempDir,
@@ -118,6 +123,29 @@ async fn without_a_certificate_nothing_opens() {
         assert!(!answer, "refused");
     }
     assert!(world.followers.try_recv().is_err(), "nobody follows");
+}
+
+#[tokio::test]
+async fn who_connects_and_is_silent_keeps_nobody_else_out() {
+    const SILENT: usize = 600;
+    let mut world = World::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(world.address).await.unwrap());
+    }
+    let closed = silent.iter_mut().map(|stream| async { matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)) });
+    let mut closed = closed.collect::<FuturesUnordered<_>>();
+    let all_but_its_share = async {
+        for _ in 0..SILENT - HANDSHAKES_PER_PEER_MAX {
+            assert!(closed.next().await.unwrap());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(4), all_but_its_share).await.expect("closed at once, and not when their time is up");
+    let target = Target { address: world.address.to_string(), credentials: world.node("n1") };
+    let _following = follow(&target, hello("n1")).await.unwrap();
+    assert_eq!(world.followers.recv().await.unwrap().node.0, "n1");
 }
 
 #[tokio::test]

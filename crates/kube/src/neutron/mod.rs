@@ -4,7 +4,6 @@
 //! carries an `Idempotency-Key`, so that sending it again after a lost answer gives the object that is there already.
 
 pub mod calls;
-mod transport;
 pub mod types;
 
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dial::{Dial, Endpoint};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -25,7 +25,6 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::ConfigError;
 use crate::lease::Fence;
-pub use transport::{Dial, Endpoint};
 
 /// Longest a read may take: a page of a list.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -248,18 +247,6 @@ fn refusal(doing: String, status: StatusCode, body: &[u8]) -> ApiError {
     ApiError::Refused { doing, status: status.as_u16(), kind, message }
 }
 
-/// Escapes a value for a query (RFC 3986, section 2.3).
-fn escaped(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_escaped() {
-        assert_eq!(escaped("a/b c&d=é"), "a%2Fb%20c%26d%3D%C3%A9");
+    fn queries_are_dial::escape() {
+        assert_eq!(dial::escape("a/b c&d=é"), "a%2Fb%20c%26d%3D%C3%A9");
     }
 }

@@ -23,6 +23,8 @@ struct Inner {
     losses: Vec<(String, String, usize)>,
     /// The server as another process of it would see it: gone.
     is_down: bool,
+    /// What was asked meanwhile: method and path.
+    refused: Vec<(String, String)>,
 }
 
 /// See the module.
@@ -48,6 +50,16 @@ impl Front {
 
     pub fn set_down(&self, is_down: bool) {
         self.inner.lock().unwrap().is_down = is_down;
+    }
+
+    fn is_down(&self) -> bool {
+        self.inner.lock().unwrap().is_down
+    }
+
+    /// How many requests of this kind found the server gone.
+    pub fn refused(&self, method: &str, path: &str) -> usize {
+        let inner = self.inner.lock().unwrap();
+        inner.refused.iter().filter(|(of, at)| of == method && at == path).count()
     }
 
     pub fn is_losing(&self) -> bool {
@@ -80,7 +92,8 @@ async fn pass(State(front): State<Front>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let (method, path) = (parts.method.to_string(), parts.uri.path().to_owned());
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
-    if front.inner.lock().unwrap().is_down {
+    if front.is_down() {
+        front.inner.lock().unwrap().refused.push((method, path));
         std::panic::resume_unwind(Box::new("down: the connection breaks"));
     }
     let seen = Seen { method: method.clone(), path: path.clone(), body: String::from_utf8_lossy(&body).into_owned() };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::api::{Api, escape};
+use crate::api::Api;
 use crate::cli::{Filter, Format, Nodes, Ports, Reach, Wait};
 use crate::failure::{EXIT_TIMEOUT, Failure, Result};
 use crate::output::{Column, has_cell_with, table, visible};
@@ -91,7 +91,7 @@ fn together(bodies: &[Value]) -> Value {
 
 /// Takes a machine off the list.
 async fn forget(reach: &Reach, node: &str) -> Result<String> {
-    let path = format!("/ladon/v1/nodes/{}", escape(node));
+    let path = format!("/ladon/v1/nodes/{}", dial::escape(node));
     let api = Api::new(reach)?;
     let answer = api.ask(Method::DELETE, &path, None).await?;
     match answer.status {
@@ -113,7 +113,7 @@ async fn forget(reach: &Reach, node: &str) -> Result<String> {
 
 /// The ports, where they live, and what one lacks that does not work; and interfaces that are no port's.
 pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
-    let node = wanted.node.as_ref().map(|node| format!("&node={}", escape(node))).unwrap_or_default();
+    let node = wanted.node.as_ref().map(|node| format!("&node={}", dial::escape(node))).unwrap_or_default();
     let path = format!("/ladon/v1/ports?missing={}{node}", wanted.missing);
     let body = list(reach, &path, "ports", PORTS, &wanted.filter).await?;
     if reach.output == Format::Json {

@@ -10,7 +10,7 @@ use model::{PortId, owner};
 use node::control::{PlugRequest, PluggedInterface, Reply, Request};
 use serde_json::{Map, Value, json};
 
-use crate::api::{Api, escape};
+use crate::api::Api;
 use crate::cli::{Format, Plug, Reach, Unplug};
 use crate::control::{Control, PROMPT, confused};
 use crate::failure::{Failure, Result};
@@ -99,7 +99,7 @@ async fn undo(reach: &Reach, api: &Api, found: &Found, interface: String) {
 /// The id of the network with that id or name.
 async fn network_id(api: &Api, name_or_id: &str) -> Result<String> {
     for key in ["id", "name"] {
-        let body = api.get(&format!("/v2.0/networks?{key}={}&fields=id", escape(name_or_id))).await?;
+        let body = api.get(&format!("/v2.0/networks?{key}={}&fields=id", dial::escape(name_or_id))).await?;
         let ids: Vec<&str> = body["networks"].as_array().into_iter().flatten().filter_map(|network| network["id"].as_str()).collect();
         match ids[..] {
             [] => {}
@@ -175,7 +175,7 @@ async fn group_ids(api: &Api, names: &[String]) -> Result<Vec<String>> {
     for name in names {
         let mut found = Vec::new();
         for key in ["id", "name"] {
-            let body = api.get(&format!("/v2.0/security-groups?{key}={}&fields=id", escape(name))).await?;
+            let body = api.get(&format!("/v2.0/security-groups?{key}={}&fields=id", dial::escape(name))).await?;
             found.extend(
                 body["security_groups"].as_array().into_iter().flatten().filter_map(|group| group["id"].as_str()).map(str::to_string),
             );
@@ -221,7 +221,7 @@ async fn put(api: &Api, path: &str, body: &Value) -> Result<()> {
 }
 
 async fn ports(api: &Api, filters: &[(&str, &str)]) -> Result<Vec<Value>> {
-    let query: Vec<String> = filters.iter().map(|(key, value)| format!("{}={}", escape(key), escape(value))).collect();
+    let query: Vec<String> = filters.iter().map(|(key, value)| format!("{}={}", dial::escape(key), dial::escape(value))).collect();
     let body = api.get(&format!("/v2.0/ports?{}", query.join("&"))).await?;
     Ok(body["ports"].as_array().cloned().unwrap_or_default())
 }

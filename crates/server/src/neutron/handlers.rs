@@ -11,11 +11,13 @@ use axum::extract::{Extension, Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use model::ProjectId;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::http::base;
+use crate::idempotent;
 use crate::state::{Owned, State};
 use crate::views::Claims;
 use crate::writer::Core;
@@ -23,7 +25,6 @@ use crate::writer::Core;
 use super::body::{self, Body};
 use super::error::ApiError;
 use super::fields::Fields;
-use super::idempotent;
 use super::query::Query;
 use super::resource::{self, Ask, Resource, Settings};
 
@@ -129,7 +130,7 @@ fn create_all<R: Resource>(ask: &mut Ask, asks: &[(Fields, Uuid)], has_keys: boo
         let project = body::project(fields, ask.caller);
         let old = ask.state().get::<R::Model>(*id).filter(|_| has_keys).cloned();
         if let Some(old) = old {
-            idempotent::same::<R>(ask.state(), &old, fields, &project, ask.caller)?;
+            check_same::<R>(ask, &old, fields, &project)?;
             return Ok((old, false));
         }
         let model = R::create(ask, *id, project, fields)?;
@@ -137,6 +138,15 @@ fn create_all<R: Resource>(ask: &mut Ask, asks: &[(Fields, Uuid)], has_keys: boo
         Ok((model, true))
     };
     asks.iter().map(make).collect()
+}
+
+/// Refuses a key that stands for another object.
+fn check_same<R: Resource>(ask: &Ask, old: &R::Model, fields: &Fields, project: &ProjectId) -> Result<(), ApiError> {
+    let is_same = resource::may_see::<R>(ask.state(), old, ask.caller) && old.project() == project && R::is_same(old, fields);
+    if is_same {
+        return Ok(());
+    }
+    Err(ApiError::conflict("IdempotencyKeyConflict", idempotent::is_taken(&R::NAME.replace('_', " "), old.id())))
 }
 
 async fn update<R: Resource>(

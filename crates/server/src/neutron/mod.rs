@@ -21,7 +21,6 @@ mod error;
 mod extensions;
 mod fields;
 mod handlers;
-mod idempotent;
 mod interface;
 mod network;
 mod port;
@@ -45,7 +44,6 @@ use crate::writer::Core;
 
 pub use error::ApiError;
 pub use extensions::{EXTENSIONS, Extension};
-pub use idempotent::HEADER as IDEMPOTENCY_HEADER;
 pub use resource::Settings;
 
 use handlers::Neutron;

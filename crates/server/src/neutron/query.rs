@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::attribute::{self, Attribute};
 use super::check::{self, Check};
 use super::error::ApiError;
+use crate::http::escape;
 
 /// Filters on tags, which every resource has.
 const TAG_FILTERS: [&str; 4] = ["tags", "tags-any", "not-tags", "not-tags-any"];
@@ -255,15 +256,6 @@ fn compare(one: &Value, other: &Value) -> Ordering {
         (Value::Bool(one), Value::Bool(other)) => one.cmp(other),
         (one, other) => other.is_null().cmp(&one.is_null()),
     }
-}
-
-/// Percent-encoding of a query's names and values (RFC 3986's unreserved characters stay).
-fn escape(text: &str) -> String {
-    let escaped = text.bytes().map(|byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        other => format!("%{other:02X}"),
-    });
-    escaped.collect()
 }
 
 #[cfg(test)]

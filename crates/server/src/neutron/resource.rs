@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::auth::Caller;
+use crate::idempotent::BadKey;
 use crate::ipam::IpamError;
 use crate::state::{Owned, State, Typed};
 use crate::views::Claims;
@@ -161,6 +162,12 @@ pub fn entries(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
+    }
+}
+
+impl From<BadKey> for ApiError {
+    fn from(error: BadKey) -> ApiError {
+        ApiError::bad_request(error.to_string())
     }
 }
 

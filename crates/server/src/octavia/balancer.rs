@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use model::{Kind, LoadBalancer, LoadBalancerId, ObjectKey, PoolId};
+use model::{Kind, LoadBalancer, LoadBalancerId, NetworkId, ObjectKey, PoolId, SubnetId};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::list::Query;
 use super::show::{self, Shown};
 use super::{Ask, PROVIDER, Resource, listener, pool, vip};
 use crate::State;
+use crate::auth::Caller;
 
 const TABLE: Table = Table {
     argument: "load_balancer",
@@ -55,9 +56,9 @@ impl Resource for LoadBalancer {
         show::tree(state, it)
     }
 
-    fn create(ask: &mut Ask, fields: &Fields) -> Result<Uuid, Fault> {
+    fn create(ask: &mut Ask, id: Uuid, fields: &Fields) -> Result<(), Fault> {
         check_provider(fields)?;
-        let id = LoadBalancerId(Uuid::new_v4());
+        let id = LoadBalancerId(id);
         let project = fields.project(ask.caller)?;
         let vip = vip::take(ask, id, &project, fields)?;
         let balancer = LoadBalancer {
@@ -74,8 +75,15 @@ impl Resource for LoadBalancer {
             standard: body::standard(ask.tx, fields)?,
         };
         ask.tx.put(balancer.clone());
-        children(ask, &balancer, fields)?;
-        Ok(id.0)
+        children(ask, &balancer, fields)
+    }
+
+    fn is_same(it: &LoadBalancer, fields: &Fields, caller: &Caller) -> bool {
+        let is_project = fields.project(caller).is_ok_and(|project| project == it.project);
+        let is_address = fields.address("vip_address").is_ok_and(|ip| ip.is_none_or(|ip| ip == it.vip));
+        let is_subnet = fields.id::<SubnetId>("vip_subnet_id").is_ok_and(|id| id.is_none_or(|id| id == it.vip_subnet));
+        let is_network = fields.id::<NetworkId>("vip_network_id").is_ok_and(|id| id.is_none_or(|id| id == it.vip_network));
+        is_project && is_address && is_subnet && is_network
     }
 
     fn update(ask: &mut Ask, mut it: LoadBalancer, fields: &Fields) -> Result<(), Fault> {

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::WriteError;
+use crate::idempotent::BadKey;
 use crate::ipam::IpamError;
 
 /// A refused request, as Octavia words it.
@@ -64,6 +65,12 @@ impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let code = if self.status.is_server_error() { "Server" } else { "Client" };
         (self.status, Json(json!({"faultcode": code, "faultstring": self.message, "debuginfo": null}))).into_response()
+    }
+}
+
+impl From<BadKey> for Fault {
+    fn from(error: BadKey) -> Fault {
+        Fault::validation(error)
     }
 }
 

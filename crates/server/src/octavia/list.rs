@@ -114,7 +114,7 @@ impl Query {
 
     fn link(&self, base: &str, marker: &Shown, is_reverse: bool) -> String {
         let is_kept = |name: &str| !["marker", "page_reverse", "fields"].contains(&name);
-        let kept = self.pairs.iter().filter(|(name, _)| is_kept(name)).map(|(name, value)| format!("{}={}", encoded(name), encoded(value)));
+        let kept = self.pairs.iter().filter(|(name, _)| is_kept(name)).map(|(name, value)| format!("{}={}", http::escape(name), http::escape(value)));
         let marker = format!("marker={}", marker["id"].as_str().unwrap_or_default());
         let reverse = is_reverse.then(|| "page_reverse=True".to_string());
         format!("{base}?{}", kept.chain([marker]).chain(reverse).collect::<Vec<_>>().join("&"))
@@ -143,12 +143,6 @@ fn compare(one: Option<&Value>, other: Option<&Value>) -> std::cmp::Ordering {
         (Some(one), Some(other)) => one.cmp(&other),
         _ => one.map(Value::to_string).cmp(&other.map(Value::to_string)),
     }
-}
-
-/// Percent-encodes what a query cannot hold (RFC 3986).
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:,".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// The address that the client used, without its query.

@@ -10,6 +10,7 @@ use super::list::Query;
 use super::show::{self, Shown};
 use super::{Ask, Resource, pool};
 use crate::State;
+use crate::auth::Caller;
 
 const TABLE: Table = Table {
     argument: "listener_",
@@ -73,10 +74,14 @@ impl Resource for Listener {
         show::listener(state, it)
     }
 
-    fn create(ask: &mut Ask, fields: &Fields) -> Result<Uuid, Fault> {
-        let id: LoadBalancerId = fields.required("loadbalancer_id", fields.id("loadbalancer_id")?)?;
-        let balancer = ask.find::<LoadBalancer>(id.0)?;
-        make(ask, &balancer, fields).map(|id| id.0)
+    fn create(ask: &mut Ask, id: Uuid, fields: &Fields) -> Result<(), Fault> {
+        let balancer: LoadBalancerId = fields.required("loadbalancer_id", fields.id("loadbalancer_id")?)?;
+        let balancer = ask.find::<LoadBalancer>(balancer.0)?;
+        make(ask, ListenerId(id), &balancer, fields)
+    }
+
+    fn is_same(it: &Listener, fields: &Fields, _: &Caller) -> bool {
+        fields.id("loadbalancer_id").is_ok_and(|id| id == Some(it.load_balancer))
     }
 
     fn update(ask: &mut Ask, mut it: Listener, fields: &Fields) -> Result<(), Fault> {
@@ -98,12 +103,12 @@ impl Resource for Listener {
 }
 
 /// A listener of a load balancer that is being made.
-pub fn create_in(ask: &mut Ask, balancer: &LoadBalancer, value: Value) -> Result<ListenerId, Fault> {
+pub fn create_in(ask: &mut Ask, balancer: &LoadBalancer, value: Value) -> Result<(), Fault> {
     let fields = TABLE.for_create(value)?;
-    make(ask, balancer, &fields)
+    make(ask, ListenerId(Uuid::new_v4()), balancer, &fields)
 }
 
-fn make(ask: &mut Ask, balancer: &LoadBalancer, fields: &Fields) -> Result<ListenerId, Fault> {
+fn make(ask: &mut Ask, id: ListenerId, balancer: &LoadBalancer, fields: &Fields) -> Result<(), Fault> {
     let word = fields.required("protocol", fields.word("protocol", &PROTOCOLS)?)?;
     let protocol = protocol("listener", word)?;
     let port = fields.required("protocol_port", fields.number("protocol_port", 1..=u16::MAX)?)?;
@@ -118,7 +123,7 @@ fn make(ask: &mut Ask, balancer: &LoadBalancer, fields: &Fields) -> Result<Liste
     };
     check_protocols(ask, protocol, default_pool)?;
     let listener = Listener {
-        id: ListenerId(Uuid::new_v4()),
+        id,
         key: ask.tx.listener_key()?,
         load_balancer: balancer.id,
         project: balancer.project.clone(),
@@ -130,9 +135,8 @@ fn make(ask: &mut Ask, balancer: &LoadBalancer, fields: &Fields) -> Result<Liste
         default_pool,
         standard: body::standard(ask.tx, fields)?,
     };
-    let id = listener.id;
     ask.tx.put(listener);
-    Ok(id)
+    Ok(())
 }
 
 fn default_pool(ask: &Ask, balancer: LoadBalancerId, protocol: ListenerProtocol, fields: &Fields) -> Result<Option<PoolId>, Fault> {

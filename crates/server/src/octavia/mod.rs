@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
+use crate::idempotent;
 use crate::state::{Owned, State};
 use crate::{Core, Tx};
 use body::{Fields, Table};
@@ -96,7 +97,10 @@ trait Resource: Owned + Clone + Send {
     fn show_new(state: &State, it: &Self) -> Shown {
         Self::show(state, it)
     }
-    fn create(ask: &mut Ask, fields: &Fields) -> Result<Uuid, Fault>;
+    /// Makes one with this id.
+    fn create(ask: &mut Ask, id: Uuid, fields: &Fields) -> Result<(), Fault>;
+    /// True if the request is for this one, and its key was not used for something else.
+    fn is_same(it: &Self, fields: &Fields, caller: &Caller) -> bool;
     fn update(ask: &mut Ask, it: Self, fields: &Fields) -> Result<(), Fault>;
     fn delete(ask: &mut Ask, it: Self, query: &Query) -> Result<(), Fault>;
 }
@@ -146,15 +150,32 @@ async fn show<R: Resource>(
     Ok(wrapped(R::NAME, Query::new(pairs).fields(R::show(&state, it))))
 }
 
-async fn create<R: Resource>(Shared(core): Shared<Core>, Extension(caller): Extension<Caller>, body: Bytes) -> Result<Response, Fault> {
+async fn create<R: Resource>(
+    Shared(core): Shared<Core>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Fault> {
+    let keys = idempotent::keys(&headers)?;
+    let has_key = keys.is_some();
     let fields = R::TABLE.for_create(body::unwrap(&body, R::NAME)?)?;
+    let id = idempotent::ids(keys, 1, &caller)?[0];
     let make = move |tx: &mut Tx| {
-        let id = R::create(&mut Ask { tx: &mut *tx, caller: &caller }, &fields)?;
+        let status = create_or_find::<R>(&mut Ask { tx: &mut *tx, caller: &caller }, id, &fields, has_key)?;
         let it = tx.state().get::<R>(id).ok_or_else(|| Fault::not_found(R::WHAT, id))?;
-        Ok::<_, Fault>(R::show_new(tx.state(), it))
+        Ok::<_, Fault>((status, R::show_new(tx.state(), it)))
     };
-    let shown = core.write(make).await?.value;
-    Ok((StatusCode::CREATED, wrapped(R::NAME, shown)).into_response())
+    let (status, shown) = core.write(make).await?.value;
+    Ok((status, wrapped(R::NAME, shown)).into_response())
+}
+
+/// Makes it; with a key, what the same request made before is answered again.
+fn create_or_find<R: Resource>(ask: &mut Ask, id: Uuid, fields: &Fields, has_key: bool) -> Result<StatusCode, Fault> {
+    match ask.tx.state().get::<R>(id).filter(|_| has_key) {
+        None => R::create(ask, id, fields).map(|()| StatusCode::CREATED),
+        Some(old) if ask.caller.may_see(old.project()) && R::is_same(old, fields, ask.caller) => Ok(StatusCode::OK),
+        Some(_) => Err(Fault::conflict(idempotent::is_taken(&R::WHAT.to_lowercase(), id))),
+    }
 }
 
 async fn update<R: Resource>(

@@ -10,6 +10,7 @@ use super::list::Query;
 use super::show::{self, Shown};
 use super::{Ask, Resource, listener, member};
 use crate::State;
+use crate::auth::Caller;
 
 const TABLE: Table = Table {
     argument: "pool_",
@@ -63,16 +64,17 @@ impl Resource for Pool {
         show::pool(state, it)
     }
 
-    fn create(ask: &mut Ask, fields: &Fields) -> Result<Uuid, Fault> {
+    fn create(ask: &mut Ask, id: Uuid, fields: &Fields) -> Result<(), Fault> {
         let listener = fields.id::<ListenerId>("listener_id")?.map(|id| ask.find::<Listener>(id.0)).transpose()?;
         let balancer = fields.id::<LoadBalancerId>("loadbalancer_id")?.or(listener.as_ref().map(|it| it.load_balancer));
         let balancer = balancer.ok_or_else(|| Fault::validation("Must provide at least one of: loadbalancer_id, listener_id"))?;
         let balancer = ask.find::<LoadBalancer>(balancer.0)?;
-        let id = make(ask, &balancer, fields)?;
-        if let Some(listener) = listener {
-            attach(ask, &balancer, listener, id)?;
-        }
-        Ok(id.0)
+        make(ask, PoolId(id), &balancer, fields)?;
+        listener.map_or(Ok(()), |listener| attach(ask, &balancer, listener, PoolId(id)))
+    }
+
+    fn is_same(it: &Pool, fields: &Fields, _: &Caller) -> bool {
+        fields.id("loadbalancer_id").is_ok_and(|id| id.is_none_or(|id: LoadBalancerId| id == it.load_balancer))
     }
 
     fn update(ask: &mut Ask, mut it: Pool, fields: &Fields) -> Result<(), Fault> {
@@ -110,14 +112,15 @@ fn attach(ask: &mut Ask, balancer: &LoadBalancer, mut listener: Listener, pool: 
 
 /// A pool of a load balancer that is being made.
 pub fn create_in(ask: &mut Ask, balancer: &LoadBalancer, value: Value) -> Result<PoolId, Fault> {
-    let fields = TABLE.for_create(value)?;
-    make(ask, balancer, &fields)
+    let (id, fields) = (PoolId(Uuid::new_v4()), TABLE.for_create(value)?);
+    make(ask, id, balancer, &fields)?;
+    Ok(id)
 }
 
-fn make(ask: &mut Ask, balancer: &LoadBalancer, fields: &Fields) -> Result<PoolId, Fault> {
+fn make(ask: &mut Ask, id: PoolId, balancer: &LoadBalancer, fields: &Fields) -> Result<(), Fault> {
     let word = fields.required("protocol", fields.word("protocol", &PROTOCOLS)?)?;
     let pool = Pool {
-        id: PoolId(Uuid::new_v4()),
+        id,
         load_balancer: balancer.id,
         project: balancer.project.clone(),
         name: fields.text("name")?.unwrap_or_default(),
@@ -131,7 +134,7 @@ fn make(ask: &mut Ask, balancer: &LoadBalancer, fields: &Fields) -> Result<PoolI
     for value in fields.list("members")? {
         member::create_in(ask, &pool, value)?;
     }
-    Ok(pool.id)
+    Ok(())
 }
 
 /// Deletes a pool with its members; its listeners have none then.

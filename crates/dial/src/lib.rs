@@ -1,4 +1,4 @@
-//! How requests reach the server: HTTP/1.1 over TCP, over TLS (to a proxy in front of the server) or over a unix socket, connections kept and shared.
+//! How a client's requests reach a server's API: HTTP/1.1 over TCP, over TLS (to a proxy in front of the server) or over a unix socket.
 
 use std::future::Future;
 use std::io;
@@ -11,6 +11,7 @@ use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -18,7 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::error::ConfigError;
+/// An address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("`{0}` is no http://host:port, https://host:port or unix:/path")]
+    Endpoint(String),
+    #[error("`{0}` is no name or address that a certificate can have")]
+    ServerName(String),
+    #[error("an https address needs the certificate of the authority that signed the server's")]
+    NoAuthority,
+    #[error("the authority's certificate {path} cannot be used: {why}")]
+    Authority { path: PathBuf, why: String },
+}
 
 /// Where the server listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,8 +44,8 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Reads `http://host:port`, `https://host:port` or `unix:/path`.
-    pub fn parse(text: &str) -> Result<Endpoint, ConfigError> {
-        let bad = || ConfigError::Endpoint(text.to_owned());
+    pub fn parse(text: &str) -> Result<Endpoint, DialError> {
+        let bad = || DialError::Endpoint(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.starts_with('/') { Ok(Endpoint::Unix(path.into())) } else { Err(bad()) };
@@ -74,13 +86,13 @@ pub struct Dial {
 
 impl Dial {
     /// `ca` holds the authority to believe, in PEM: there is no other, so `https` needs it.
-    pub fn new(endpoint: Endpoint, ca: Option<&Path>) -> Result<Dial, ConfigError> {
+    pub fn new(endpoint: Endpoint, ca: Option<&Path>) -> Result<Dial, DialError> {
         let tls = match &endpoint {
             Endpoint::Tls(authority) => {
                 let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
                 let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
-                let name = name.map_err(|_| ConfigError::Endpoint(format!("https://{authority}")))?;
-                Some((connector(ca.ok_or(ConfigError::NoAuthority)?)?, name))
+                let name = name.map_err(|_| DialError::ServerName(host.to_owned()))?;
+                Some((connector(ca.ok_or(DialError::NoAuthority)?)?, name))
             }
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
@@ -106,8 +118,8 @@ impl Dial {
     }
 }
 
-fn connector(ca: &Path) -> Result<TlsConnector, ConfigError> {
-    let unusable = |why: String| ConfigError::Authority { path: ca.to_owned(), why };
+fn connector(ca: &Path) -> Result<TlsConnector, DialError> {
+    let unusable = |why: String| DialError::Authority { path: ca.to_owned(), why };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).map_err(|error| unusable(error.to_string()))? {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
@@ -162,6 +174,14 @@ impl Write for Pipe {
     }
 }
 
+/// What a query's value may hold as it is (RFC 3986, section 2.3).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `text` as a value in a query.
+pub fn escape(text: &str) -> String {
+    utf8_percent_encode(text, UNRESERVED).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -207,9 +227,9 @@ mod tests {
         dial(Some(own.path())).unwrap().connect().await.unwrap().read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "hello");
         assert!(dial(Some(other.path())).unwrap().connect().await.is_err());
-        assert!(matches!(dial(None), Err(ConfigError::NoAuthority)));
-        assert!(matches!(dial(Some(empty.path())), Err(ConfigError::Authority { .. })));
-        assert!(matches!(dial(Some(Path::new("/nowhere"))), Err(ConfigError::Authority { .. })));
+        assert!(matches!(dial(None), Err(DialError::NoAuthority)));
+        assert!(matches!(dial(Some(empty.path())), Err(DialError::Authority { .. })));
+        assert!(matches!(dial(Some(Path::new("/nowhere"))), Err(DialError::Authority { .. })));
     }
 
     #[test]
@@ -224,5 +244,10 @@ mod tests {
         for bad in ["", "127.0.0.1:9696", "http://", "http://x/path", "http://x/?a", "http://user@x", "unix:relative", "ftp://x"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_value_in_a_query_is_escaped() {
+        assert_eq!(escape("a b&c=ü-._~"), "a%20b%26c%3D%C3%BC-._~");
     }
 }
