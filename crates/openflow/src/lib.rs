@@ -15,7 +15,6 @@
 mod action;
 mod control;
 mod ct_flush;
-mod difference;
 mod error;
 mod error_names;
 mod field;

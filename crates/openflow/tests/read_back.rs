@@ -346,28 +346,6 @@ fn buckets_are_inserted_and_removed_one_by_one() {
 }
 
 #[test]
-fn a_group_led_on_by_single_buckets_reads_back_equal_and_in_the_same_order() {
-    let ovs = DummyOvs::start();
-    let mut client = ovs.connect();
-    let bucket = |id: u32, weight| Bucket::new(id, [Action::output(OfPort(id))]).weight(weight);
-    let group = |buckets: Vec<Bucket>| InstalledGroup { buckets, ..groups().swap_remove(3) };
-    let hundred = |weight: fn(u32) -> u16| (1..=100u32).map(|n| bucket(10 * n, weight(n))).collect::<Vec<_>>();
-    let mut without_some = hundred(|_| 1);
-    without_some.retain(|bucket| ![10, 500, 510, 1000].contains(&bucket.id));
-    let mut with_others = hundred(|_| 1);
-    with_others.extend([1, 2, 505, 2000].map(|id| bucket(id, 1)));
-    with_others.sort_by_key(|bucket| bucket.id);
-    let heavier = hundred(|n| if n % 20 == 0 { 2 } else { 1 });
-    let mut now = group(hundred(|_| 1));
-    client.bundle(vec![Message::GroupMod(GroupMod::add(now.clone()))]);
-    for next in [without_some, with_others, heavier, vec![bucket(7, 1)]].map(group) {
-        client.bundle(now.changes_to(next.clone()).into_iter().map(Message::GroupMod).collect());
-        assert_eq!(client.groups(), vec![next.clone()]);
-        now = next;
-    }
-}
-
-#[test]
 fn flows_and_groups_print_as_ovs_ofctl_prints_them() {
     let ovs = DummyOvs::start();
     let mut client = ovs.connect();

@@ -29,8 +29,8 @@ pub struct Job {
 pub struct Pending {
     flows: BTreeMap<FlowKey, FlowMod>,
     groups: BTreeMap<u32, Option<InstalledGroup>>,
-    /// Groups that the switch has once it has taken everything that was given out.
-    known_groups: HashMap<u32, InstalledGroup>,
+    /// Groups that the switch has.
+    known_groups: HashSet<u32>,
     must_compare: bool,
     flush: Vec<(PortId, Taken)>,
     /// Those that the switch is busy with.
@@ -137,20 +137,16 @@ impl Pending {
             let (mut flows, mut groups) = desired();
             flows.retain(|flow| self.refused.allows(flow));
             groups.retain(|group| self.refused.allows_group(group));
-            self.known_groups = groups.iter().map(|group| (group.id, group.clone())).collect();
+            self.known_groups = groups.iter().map(|group| group.id).collect();
             return Job { flush, everything: Some((flows, groups)), changes: Changes::default() };
         }
         let mut changes = Changes { flows, groups: Vec::new() };
         for (id, group) in groups {
-            let known = match &group {
-                Some(group) => self.known_groups.insert(id, group.clone()),
-                None => self.known_groups.remove(&id),
-            };
-            match (known, group) {
-                (None, Some(group)) => changes.groups.push(GroupMod::add(group)),
-                (Some(known), Some(group)) => changes.groups.extend(known.changes_to(group)),
-                (Some(_), None) => changes.groups.push(GroupMod::delete(id)),
-                (None, None) => {}
+            match group {
+                Some(group) if self.known_groups.insert(id) => changes.groups.push(GroupMod::add(group)),
+                Some(group) => changes.groups.push(GroupMod::modify(group)),
+                None if self.known_groups.remove(&id) => changes.groups.push(GroupMod::delete(id)),
+                None => {}
             }
         }
         Job { flush, everything: None, changes }
@@ -165,11 +161,6 @@ impl Pending {
                 Message::FlowMod(flow) if flow.command == FlowCommand::Add => {
                     tracing::error!(flow = ?flow.key(), %error, "the switch refuses a flow; it is left out until it changes");
                     is_news |= self.refused.flows.insert(flow.key(), flow.clone()) != Some(flow);
-                }
-                // The group may not be what it was thought to be. It is compared, and then written as a whole.
-                Message::GroupMod(GroupMod { command: GroupCommand::InsertBuckets | GroupCommand::RemoveBucket, id, .. }) => {
-                    tracing::warn!(group = id, %error, "the switch refuses to change a bucket; the group is written anew");
-                    is_news = true;
                 }
                 Message::GroupMod(group) if group.command != GroupCommand::Delete => {
                     tracing::error!(group = group.id, %error, "the switch refuses a group; it is left out until it changes");

@@ -20,7 +20,7 @@ use node::translate;
 use node::view::replica::{Fault, Pending as ViewPending, Replica};
 use node::view::{Facts, ViewUpdate};
 use node::zones::Zones;
-use openflow::{Action, BUCKET_FIRST, FlowCommand, FlowKey, FlowMod, GroupCommand, GroupMod, InstalledFlow, InstalledGroup};
+use openflow::{Action, FlowCommand, FlowKey, FlowMod, GroupCommand, InstalledFlow, InstalledGroup};
 use pipeline::switch::Switch;
 use pipeline::{Fingerprint, Generation, OfPort};
 use stream::VIEW_FORMAT;
@@ -403,13 +403,8 @@ impl Vswitch {
         for group in made {
             let is_new = !self.groups.contains_key(&group.id);
             assert_eq!(group.command == GroupCommand::Add, is_new, "group {} is made when it is not there, changed when it is", group.id);
-            match self.groups.get_mut(&group.id) {
-                Some(known) => change_group(known, group),
-                None => {
-                    let GroupMod { id, kind, buckets, selection, .. } = group;
-                    self.groups.insert(id, InstalledGroup { id, kind, buckets, selection });
-                }
-            }
+            let made = InstalledGroup { id: group.id, kind: group.kind, buckets: group.buckets, selection: group.selection };
+            self.groups.insert(group.id, made);
         }
         for flow in flows {
             match flow.command {
@@ -427,20 +422,6 @@ impl Vswitch {
                 assert!(self.groups.contains_key(id), "a flow uses group {id}, which is not there: {flow:?}");
             }
         }
-    }
-}
-
-/// As Open vSwitch does it.
-fn change_group(known: &mut InstalledGroup, change: GroupMod) {
-    let place = known.buckets.iter().position(|bucket| bucket.id == change.bucket);
-    match change.command {
-        GroupCommand::Modify => (known.kind, known.buckets, known.selection) = (change.kind, change.buckets, change.selection),
-        GroupCommand::RemoveBucket => drop(known.buckets.remove(place.expect("the bucket is there"))),
-        GroupCommand::InsertBuckets => {
-            let at = if change.bucket == BUCKET_FIRST { 0 } else { place.expect("the bucket before is there") + 1 };
-            known.buckets.splice(at..at, change.buckets);
-        }
-        other => panic!("{other:?} of a group that is there"),
     }
 }
 
