@@ -3,12 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use dial::{Dial, DialError, Endpoint};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use dial::{Dial, DialError, Endpoint};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -54,7 +54,9 @@ impl Api {
         let dial = Endpoint::parse(url).and_then(|endpoint| Dial::new(endpoint, reach.api_ca.as_deref()));
         let dial = dial.map_err(|error| {
             let what_to_do = match &error {
-                DialError::Endpoint(_) | DialError::ServerName(_) => "give --api or LADON_API as http://HOST:PORT, https://HOST:PORT or unix:/PATH",
+                DialError::Endpoint(_) | DialError::ServerName(_) => {
+                    "give --api or LADON_API as http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+                }
                 DialError::NoAuthority | DialError::Authority { .. } => "give --api-ca or LADON_API_CA: that authority's certificate, PEM",
             };
             Failure::new(error.to_string(), UNTOUCHED, what_to_do)

@@ -93,7 +93,8 @@ fn a_server_that_does_not_answer_is_named_with_what_to_do() {
     assert!(text.contains("no server answers on unix:") && text.contains("LADON_API"), "{text}");
     let text = world.ladon(&["--api", "http://127.0.0.1:1", "nodes"]).failed(1);
     assert!(text.contains("Connection refused"), "{text}");
-    assert!(world.ladon(&["--api", "https://x", "nodes"]).failed(1).contains("http://HOST:PORT"));
+    assert!(world.ladon(&["--api", "ftp://x", "nodes"]).failed(1).contains("http://HOST:PORT"));
+    assert!(world.ladon(&["--api", "https://x", "nodes"]).failed(1).contains("--api-ca"));
 }
 
 #[test]

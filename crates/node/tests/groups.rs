@@ -3,23 +3,24 @@
 #[path = "../../openflow/tests/common/mod.rs"]
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use apps::Change;
 use apps::testing::*;
+use apps::{ALL, Change, Engine, Numbers};
 use common::{DummyOvs, wait_for};
 use model::*;
+use node::agent::pending::Pending;
 use node::agent::{Agent, Ask, Feeds, Published, SwitchNews};
 use node::bridge::{Interface, Interfaces};
 use node::connections::mailbox;
-use node::switch::{Event, Options, Switch};
+use node::switch::{Commit, Event, Options, Switch};
 use node::view::ViewUpdate;
-use pipeline::{Fingerprint, OfPort};
+use pipeline::{Fingerprint, Generation, OfPort};
 use tokio::sync::{mpsc, watch};
 
-/// A port here, and a load balancer with two members.
-fn view() -> ViewUpdate {
+/// A port here, and a load balancer with as many members.
+fn view(members: u32) -> ViewUpdate {
     let balancer_port = vip("vip", 50, "net", &[("net4", "10.0.0.50")]);
     let own = Port { host: Some(NodeName("n1".into())), ..port("own", 4, "net", &[("net4", "10.0.0.4")]) };
     let changes = [
@@ -31,15 +32,18 @@ fn view() -> ViewUpdate {
         put(balancer_port),
         put(listener("l", 3, "lb", ListenerProtocol::Tcp, 80, "pool")),
         put(pool("pool", "lb", ListenerProtocol::Tcp)),
-        put(member("m1", "pool", "10.0.0.2", 80, 1)),
-        put(member("m2", "pool", "10.0.0.3", 80, 1)),
     ];
+    let members = (0..members).map(one);
     let object = |change| match change {
         Change::Put(object) => object,
         other => panic!("{other:?}"),
     };
-    let upserts = changes.into_iter().map(object).collect();
+    let upserts = changes.into_iter().chain(members).map(object).collect();
     ViewUpdate { upserts, removals: vec![], revision: Revision(1), is_complete_snapshot: true }
+}
+
+fn one(n: u32) -> Change {
+    put(member(&format!("m{n}"), "pool", &format!("10.0.0.{}", 10 + n), 80, 1))
 }
 
 fn plugged() -> Interfaces {
@@ -71,7 +75,7 @@ async fn groups_that_others_change_are_put_right() {
     let (asks, asked) = mpsc::channel(4);
     let addresses = vec!["192.0.2.1".parse().unwrap()];
     let agent = Agent::new(NodeName("n1".into()), addresses, state.path(), switch, Fingerprint::of_pipeline(), published).unwrap();
-    views.send(view()).await.unwrap();
+    views.send(view(2)).await.unwrap();
     asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
     tokio::spawn(agent.run(Feeds { view: view_updates, interfaces, switch: switch_news, asks: asked }));
     tokio::spawn(async move {
@@ -94,4 +98,32 @@ async fn groups_that_others_change_are_put_right() {
     ovs.ofctl("mod-group", &[&format!("group_id={group},type=select,bucket=bucket_id=1,actions=drop")]);
     assert_ne!(client.groups(), right);
     wait_for("the groups as they were", || client.groups() == right);
+}
+
+/// Open vSwitch 3.1 sends everything to buckets that were inserted into a `dp_hash` group (docs/decisions/0017).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_member_has_its_share_of_connections_whenever_it_came() {
+    let ovs = DummyOvs::start();
+    ovs.add_port("client", 11);
+    let (switch, mut events) = Switch::start(Options::new(ovs.socket()));
+    while !matches!(events.recv().await, Some(Event::Connected(_))) {}
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let (mut engine, mut pending) = (Engine::new(ALL, Numbers::default()), Pending::default());
+    for count in [1u32, 2, 3, 6, 5] {
+        let goes = (count..6).map(|n| Change::Remove(ObjectKey::new(Kind::Member, id(&format!("m{n}")))));
+        let there = view(count).upserts.into_iter().map(Change::Put);
+        pending.merge(engine.update([here("n1", "192.0.2.1")].into_iter().chain(there).chain(goes)), Generation::A);
+        let job = pending.take(|| unreachable!("nothing is to be compared"));
+        switch.commit(job.changes, Commit::InSlices).await.unwrap();
+        let group = engine.groups().next().expect("the listener's group");
+        let number = Generation::A.group_number(group.id);
+        ovs.ofctl("add-flow", &[&format!("table=0,priority=9,in_port=11,actions=group:{number}")]);
+        let told = |hash: u32| {
+            let packet = format!("in_port=11,tcp,nw_src=10.0.0.4,nw_dst=10.0.0.50,tp_src=4000,tp_dst=80,dp_hash={hash}");
+            let said = ovs.appctl(&["ofproto/trace", "br0", &packet]);
+            said.split("nat(dst=").nth(1).and_then(|rest| rest.split(')').next()).map(str::to_owned)
+        };
+        let members: BTreeSet<String> = (0..64).filter_map(told).collect();
+        assert_eq!(members.len() as u32, count, "{members:?}");
+    }
 }

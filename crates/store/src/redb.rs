@@ -303,6 +303,13 @@ fn open(path: &Path, is_new: bool) -> Result<Database, OpenError> {
     if std::fs::metadata(path).is_ok_and(|there| there.len() == 0) {
         return Err(OpenError::Empty { path: path.into() });
     }
+    // What redb makes of a damaged file is mostly an error, and sometimes a panic.
+    let opened = std::panic::catch_unwind(|| open_undamaged(path, is_new));
+    opened.unwrap_or_else(|_| Err(failed("the file is damaged, and the reader of it gave up".into())))
+}
+
+fn open_undamaged(path: &Path, is_new: bool) -> Result<Database, OpenError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path: path.into(), source };
     let file = file(path, is_new).map_err(|error| failed(error.into()))?;
     let backend = redb::backends::FileBackend::new(file).map_err(|error| failed(error.into()))?;
     let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| match error {

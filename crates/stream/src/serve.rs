@@ -1,7 +1,7 @@
 //! The server's end: a listener that hands over every node's stream, its name proven by its certificate.
 
-use std::convert::Infallible;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -13,7 +13,6 @@ use stream::{Credentials, Follower, HANDSHAKES_PER_PEER_MAX, Listener, Target, V
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-
 struct World {
     dir: tempfile::TempDir,
     address: SocketAddr,

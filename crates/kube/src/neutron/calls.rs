@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::types::{AddressPair, Balancer, Group, Listener, Member, Named, NewPort, PORT_FIELDS, Pool, Port, Router, Subnet};
-use super::{ApiError, Neutron, PAGE, escaped};
+use super::{ApiError, Neutron, PAGE};
 
 /// A kind of object: where it is and how documents call it.
 struct Kind {
@@ -69,8 +69,8 @@ impl Neutron {
 
     /// All objects that match, page by page, each once: the server begins again where a page's last object has gone meanwhile.
     async fn list<T: DeserializeOwned>(&self, kind: &Kind, filters: &[(&str, &str)], fields: &[&str]) -> Result<Vec<T>, ApiError> {
-        let mut query: String = filters.iter().map(|(name, value)| format!("{}={}&", escaped(name), escaped(value))).collect();
-        query.extend(fields.iter().map(|field| format!("fields={}&", escaped(field))));
+        let mut query: String = filters.iter().map(|(name, value)| format!("{}={}&", dial::escape(name), dial::escape(value))).collect();
+        query.extend(fields.iter().map(|field| format!("fields={}&", dial::escape(field))));
         let (mut all, mut ids) = (Vec::new(), HashSet::new());
         let mut marker: Option<String> = None;
         loop {

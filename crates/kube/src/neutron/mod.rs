@@ -262,9 +262,4 @@ mod tests {
         assert_eq!(refusal("PUT /y".into(), status, octavia).to_string(), "PUT /y: 409 Client: bad port");
         assert_eq!(refusal("GET /z".into(), StatusCode::BAD_GATEWAY, b"<html>").to_string(), "GET /z: 502 Bad Gateway: <html>");
     }
-
-    #[test]
-    fn queries_are_dial::escape() {
-        assert_eq!(dial::escape("a/b c&d=é"), "a%2Fb%20c%26d%3D%C3%A9");
-    }
 }

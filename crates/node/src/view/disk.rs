@@ -31,6 +31,9 @@ struct Header {
     /// Views of before stores had identities have none.
     #[serde(default)]
     store: Option<StoreId>,
+    /// The journal's last line that is in it. Views of before there were journals have none.
+    #[serde(default)]
+    last: String,
     revision: Revision,
     objects: usize,
 }
@@ -41,6 +44,8 @@ pub struct Saved {
     pub objects: Vec<Arc<Object>>,
     pub revision: Revision,
     pub store: Option<StoreId>,
+    /// See [`Journal`](super::journal::Journal).
+    pub last: String,
 }
 
 /// Why the disk gives no view, or takes none.
@@ -84,15 +89,16 @@ pub fn load(path: &Path, node: &NodeName) -> Result<Saved, DiskError> {
     let objects: Result<Vec<Arc<Object>>, _> = lines.map(serde_json::from_str).collect();
     // A checksum that is right over objects that cannot be read: another version of Ladon wrote them.
     let objects = objects.map_err(|_| DiskError::Foreign)?;
-    let saved = Saved { objects, revision: header.revision, store: header.store };
+    let saved = Saved { objects, revision: header.revision, store: header.store, last: header.last };
     if saved.objects.len() == header.objects { Ok(saved) } else { Err(DiskError::Damaged) }
 }
 
 /// Puts the view on the disk in place of the one that is there. Either of them is there whenever power fails.
 pub fn save(path: &Path, node: &NodeName, view: &Saved) -> Result<(), DiskError> {
     let fail = |source| DiskError::Write { path: path.to_path_buf(), source };
-    let Saved { objects, revision, store } = view;
-    let header = Header { format: VIEW_FORMAT, node: node.clone(), store: *store, revision: *revision, objects: objects.len() };
+    let Saved { objects, revision, store, last } = view;
+    let (format, node, last, count) = (VIEW_FORMAT, node.clone(), last.clone(), objects.len());
+    let header = Header { format, node, store: *store, last, revision: *revision, objects: count };
     let mut body = serde_json::to_vec(&header).map_err(|error| fail(error.into()))?;
     for object in objects {
         body.push(b'\n');
@@ -115,7 +121,7 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-fn checksum(body: &[u8]) -> String {
+pub fn checksum(body: &[u8]) -> String {
     Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -142,16 +148,16 @@ mod tests {
             }))
         };
         let store = Some(StoreId(uuid::Uuid::from_u128(9)));
-        save(&path, &name(), &Saved { objects: vec![node(1), node(2)], revision: Revision(7), store }).unwrap();
+        save(&path, &name(), &Saved { objects: vec![node(1), node(2)], revision: Revision(7), store, last: "x".into() }).unwrap();
         (dir, path)
     }
 
     #[test]
     fn what_was_saved_is_loaded() {
         let (_dir, path) = saved();
-        let Saved { objects, revision, store } = load(&path, &name()).unwrap();
-        assert_eq!((objects.len(), revision, store.is_some()), (2, Revision(7), true));
-        let less = Saved { objects: objects[..1].to_vec(), revision: Revision(8), store };
+        let Saved { objects, revision, store, last } = load(&path, &name()).unwrap();
+        assert_eq!((objects.len(), revision, store.is_some(), &*last), (2, Revision(7), true, "x"));
+        let less = Saved { objects: objects[..1].to_vec(), revision: Revision(8), store, last };
         save(&path, &name(), &less).unwrap();
         assert_eq!(load(&path, &name()).unwrap(), less);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
@@ -177,7 +183,7 @@ mod tests {
         let (_dir, path) = saved();
         let body = "{\"format\":1,\"node\":\"n1\",\"revision\":42,\"objects\":0}\n";
         fs::write(&path, format!("{MAGIC}{}\n{body}", checksum(body.as_bytes()))).unwrap();
-        let view = Saved { objects: vec![], revision: Revision(42), store: None };
+        let view = Saved { objects: vec![], revision: Revision(42), store: None, last: String::new() };
         assert_eq!(load(&path, &name()).unwrap(), view);
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  server 1 ─┐                  ┌─ ViewUpdate (bounded, merged while the consumer is busy) ─▶ consumer
 //!  server 2 ─┼─ gRPC ─▶ task ───┤                                                                │
-//!  server 3 ─┘            ▲     └─ /var/lib/ladon/view (some time after news, and at the end)     │
+//!  server 3 ─┘            ▲     └─ /var/lib/ladon/view (some time after news; its journal at once) │
 //!                         └────────────────── Facts: interfaces, installed ports, revision ◀──────┘
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! or a delta: a consumer applies all of them in the same way. Deliberately *not* here: what is done with the view.
 
 mod disk;
+mod journal;
 pub mod replica;
 mod report;
 mod task;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::{self, DiskError, Saved};
+use super::journal::Journal;
 use super::replica::{Fault, Pending, Replica};
 use super::{Config, Facts, LinkStatus, ViewUpdate};
 
@@ -28,6 +29,8 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 const SAVE_REST: u32 = 20;
 /// The disk is written at most this often when only the revision is new: a younger one leaves less to catch up with.
 pub const SAVE_QUIET: Duration = Duration::from_secs(600);
+/// A save that failed is tried again after this long.
+const SAVE_RETRY: Duration = Duration::from_secs(10);
 /// A server that says nothing for this long is left, also before its first word: one that makes nodes wait says so.
 const SILENCE_MAX: Duration = HEARTBEAT_INTERVAL.saturating_mul(4);
 
@@ -40,6 +43,7 @@ pub struct Task {
     status: watch::Sender<LinkStatus>,
     stop: CancellationToken,
     saves: Saves,
+    journal: Journal,
     saving: Option<JoinHandle<Result<(), DiskError>>>,
     /// What the disk has is not trusted any more.
     wants_snapshot: bool,
@@ -97,20 +101,21 @@ impl Task {
         status: watch::Sender<LinkStatus>,
         stop: CancellationToken,
     ) -> Task {
-        let (replica, pending) = (Replica::default(), Pending::default());
-        Task { config, replica, pending, updates, facts, status, stop, saves: Saves::default(), saving: None, wants_snapshot: false }
+        let (replica, pending, journal) = (Replica::default(), Pending::default(), Journal::new(&config.path));
+        let saves = Saves::default();
+        Task { config, replica, pending, updates, facts, status, stop, saves, journal, saving: None, wants_snapshot: false }
     }
 
     pub async fn run(mut self) {
         self.start_from_disk().await;
         let Stopped = self.follow_servers().await;
         if let Some(saving) = self.saving.take() {
-            drop(saving.await);
+            self.saved(saving.await);
         }
         if self.saves.due.is_some() {
             self.save();
             if let Some(saving) = self.saving.take() {
-                saved(saving.await);
+                self.saved(saving.await);
             }
         }
     }
@@ -120,11 +125,14 @@ impl Task {
         let loaded = tokio::task::spawn_blocking(move || disk::load(&path, &node)).await;
         let path = self.config.path.display();
         match loaded {
-            Ok(Ok(Saved { objects, revision, store })) => {
+            Ok(Ok(saved)) => {
+                let Saved { objects, revision, store, last: _ } = self.journal.replay(saved);
                 tracing::info!("starting with the view in {path}: {} objects at revision {revision}", objects.len());
                 self.replica = Replica::of(objects.clone(), revision, store);
                 self.pending.merge(ViewUpdate { upserts: objects, removals: Vec::new(), revision, is_complete_snapshot: true });
                 self.tell(|status| status.revision = revision);
+                // Nothing can be added to the journal before.
+                self.saves.due = Some(Instant::now());
             }
             Ok(Err(DiskError::Missing)) => tracing::info!("there is no view in {path} yet: nothing is changed before a server gives one"),
             Ok(Err(error)) => {
@@ -251,6 +259,7 @@ impl Task {
         if let Some(update) = self.replica.apply(body)? {
             self.wants_snapshot = false;
             is_news = update.is_complete_snapshot || !update.upserts.is_empty() || !update.removals.is_empty();
+            self.journal.append(&update, self.replica.store());
             self.pending.merge(update);
         }
         is_news |= self.replica.store() != before.1 && self.replica.is_complete();
@@ -288,7 +297,7 @@ impl Task {
                 Some(done) => {
                     self.saving = None;
                     self.saves.end();
-                    saved(done);
+                    self.saved(done);
                 }
                 None => self.save(),
             }
@@ -300,18 +309,21 @@ impl Task {
         self.saves.begin();
         let (path, node) = (self.config.path.clone(), self.config.node.clone());
         let objects = self.replica.objects().cloned().collect();
-        let view = Saved { objects, revision: self.replica.revision(), store: self.replica.store() };
+        self.journal.save_begins();
+        let view = Saved { objects, revision: self.replica.revision(), store: self.replica.store(), last: self.journal.last() };
         self.saving = Some(tokio::task::spawn_blocking(move || disk::save(&path, &node, &view)));
     }
-}
 
-fn saved(done: Result<Result<(), DiskError>, tokio::task::JoinError>) {
-    match done {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::error!("{error}; traffic goes on, but a restart without a server would begin with an older view; make room there")
+    fn saved(&mut self, done: Result<Result<(), DiskError>, tokio::task::JoinError>) {
+        match done {
+            Ok(Ok(())) => return self.journal.save_ended(),
+            Ok(Err(error)) => {
+                tracing::error!("{error}; traffic goes on, but a restart without a server would begin with an older view; make room there")
+            }
+            Err(error) => tracing::error!("writing the view failed: {error}"),
         }
-        Err(error) => tracing::error!("writing the view failed: {error}"),
+        let again = Instant::now() + SAVE_RETRY;
+        self.saves.due = Some(self.saves.due.map_or(again, |due| due.max(again)));
     }
 }
 

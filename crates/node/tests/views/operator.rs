@@ -107,6 +107,7 @@ async fn a_node_whose_switch_refuses_flows_says_so() {
     let world = World::new().await;
     world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
     let mut one = world.follow(1);
+    world.server.until("it is known", |state| state.node(&name(1)).is_some()).await;
     one.until_right(1, &world.server).await;
     one.report(&[11], &[11], one.revision);
     let body = until(&world, "/ladon/v1/nodes", |body| body["nodes"][0]["is_up_to_date"] == true).await;

@@ -1,8 +1,10 @@
 //! Restarts in the middle of anything.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use model::*;
+use node::view::Config;
 
 use crate::world::*;
 
@@ -57,6 +59,38 @@ async fn a_node_that_comes_back_gets_only_what_changed_also_what_is_gone() {
     assert_eq!(upserts.keys().copied().collect::<Vec<_>>(), [key(vm(101, 1, 2)), key(vm(300, 1, 2))]);
     let removals: usize = resumed.iter().map(|update| update.removals.len()).sum();
     assert_eq!(removals, 3, "two ports and a network");
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_right_after_a_change_begins_with_it_even_without_a_server() {
+    let world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    let mut node = world.follow(1);
+    node.until("it knows itself", |replica| replica.len() == 3).await;
+    let saved = async {
+        while !world.path(1).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("a first view on the disk", saved).await;
+    for n in 12..15 {
+        world.server.put([vm(n, 1, 1).into()]).await;
+        world.server.delete([vm(n - 1, 1, 1).into()]).await;
+        node.until("the change", |replica| replica.contains_key(&key(vm(n, 1, 1))) && !replica.contains_key(&key(vm(n - 1, 1, 1)))).await;
+        // What a kill would leave on the disk now.
+        let left = tempfile::tempdir().unwrap();
+        let name = world.path(1).file_name().unwrap().to_str().unwrap().to_owned();
+        // In this order a save that ends meanwhile does no harm.
+        for file in [format!("{name}.journal"), format!("{name}.journal.old"), name.clone()] {
+            let _ = std::fs::copy(world.path(1).with_file_name(&file), left.path().join(&file));
+        }
+        let path = left.path().join(name);
+        let mut again = Follower::new(Config { servers: vec![], path, ..world.config(1) });
+        let first = again.next().await;
+        let ports: Vec<ObjectKey> = first.upserts.iter().map(|object| object.key()).filter(|key| key.kind == Kind::Port).collect();
+        assert_eq!((ports, first.revision), (vec![key(vm(n, 1, 1))], node.revision));
+    }
     node.link.stop().await;
 }
 

@@ -114,7 +114,11 @@ impl Query {
 
     fn link(&self, base: &str, marker: &Shown, is_reverse: bool) -> String {
         let is_kept = |name: &str| !["marker", "page_reverse", "fields"].contains(&name);
-        let kept = self.pairs.iter().filter(|(name, _)| is_kept(name)).map(|(name, value)| format!("{}={}", http::escape(name), http::escape(value)));
+        let kept = self
+            .pairs
+            .iter()
+            .filter(|(name, _)| is_kept(name))
+            .map(|(name, value)| format!("{}={}", http::escape(name), http::escape(value)));
         let marker = format!("marker={}", marker["id"].as_str().unwrap_or_default());
         let reverse = is_reverse.then(|| "page_reverse=True".to_string());
         format!("{base}?{}", kept.chain([marker]).chain(reverse).collect::<Vec<_>>().join("&"))

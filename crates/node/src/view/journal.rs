@@ -1,0 +1,255 @@
+//! What has changed of the view since it was last saved, in a file beside it.
+//!
+//! A view is saved some time after it changed, the later the larger it is. What comes is appended here before anybody acts on it, so
+//! that a node that is killed at whatever moment begins with the view that its switch has. Nothing is flushed: a power failure that
+//! takes the latest lines takes the switch's flows too.
+//!
+//! ```text
+//! <SHA-256 of what follows, in hexadecimal> {"after":"9a…","revision":43,"store":"6e0c…","upserts":[{"port":{…}}],"removals":[]}
+//! ```
+//!
+//! A line names the sum of the line before it, and the saved view names that of the last line that is in it: only what follows from
+//! the view is read. When a save begins, the file becomes the *old* one, which goes when the save has succeeded.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::{Object, ObjectKey, Revision, StoreId};
+use serde::{Deserialize, Serialize};
+
+use super::ViewUpdate;
+use super::disk::{Saved, checksum};
+use crate::record::{PRIVATE, create};
+
+/// Bytes of one file; what comes then waits for the next save.
+const JOURNAL_MAX: u64 = 64 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    after: String,
+    revision: Revision,
+    store: Option<StoreId>,
+    upserts: Vec<Arc<Object>>,
+    removals: Vec<ObjectKey>,
+}
+
+/// The journal of the view at a path.
+pub struct Journal {
+    current: PathBuf,
+    old: PathBuf,
+    /// None: nothing can be added before the next save.
+    file: Option<File>,
+    bytes: u64,
+    /// The sum of the latest line.
+    last: String,
+}
+
+impl Journal {
+    /// Nothing is added before the first save.
+    pub fn new(view: &Path) -> Journal {
+        let beside = |what: &str| {
+            let mut path = view.as_os_str().to_owned();
+            path.push(what);
+            PathBuf::from(path)
+        };
+        // Lines of an earlier view follow from something else.
+        let last = uuid::Uuid::new_v4().to_string();
+        Journal { current: beside(".journal"), old: beside(".journal.old"), file: None, bytes: 0, last }
+    }
+
+    /// The sum of the latest line: the saved view's `last`.
+    pub fn last(&self) -> String {
+        self.last.clone()
+    }
+
+    /// Adds to the saved view what came after it. The next save takes that in.
+    pub fn replay(&mut self, saved: Saved) -> Saved {
+        let mut objects: BTreeMap<ObjectKey, Arc<Object>> = saved.objects.into_iter().map(|object| (object.key(), object)).collect();
+        let (mut revision, mut store, mut last) = (saved.revision, saved.store, saved.last);
+        for path in [&self.old, &self.current] {
+            let text = fs::read(path).unwrap_or_default();
+            for (sum, line) in String::from_utf8_lossy(&text).lines().map_while(parse) {
+                if line.after != last {
+                    continue;
+                }
+                line.removals.iter().for_each(|key| drop(objects.remove(key)));
+                objects.extend(line.upserts.into_iter().map(|object| (object.key(), object)));
+                (revision, store, last) = (line.revision, line.store, sum);
+            }
+        }
+        self.last.clone_from(&last);
+        Saved { objects: objects.into_values().collect(), revision, store, last }
+    }
+
+    /// Notes a change of the view, to what it is then in `store`.
+    pub fn append(&mut self, update: &ViewUpdate, store: Option<StoreId>) {
+        let ViewUpdate { upserts, removals, revision, is_complete_snapshot: _ } = update;
+        let (upserts, removals) = (upserts.clone(), removals.clone());
+        let line = Line { after: self.last(), revision: *revision, store, upserts, removals };
+        let body = serde_json::to_string(&line).expect("objects are plain data");
+        self.last = checksum(body.as_bytes());
+        let Some(file) = &mut self.file else { return };
+        let line = format!("{} {body}\n", self.last);
+        self.bytes += line.len() as u64;
+        let too_large = || io::Error::other("it has grown too large before the view was saved");
+        let written = if self.bytes > JOURNAL_MAX { Err(too_large()) } else { file.write_all(line.as_bytes()) };
+        if let Err(error) = written {
+            self.give_up(&error);
+        }
+    }
+
+    /// Until the next save.
+    fn give_up(&mut self, error: &io::Error) {
+        let path = self.current.display();
+        tracing::warn!("{path}: {error}; traffic goes on, but a node that is killed now would begin with an older view; make room there");
+        self.file = None;
+    }
+
+    /// The view is going to be saved with all that was noted so far.
+    pub fn save_begins(&mut self) {
+        if self.old.exists() {
+            // An earlier save failed. What follows from the view that is there goes on in the file where it is.
+            return;
+        }
+        let made_way = if self.current.exists() { fs::rename(&self.current, &self.old) } else { Ok(()) };
+        match made_way.and_then(|()| create(&self.current, PRIVATE)) {
+            Ok(file) => (self.file, self.bytes) = (Some(file), 0),
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    /// The save has succeeded.
+    pub fn save_ended(&mut self) {
+        match fs::remove_file(&self.old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{}: {error}", self.old.display()),
+            _ => {}
+        }
+    }
+}
+
+fn parse(line: &str) -> Option<(String, Line)> {
+    let (sum, body) = line.split_once(' ')?;
+    if sum == checksum(body.as_bytes()) { Some((sum.to_owned(), serde_json::from_str(body).ok()?)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Node, NodeName, TunnelType};
+
+    fn object(n: u8) -> Arc<Object> {
+        let (name, tunnel) = (NodeName(format!("n{n}")), TunnelType::Vxlan);
+        Arc::new(Node { name, tunnel_addresses: vec![], tunnel, bridge: String::new(), datapath: String::new(), stream: None }.into())
+    }
+
+    fn comes(n: u8) -> ViewUpdate {
+        ViewUpdate { upserts: vec![object(n)], revision: Revision(n.into()), ..ViewUpdate::default() }
+    }
+
+    /// What a node that starts now would begin with, on top of `saved`.
+    fn found(path: &Path, saved: &Saved) -> (Vec<u8>, u64) {
+        let Saved { objects, revision, .. } = Journal::new(path).replay(saved.clone());
+        let numbers: Vec<u8> = (1..=u8::MAX).filter(|n| objects.contains(&object(*n))).collect();
+        assert_eq!(numbers.len(), objects.len());
+        (numbers, revision.0)
+    }
+
+    fn world() -> (tempfile::TempDir, PathBuf, Journal) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("view");
+        let journal = Journal::new(&path);
+        (dir, path, journal)
+    }
+
+    fn save(journal: &mut Journal, upto: u8) -> Saved {
+        journal.save_begins();
+        Saved { objects: (1..=upto).map(object).collect(), revision: Revision(upto.into()), store: None, last: journal.last() }
+    }
+
+    #[test]
+    fn what_came_after_a_save_is_found_at_every_moment() {
+        let (_dir, path, mut journal) = world();
+        let mut saved = save(&mut journal, 0);
+        journal.save_ended();
+        for round in 0..3 {
+            for n in [1, 2, 3] {
+                journal.append(&comes(3 * round + n), None);
+                assert_eq!(found(&path, &saved), ((1..=3 * round + n).collect(), u64::from(3 * round + n)));
+            }
+            // Changes go on while the view is being saved, and only then the new one is there.
+            let next = save(&mut journal, 3 * round + 3);
+            assert_eq!(found(&path, &saved), found(&path, &next));
+            journal.save_ended();
+            saved = next;
+        }
+        let gone = ViewUpdate { removals: vec![object(4).key()], revision: Revision(10), ..ViewUpdate::default() };
+        journal.append(&gone, None);
+        assert_eq!(found(&path, &saved), ((1..=9).filter(|n| *n != 4).collect(), 10));
+    }
+
+    #[test]
+    fn a_save_that_fails_loses_nothing() {
+        let (_dir, path, mut journal) = world();
+        let saved = save(&mut journal, 0);
+        journal.save_ended();
+        journal.append(&comes(1), None);
+        for n in 2..5 {
+            save(&mut journal, n);
+            journal.append(&comes(n), None);
+        }
+        assert_eq!(found(&path, &saved), (vec![1, 2, 3, 4], 4));
+        let later = save(&mut journal, 4);
+        journal.save_ended();
+        journal.append(&comes(5), None);
+        assert_eq!(found(&path, &later), (vec![1, 2, 3, 4, 5], 5));
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_ends_it_and_a_node_that_starts_adds_nothing_before_it_has_saved() {
+        let (_dir, path, mut journal) = world();
+        let saved = save(&mut journal, 0);
+        journal.save_ended();
+        journal.append(&comes(1), None);
+        let whole = fs::read(&journal.current).unwrap();
+        journal.append(&comes(2), None);
+        let both = fs::read(&journal.current).unwrap();
+        for length in whole.len()..both.len() - 1 {
+            fs::write(&journal.current, &both[..length]).unwrap();
+            assert_eq!(found(&path, &saved), (vec![1], 1), "{length} of {} bytes", both.len());
+        }
+        let mut restarted = Journal::new(&path);
+        let after = restarted.replay(saved);
+        restarted.append(&comes(3), None);
+        assert_eq!(found(&path, &after).1, 1);
+        let saved = Saved { objects: vec![object(1), object(3)], revision: Revision(3), ..save(&mut restarted, 0) };
+        restarted.save_ended();
+        restarted.append(&comes(4), None);
+        assert_eq!(found(&path, &saved), (vec![1, 3, 4], 4));
+    }
+
+    #[test]
+    fn lines_of_another_view_are_nothing() {
+        let (_dir, path, mut journal) = world();
+        save(&mut journal, 0);
+        journal.append(&comes(1), None);
+        let other = Saved { objects: vec![object(7)], revision: Revision(7), store: None, last: Journal::new(&path).last() };
+        assert_eq!(found(&path, &other), (vec![7], 7));
+    }
+
+    #[test]
+    fn what_is_too_much_waits_for_the_next_save() {
+        let (_dir, path, mut journal) = world();
+        let saved = save(&mut journal, 0);
+        journal.save_ended();
+        journal.bytes = JOURNAL_MAX;
+        journal.append(&comes(1), None);
+        assert_eq!(found(&path, &saved), (vec![], 0));
+        let saved = save(&mut journal, 1);
+        journal.save_ended();
+        journal.append(&comes(2), None);
+        assert_eq!(found(&path, &saved), (vec![1, 2], 2));
+    }
+}
