@@ -1,12 +1,13 @@
 //! The task that owns the views: one at a time it takes in commits, nodes that come and go, and what they report.
 //!
 //! It never waits for a node or for the disk: what nodes are to get goes into their [`Outbox`]es, what is to be written goes to
-//! the writer in batches, one at a time, and whatever takes long (catching up, snapshots) is done by the node's own task.
+//! the writer in batches ([`write`]), and whatever takes long (catching up, snapshots) is done by the node's own task.
+
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use model::{Kind, Node, NodeId, NodeName, NodeStream, Object, ObjectKey, Port, PortId, PortStatus, Revision, StoreId};
@@ -21,12 +22,9 @@ use super::outbox::Outbox;
 use super::reports::{Claims, Reports};
 use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
-use crate::writer::{Core, Subscription, Tx, WriteError};
+use crate::writer::{Core, Subscription, WriteError};
 
-/// Ports whose status or claim is written in one transaction. The others follow in the next.
-pub const STATUS_BATCH_MAX: usize = 256;
-/// After a write that failed, the next try.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+pub use write::{Batch, STATUS_BATCH_MAX, forget};
 
 pub type SessionId = u64;
 
@@ -125,13 +123,6 @@ pub struct NodePicture {
     pub concerns: Concerns,
     /// Its stream leads to another server, which knows more.
     pub elsewhere: Option<NodeStream>,
-}
-
-/// What goes to the writer together.
-#[derive(Clone, Default)]
-pub struct Batch {
-    ports: Vec<PortId>,
-    nodes: Vec<Node>,
 }
 
 #[derive(Default)]
@@ -460,36 +451,6 @@ impl Owner {
         }
     }
 
-    fn write(&mut self) {
-        let Some(writing) = self.due() else { return };
-        let own = self.own.clone();
-        tokio::spawn(async move {
-            let wrote = writing.await;
-            if let Some(own) = own.upgrade() {
-                drop(own.send(wrote).await);
-            }
-        });
-    }
-
-    /// Writes what differs from what the reports say, if nothing is being written. The owner wants the answer as a message.
-    pub fn due(&mut self) -> Option<impl Future<Output = Message> + Send + use<>> {
-        if self.is_writing || self.retry_at.is_some() || self.state.revision() < self.write_from {
-            return None;
-        }
-        let batch = self.batch();
-        if batch.ports.is_empty() && batch.nodes.is_empty() {
-            return None;
-        }
-        self.is_writing = true;
-        let (core, reports) = (self.core.clone(), self.reports.clone());
-        let server = core.server();
-        Some(async move {
-            let written = batch.clone();
-            let result = core.write(move |tx: &mut Tx| Ok::<(), WriteError>(apply(tx, &written, &reports, server))).await;
-            Message::Wrote { batch, result: result.map(|written| written.revision) }
-        })
-    }
-
     /// Takes in at most `most` commits that are there already. The number taken.
     pub fn take_in(&mut self, most: usize) -> usize {
         for taken in 0..most {
@@ -509,45 +470,6 @@ impl Owner {
 
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// A write that failed is tried again without delay.
-    pub fn retry_now(&mut self) {
-        self.retry_at = None;
-    }
-
-    fn batch(&mut self) -> Batch {
-        let mut batch = Batch::default();
-        batch.nodes = std::mem::take(&mut self.dirty_nodes).into_values().filter(|node| self.is_news(node)).collect();
-        while batch.ports.len() < STATUS_BATCH_MAX
-            && let Some(id) = self.dirty_ports.pop_first()
-        {
-            if self.state.port(id).is_some_and(|port| self.reports.settled(port).is_some()) {
-                batch.ports.push(id);
-            }
-        }
-        batch
-    }
-
-    fn is_news(&self, node: &Node) -> bool {
-        self.state.node(&node.name) != Some(node) && !self.reports.is_forgotten(&node.name)
-    }
-
-    fn wrote(&mut self, batch: Batch, result: Result<Revision, WriteError>) {
-        self.is_writing = false;
-        match result {
-            Ok(revision) => self.write_from = revision,
-            Err(error) => {
-                tracing::warn!("status of {} ports could not be written, which is tried again: {error}", batch.ports.len());
-                self.dirty_ports.extend(batch.ports);
-                let is_here = |node: &Node| self.nodes.get(&node.name).is_some_and(|track| track.session.is_some());
-                let again: Vec<Node> = batch.nodes.into_iter().filter(|node| self.core.server().is_none() || is_here(node)).collect();
-                for node in again {
-                    self.dirty_nodes.entry(node.name.clone()).or_insert(node);
-                }
-                self.retry_at = Some(tokio::time::Instant::now() + RETRY_AFTER);
-            }
-        }
     }
 
     fn picture(&self) -> Picture {
@@ -572,31 +494,7 @@ impl Owner {
     }
 }
 
-/// Decides again, on the state as the writer has it: a user may have moved a port meanwhile.
-fn apply(tx: &mut Tx, batch: &Batch, heard: &Reports, server: Option<Uuid>) {
-    for node in &batch.nodes {
-        if tx.state().node(&node.name) != Some(node) {
-            tx.put(node.clone());
-        }
-    }
-    // Reports of nodes that follow another server by now are old.
-    let state = tx.state();
-    let true_still = server.map(|_| heard.without(|node| state.node(node).is_some_and(|node| is_elsewhere(node, server))));
-    let reports = true_still.as_ref().unwrap_or(heard);
-    let settled: Vec<Port> = batch.ports.iter().filter_map(|id| reports.settled(tx.state().port(*id)?)).collect();
-    settled.into_iter().for_each(|port| tx.put(port));
-}
-
 /// True if the node's stream leads to another server than this one.
 fn is_elsewhere(node: &Node, server: Option<Uuid>) -> bool {
     server.is_some() && node.stream.is_some_and(|stream| Some(stream.server) != server)
-}
-
-/// Takes a node that the operator gave up out of the state: its object, and what it claimed.
-pub fn forget(tx: &mut Tx, node: &NodeName, reports: &Reports) {
-    let settled: Vec<Port> = tx.state().ports_at(node.clone()).filter_map(|port| reports.settled(port)).collect();
-    settled.into_iter().for_each(|port| tx.put(port));
-    if tx.state().node(node).is_some() {
-        tx.delete(ObjectKey::new(Kind::Node, node.id()));
-    }
 }
