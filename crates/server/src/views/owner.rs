@@ -330,7 +330,7 @@ impl Owner {
         self.claims.send_replace(self.reports.clone());
     }
 
-    /// One that has come back meanwhile is there again; any other is nobody's concern now.
+    /// One that has come back meanwhile is there again; any other is nobody's concern now, and what it said here long ago means nothing.
     fn node_deleted(&mut self, node: &Node) {
         if self.nodes.get(&node.name).is_some_and(|track| track.session.is_some()) {
             self.dirty_nodes.entry(node.name.clone()).or_insert_with(|| node.clone());
@@ -338,6 +338,8 @@ impl Owner {
             self.nodes.remove(&node.name);
             self.names.remove(&node.name.id());
             self.interest.unfollow(&node.name);
+            self.dirty_ports.extend(self.reports.forget(&node.name));
+            self.claims.send_replace(self.reports.clone());
         }
     }
 

@@ -11,6 +11,7 @@ use stream::wire::{Hello, Interface, Report, node_message, server_message::Body}
 use stream::{Following, InterestHash, Target, VIEW_FORMAT};
 
 use super::world::*;
+use crate::views::owner::{self, Forgotten};
 use crate::views::{Views, closure};
 use crate::writer::{Core, Tx, WriteError};
 
@@ -79,8 +80,22 @@ impl Server {
         stream::follow(&target, hello).await.unwrap()
     }
 
+    fn port(&self) -> Port {
+        self.core.state().port(port_id(11)).unwrap().clone()
+    }
+
     fn status(&self) -> PortStatus {
-        self.core.state().port(port_id(11)).unwrap().status
+        self.port().status
+    }
+
+    async fn is_connected(&self) -> bool {
+        self.views.picture().await.unwrap().nodes.get(&name(1)).is_some_and(|node| node.is_connected)
+    }
+
+    /// What `DELETE /ladon/v1/nodes/n1` does.
+    async fn forget(&self) {
+        let Some(Forgotten::Done(reports)) = self.views.forget(name(1)).await else { panic!("it is not connected here") };
+        self.core.write(move |tx: &mut Tx| Ok::<_, WriteError>(owner::forget(tx, &name(1), &reports))).await.unwrap();
     }
 }
 
@@ -130,6 +145,25 @@ async fn only_the_server_that_a_node_follows_decides_about_its_ports() {
     let pictures = (first.views.picture().await.unwrap(), second.views.picture().await.unwrap());
     assert_eq!(pictures.0.nodes[&name(1)].elsewhere.map(|stream| Some(stream.server)), Some(second.core.server()));
     assert!(pictures.1.nodes[&name(1)].elsewhere.is_none() && pictures.1.nodes[&name(1)].is_connected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_one_server_forgets_is_forgotten_by_the_one_that_it_followed() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Shared::default());
+    let (first, second) = (Server::start(dir.path(), &store).await, Server::start(dir.path(), &store).await);
+    first.put(vec![network(1).into(), port(11, 1).into()]).await;
+    let following = first.follow(dir.path(), Revision::default(), InterestHash(0)).await;
+    report(&following, true).await;
+    soon("it is claimed and ACTIVE", || second.port().claimed_by == Some(name(1)) && second.status() == PortStatus::Active).await;
+    drop(following);
+    while first.is_connected().await {}
+    second.forget().await;
+    let is_free = |server: &&Server| server.core.state().node(&name(1)).is_none() && server.port() == port(11, 1);
+    soon("both servers know that it is free", || [&first, &second].iter().all(is_free)).await;
+    let forgotten = second.core.state().revision();
+    tokio::time::sleep(MOMENT).await;
+    let after = [&first, &second].map(|server| (server.core.state().revision(), server.port()));
+    assert_eq!(after, [(forgotten, port(11, 1)), (forgotten, port(11, 1))], "nobody writes what it once heard");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
