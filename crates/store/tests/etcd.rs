@@ -228,6 +228,34 @@ fn a_history_that_etcd_has_cut_off_is_told_and_a_late_watch_begins_again() {
 }
 
 #[test]
+fn updates_that_could_not_be_read_or_were_not_taken_in_are_told_again() {
+    let world = World::new(&Options::default());
+    let (ours, theirs) = (world.store("/t"), world.store("/t"));
+    assert_eq!(ours.load().unwrap().revision, Revision(0));
+    let woken = follow(&ours);
+    // It comes in parts, which are read when they are asked for.
+    transact(&theirs, many(1000)).unwrap();
+    woken.recv_timeout(Duration::from_secs(20)).expect("a wake");
+    world.cluster.member(0).kill9().unwrap();
+    assert!(ours.updates(Revision(0), Revision(1)).is_err());
+    world.cluster.member(0).restart().unwrap();
+    world.cluster.wait_until_ready().unwrap();
+    let told = |from, until| soon("etcd answers", || ours.updates(Revision(from), Revision(until)).ok());
+    let objects = |updates: Updates| match updates {
+        Updates::All(snapshot) => snapshot.objects.len(),
+        Updates::Each(updates) => updates.iter().map(|update| update.ops.len()).sum(),
+    };
+    assert_eq!(objects(told(0, 1)), 1000);
+    // Nor is what the server could not take in gone for ever.
+    transact(&theirs, vec![put("a")]).unwrap();
+    assert_eq!(objects(told(1, 2)), 1);
+    assert_eq!(objects(told(1, 2)), 1001, "everything");
+    assert_eq!(objects(told(2, 2)), 0, "nothing is told twice otherwise");
+    transact(&theirs, vec![put("b")]).unwrap();
+    assert_eq!(objects(told(2, 3)), 1);
+}
+
+#[test]
 fn a_deployment_moves_to_etcd_and_back_and_goes_on_where_it_was() {
     let world = World::new(&Options::default());
     let directory = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 //! Every change of the head is a transaction; what changed at the same revision of etcd's are its operations, unless it is in parts,
 //! which are then read as they were at that revision. Later puts of what was in parts are no news, nor is a head with the revision
 //! that is known. A watch that breaks goes on where it was, at another member; where etcd does not keep that any more, or more
-//! waits than [`WAITING_BYTES_MAX`], everything is read again.
+//! waits than [`WAITING_BYTES_MAX`], or whoever asks could not take in what it got, everything is read again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,7 +75,11 @@ impl Cluster {
             match self.waiting(from, until) {
                 Waiting::Ready(news) => match self.expanded(news).await {
                     Err(problem) if problem.is_compacted() => break,
-                    other => return other.map(Updates::Each),
+                    Err(problem) => {
+                        self.shared().following.iter_mut().for_each(|following| following.is_lost = true);
+                        return Err(problem);
+                    }
+                    Ok(updates) => return Ok(Updates::Each(updates)),
                 },
                 Waiting::NotYet if timeout_at(deadline, moved.changed()).await.is_ok() => {}
                 Waiting::NotYet | Waiting::Lost => break,
@@ -102,7 +106,8 @@ impl Cluster {
             let old = following.news.pop_front().expect("seen right above");
             following.bytes -= old.bytes;
         }
-        let is_next = following.news.front().is_none_or(|news| news.known.head.revision == from.0 + 1);
+        // What was handed out before and was not taken in is not here any more.
+        let is_next = following.news.front().map_or(following.at <= from, |news| news.known.head.revision == from.0 + 1);
         if following.is_lost || !is_next {
             return Waiting::Lost;
         }
