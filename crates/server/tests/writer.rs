@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{World, network, plain, subnet};
 use model::*;
 use server::{Core, Tx, WriteError};
-use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction};
+use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates, Wake};
 use uuid::Uuid;
 
 /// A refusal of a closure's own, or the writer's.
@@ -138,6 +138,47 @@ async fn a_server_that_missed_too_much_gets_there_in_one_step() {
     }
     assert_eq!(followed, *late.state());
     assert_eq!(followed, *world.restarted().core.state());
+}
+
+/// A store that fails once to tell what others wrote.
+struct Failing {
+    memory: Arc<store::Memory>,
+    failures: AtomicUsize,
+}
+
+impl Store for Failing {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        self.memory.load()
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        self.memory.changes(from)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        self.memory.transact(transaction)
+    }
+
+    fn updates(&self, from: Revision, until: Revision) -> Result<Updates, StoreError> {
+        if self.failures.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Err(StoreError::Failed { doing: "a test", source: "on purpose".into() });
+        }
+        self.memory.updates(from, until)
+    }
+
+    fn on_update(&self, wake: Wake) {
+        self.memory.on_update(wake);
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_taken_in_is_asked_for_again_though_nobody_writes_again() {
+    let world = World::new();
+    let failing = Arc::new(Failing { memory: world.store.clone(), failures: AtomicUsize::new(0) });
+    let late = Core::start(failing.clone()).unwrap();
+    world.put(network(1)).await;
+    common::soon("it knows what the other server wrote", || late.state().network(network(1).id).is_some()).await;
+    assert_eq!(failing.failures.load(Ordering::SeqCst), 2, "asked for again once, after a while");
 }
 
 /// A store on which somebody else is always faster.

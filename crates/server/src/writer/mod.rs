@@ -46,6 +46,10 @@ pub const ATTEMPTS_MAX: u32 = 32;
 const RIVALRY: Duration = Duration::from_millis(500);
 /// The longest that it gives way.
 const YIELD_MAX: Duration = Duration::from_millis(50);
+/// What others wrote and could not be taken in is asked for again after so long, and after twice as long each time that it fails.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause before what others wrote is asked for again.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Why a write did not happen. Nothing of it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -165,10 +169,9 @@ impl Core {
     /// As [`Core::start`], with a clock of the caller's.
     pub fn start_with_clock(store: Arc<dyn Store>, clock: Clock) -> Result<Core, StoreError> {
         let (core, writer) = Core::by_hand(store, clock)?;
-        std::thread::Builder::new()
-            .name("ladon-writer".into())
-            .spawn(move || writer.run())
-            .map_err(|source| StoreError::Failed { doing: "starting the writer's thread", source: source.into() })?;
+        let failed = |source: std::io::Error| StoreError::Failed { doing: "starting the writer's thread", source: source.into() };
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        std::thread::Builder::new().name("ladon-writer".into()).spawn(move || writer.run(&clock)).map_err(failed)?;
         Ok(core)
     }
 
@@ -189,6 +192,7 @@ impl Core {
             durable: work,
             turns,
             has_news,
+            retry: None,
             rivals_at: None,
             yield_until: None,
         };
@@ -325,6 +329,8 @@ pub struct Writer {
     turns: mpsc::Receiver<Turn>,
     /// Others may have committed.
     has_news: Arc<AtomicBool>,
+    /// What they committed could not be taken in: when that is tried again, and after which pause.
+    retry: Option<(Instant, Duration)>,
     /// When others were last seen to commit.
     rivals_at: Option<Instant>,
     /// Until then others have their turn.
@@ -332,10 +338,19 @@ pub struct Writer {
 }
 
 impl Writer {
-    fn run(mut self) {
+    fn run(mut self, clock: &tokio::runtime::Runtime) {
         let mut turns = Vec::new();
-        while self.turns.blocking_recv_many(&mut turns, BATCH_MAX) > 0 {
+        while clock.block_on(self.wait(&mut turns)) {
             self.take_turns(&mut turns);
+        }
+    }
+
+    /// Until there are turns, or it is time to try again; false: nobody is left who could give one.
+    async fn wait(&mut self, turns: &mut Vec<Turn>) -> bool {
+        let received = self.turns.recv_many(turns, BATCH_MAX);
+        match self.retry {
+            Some((at, _)) => tokio::time::timeout_at(at.into(), received).await.map_or(true, |count| count > 0),
+            None => received.await > 0,
         }
     }
 
@@ -362,10 +377,9 @@ impl Writer {
         {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
         }
-        if self.has_news.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.catch_up(self.revision())
-        {
-            tracing::error!("what other servers wrote is not taken in: {error}");
+        let is_due = self.retry.is_some_and(|(at, _)| at <= Instant::now());
+        if self.has_news.swap(false, Ordering::SeqCst) || is_due {
+            drop(self.catch_up(self.revision()));
         }
         let closures = batch.len();
         if closures > 0 {
@@ -429,8 +443,19 @@ impl Writer {
         self.store.transact(&Transaction { base: self.revision(), ops })
     }
 
-    /// Takes in and publishes what others have committed: what is there, and up to `until` if the store has got there.
+    /// Takes in and publishes what others have committed: what is there, and up to `until` if the store has got there. Nobody may
+    /// tell of it again, so what fails is tried again.
     fn catch_up(&mut self, until: Revision) -> Result<(), StoreError> {
+        let caught_up = self.catch_up_once(until);
+        self.retry = caught_up.as_ref().err().map(|error| {
+            let pause = self.retry.map_or(RETRY_PAUSE, |(_, pause)| (pause * 2).min(RETRY_PAUSE_MAX));
+            tracing::error!("what other servers wrote is not taken in, which is tried again in {} s: {error}", pause.as_secs());
+            (Instant::now() + pause, pause)
+        });
+        caught_up
+    }
+
+    fn catch_up_once(&mut self, until: Revision) -> Result<(), StoreError> {
         match self.store.updates(self.revision(), until)? {
             Updates::Each(updates) => updates.into_iter().try_for_each(|update| self.take_in(update)),
             Updates::All(snapshot) => self.begin_again(snapshot),
