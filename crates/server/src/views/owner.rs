@@ -22,9 +22,12 @@ use super::outbox::Outbox;
 use super::reports::{Claims, Reports};
 use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
-use crate::writer::{Core, Subscription, WriteError};
+use crate::writer::{Core, Subscription, WriteError, Written};
 
 pub use write::{Batch, STATUS_BATCH_MAX, forget};
+
+/// A node that was here with a view of another store is listed for a day after it was here last.
+pub const STRANGER_SECS_MAX: i64 = 86_400;
 
 pub type SessionId = u64;
 
@@ -52,7 +55,7 @@ pub enum Message {
     /// What the latest batch came to.
     Wrote {
         batch: Batch,
-        result: Result<Revision, WriteError>,
+        result: Result<Written<Vec<AddressTaken>>, WriteError>,
     },
     Ask {
         answer: oneshot::Sender<Picture>,
@@ -237,6 +240,7 @@ impl Owner {
             Message::Connect { facts, answer } => drop(answer.send(self.connect(facts))),
             Message::Stranger { facts, store } if self.nodes.get(&facts.name).is_none_or(|track| track.session.is_none()) => {
                 let stranger = Stranger { store, last_seen: Timestamp::now(), facts };
+                self.forget_strangers(stranger.last_seen);
                 self.strangers.insert(stranger.facts.name.clone(), stranger);
             }
             // It has followed this store meanwhile.
@@ -244,7 +248,10 @@ impl Owner {
             Message::Report { node, session, report } => self.report(&node, session, &report),
             Message::Disconnect { node, session } => self.disconnect(&node, session),
             Message::Wrote { batch, result } => self.wrote(batch, result),
-            Message::Ask { answer } => drop(answer.send(self.picture())),
+            Message::Ask { answer } => {
+                self.forget_strangers(Timestamp::now());
+                drop(answer.send(self.picture()));
+            }
             Message::Forget { node, answer } => drop(answer.send(self.forget(&node))),
             #[cfg(test)]
             Message::Break => panic!("a test breaks the owner"),
@@ -319,6 +326,8 @@ impl Owner {
         if !is_elsewhere(after, self.core.server()) {
             return;
         }
+        // It follows this store, wherever.
+        self.strangers.remove(&after.name);
         let session = self.nodes.get(&after.name).and_then(|track| track.session.clone());
         let is_written = |session| matches!(before, Some(Object::Node(before)) if before.stream == self.stream(session));
         match session {
@@ -359,6 +368,11 @@ impl Owner {
         Forgotten::Done(self.reports.clone())
     }
 
+    /// Nodes of another store that have not been here for long.
+    pub fn forget_strangers(&mut self, now: Timestamp) {
+        self.strangers.retain(|_, stranger| now.duration_since(stranger.last_seen).as_secs() < STRANGER_SECS_MAX);
+    }
+
     /// Commits were missed. Nodes resume from their own revisions, so they miss nothing.
     pub fn begin_again(&mut self, missed: u64) {
         tracing::warn!("views missed {missed} commits: nodes keep forwarding and resume; the server is overloaded if this repeats");
@@ -366,6 +380,12 @@ impl Owner {
         self.nodes.values().filter_map(|track| track.session.as_ref()).for_each(|(_, outbox)| outbox.end("the server fell behind"));
         let state = &self.state;
         self.nodes.retain(|name, track| track.session.is_some() || state.node(name).is_some());
+        if self.core.server().is_some() {
+            let gone: Vec<NodeName> =
+                self.reports.nodes().map(|(node, _)| node).filter(|node| !self.nodes.contains_key(node)).cloned().collect();
+            gone.iter().for_each(|node| drop(self.reports.forget(node)));
+            self.claims.send_replace(self.reports.clone());
+        }
         self.begin();
         self.dirty_ports.extend(self.state.all::<Port>().map(|port| port.id));
         self.revision.send_replace(self.state.revision());
@@ -373,7 +393,8 @@ impl Owner {
 
     pub fn connect(&mut self, facts: Node) -> Result<Admission, AddressTaken> {
         let node = facts.name.clone();
-        self.check_addresses(&facts).inspect_err(|taken| tracing::warn!("{taken}"))?;
+        let streams = self.nodes.iter().filter(|(_, track)| track.session.is_some()).map(|(name, track)| (name, &track.addresses));
+        check_addresses(&self.state, &facts, streams).inspect_err(|taken| tracing::warn!("{taken}"))?;
         let addresses = facts.tunnel_addresses.clone();
         self.strangers.remove(&node);
         self.next_session += 1;
@@ -393,22 +414,6 @@ impl Owner {
         }
         tracing::info!("node {node} follows its view of {} objects", view.len());
         Ok(Admission { session: self.next_session, state: self.state.clone(), view, outbox })
-    }
-
-    /// No two nodes' tunnels end at one address: who says another's would get its packets. What the state has is not looked at
-    /// again.
-    fn check_addresses(&self, facts: &Node) -> Result<(), AddressTaken> {
-        if self.state.node(&facts.name).is_some_and(|known| known.tunnel_addresses == facts.tunnel_addresses) {
-            return Ok(());
-        }
-        let stored = self.state.all::<Node>().map(|node| (&node.name, &node.tunnel_addresses));
-        let streams = self.nodes.iter().filter(|(_, track)| track.session.is_some()).map(|(name, track)| (name, &track.addresses));
-        for (other, addresses) in stored.chain(streams).filter(|(other, _)| **other != facts.name) {
-            if let Some(address) = facts.tunnel_addresses.iter().find(|address| addresses.contains(address)) {
-                return Err(AddressTaken { node: facts.name.clone(), address: *address, other: other.clone() });
-            }
-        }
-        Ok(())
     }
 
     pub fn disconnect(&mut self, node: &NodeName, session: SessionId) {
@@ -474,6 +479,12 @@ impl Owner {
         &self.state
     }
 
+    /// The node's stream, where it leads to another server. One that leads here and is not written yet is the later one.
+    fn elsewhere(&self, name: &NodeName, track: &Track) -> Option<NodeStream> {
+        let node = self.state.node(name).filter(|node| track.session.is_none() && is_elsewhere(node, self.core.server()))?;
+        node.stream
+    }
+
     fn picture(&self) -> Picture {
         let node = |(name, track): (&NodeName, &Track)| {
             let picture = NodePicture {
@@ -482,7 +493,7 @@ impl Owner {
                 since: track.since,
                 last_seen: track.last_seen,
                 concerns: track.concerns.clone(),
-                elsewhere: self.state.node(name).filter(|node| is_elsewhere(node, self.core.server())).and_then(|node| node.stream),
+                elsewhere: self.elsewhere(name, track),
             };
             (name.clone(), picture)
         };
@@ -499,4 +510,23 @@ impl Owner {
 /// True if the node's stream leads to another server than this one.
 fn is_elsewhere(node: &Node, server: Option<Uuid>) -> bool {
     server.is_some() && node.stream.is_some_and(|stream| Some(stream.server) != server)
+}
+
+/// No two nodes' tunnels end at one address: who says another's would get its packets. What the state has of the node is not looked at
+/// again; `streams` are nodes that may not be in it yet.
+fn check_addresses<'a>(
+    state: &'a State,
+    facts: &Node,
+    streams: impl Iterator<Item = (&'a NodeName, &'a Vec<IpAddr>)>,
+) -> Result<(), AddressTaken> {
+    if state.node(&facts.name).is_some_and(|known| known.tunnel_addresses == facts.tunnel_addresses) {
+        return Ok(());
+    }
+    let stored = state.all::<Node>().map(|node| (&node.name, &node.tunnel_addresses));
+    for (other, addresses) in stored.chain(streams).filter(|(other, _)| **other != facts.name) {
+        if let Some(address) = facts.tunnel_addresses.iter().find(|address| addresses.contains(address)) {
+            return Err(AddressTaken { node: facts.name.clone(), address: *address, other: other.clone() });
+        }
+    }
+    Ok(())
 }

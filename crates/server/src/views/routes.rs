@@ -3,12 +3,13 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /ladon/v1/nodes` | `{server, revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces, problem, elsewhere}]}` |
-//! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected |
+//! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected here |
 //! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{server, revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}], elsewhere: [{node, server}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
 //!
 //! A server that shares its store knows the nodes that follow it; of those whose stream leads to another server it says which, and
-//! the revision is not in force for it as long as there are any: whoever asks puts the servers' answers together (`ladon wait`).
+//! null for what that one knows. As long as there are any with a view, no revision is in force for it: whoever asks puts the servers'
+//! answers together (`ladon nodes`, `ladon wait`).
 //!
 //! Only administrators are answered. Without `revision`, `wait` waits for the latest one.
 
@@ -95,16 +96,17 @@ struct NodeRow<'a> {
     name: &'a NodeName,
     tunnel_addresses: &'a [std::net::IpAddr],
     tunnel: model::TunnelType,
-    is_connected: bool,
+    /// None, here and below: another server knows.
+    is_connected: Option<bool>,
     since: Option<String>,
     last_seen: Option<String>,
-    revision_in_force: Revision,
+    revision_in_force: Option<Revision>,
     /// Everything that concerns it is in force.
-    is_up_to_date: bool,
+    is_up_to_date: Option<bool>,
     /// Ports whose home it is.
     ports: usize,
     /// Interfaces with an iface-id on its switch, as it last said.
-    interfaces: usize,
+    interfaces: Option<usize>,
     /// Why it cannot do what it should, or does not follow this server.
     problem: Option<String>,
     /// The server that it follows, which knows the rest, if it is another one.
@@ -140,20 +142,22 @@ impl Picture {
     fn node_row<'a>(&'a self, node: &'a Node) -> NodeRow<'a> {
         let known = self.nodes.get(&node.name);
         let stranger = self.strangers.get(&node.name);
+        let elsewhere = known.and_then(|node| node.elsewhere).map(|stream| stream.server);
         let text = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
+        let is_up_to_date = || known.is_some_and(|node| !node.is_behind(self.state.revision()));
         NodeRow {
             name: &node.name,
             tunnel_addresses: &node.tunnel_addresses,
             tunnel: node.tunnel,
-            is_connected: known.is_some_and(|node| node.is_connected),
+            is_connected: elsewhere.is_none().then(|| known.is_some_and(|node| node.is_connected)),
             since: text(known.and_then(|node| node.since)),
             last_seen: text(stranger.map(|node| node.last_seen).or(known.and_then(|node| node.last_seen))),
-            revision_in_force: known.map_or_else(Revision::default, |node| node.concerns.in_force()),
-            is_up_to_date: known.is_some_and(|node| node.elsewhere.is_none() && !node.is_behind(self.state.revision())),
+            revision_in_force: elsewhere.is_none().then(|| known.map_or_else(Revision::default, |node| node.concerns.in_force())),
+            is_up_to_date: elsewhere.is_none().then(is_up_to_date),
             ports: self.state.ports_at(node.name.clone()).count(),
-            interfaces: self.reports.node(&node.name).map_or(0, |report| report.present.len()),
+            interfaces: elsewhere.is_none().then(|| self.reports.node(&node.name).map_or(0, |report| report.present.len())),
             problem: stranger.map(Stranger::problem).or_else(|| self.refusal(&node.name)),
-            elsewhere: known.and_then(|node| node.elsewhere).map(|stream| stream.server),
+            elsewhere,
         }
     }
 
@@ -274,10 +278,10 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
 }
 
 impl Picture {
-    /// Nodes of which another server knows what they have in force.
+    /// Nodes with something to have in force, of which another server knows whether they do.
     fn elsewhere(&self) -> Vec<serde_json::Value> {
         let told = |(name, node): (&NodeName, &NodePicture)| Some(json!({ "node": name, "server": node.elsewhere?.server }));
-        self.nodes.iter().filter_map(told).collect()
+        self.nodes.iter().filter(|(_, node)| node.has_view).filter_map(told).collect()
     }
 
     fn lagging(&self, revision: Revision) -> Vec<serde_json::Value> {

@@ -4,16 +4,18 @@
 //! nothing old is written over what a user or another server has said meanwhile. What could not be written is tried again.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Kind, Node, NodeName, ObjectKey, Port, PortId, Revision};
+use model::{Kind, Node, NodeName, ObjectKey, Port, PortId};
 use uuid::Uuid;
 
-use super::{Message, Owner, is_elsewhere};
+use super::{AddressTaken, Message, Owner, check_addresses, is_elsewhere};
+use crate::state::State;
 use crate::views::reports::Reports;
-use crate::writer::{Tx, WriteError};
+use crate::writer::{Tx, WriteError, Written};
 
-/// Ports whose status or claim is written in one transaction. The others follow in the next.
+/// Nodes and ports that are written in one transaction. The others follow in the next.
 pub const STATUS_BATCH_MAX: usize = 256;
 /// After a write that failed, the next try.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -47,12 +49,12 @@ impl Owner {
             return None;
         }
         self.is_writing = true;
-        let (core, reports) = (self.core.clone(), self.reports.clone());
-        let server = core.server();
+        let core = self.core.clone();
+        let known = Known { state: self.state.clone(), reports: self.reports.clone(), server: core.server() };
         Some(async move {
             let written = batch.clone();
-            let result = core.write(move |tx: &mut Tx| Ok::<(), WriteError>(apply(tx, &written, &reports, server))).await;
-            Message::Wrote { batch, result: result.map(|written| written.revision) }
+            let result = core.write(move |tx: &mut Tx| Ok::<_, WriteError>(apply(tx, &written, &known))).await;
+            Message::Wrote { batch, result }
         })
     }
 
@@ -61,10 +63,17 @@ impl Owner {
         self.retry_at = None;
     }
 
+    /// Nodes first: others must know whom they follow before they see what they say.
     fn batch(&mut self) -> Batch {
         let mut batch = Batch::default();
-        batch.nodes = std::mem::take(&mut self.dirty_nodes).into_values().filter(|node| self.is_news(node)).collect();
-        while batch.ports.len() < STATUS_BATCH_MAX
+        while batch.nodes.len() < STATUS_BATCH_MAX
+            && let Some((_, node)) = self.dirty_nodes.pop_first()
+        {
+            if self.is_news(&node) {
+                batch.nodes.push(node);
+            }
+        }
+        while batch.nodes.len() + batch.ports.len() < STATUS_BATCH_MAX
             && let Some(id) = self.dirty_ports.pop_first()
         {
             if self.state.port(id).is_some_and(|port| self.reports.settled(port).is_some()) {
@@ -78,10 +87,13 @@ impl Owner {
         self.state.node(&node.name) != Some(node) && !self.reports.is_forgotten(&node.name)
     }
 
-    pub(super) fn wrote(&mut self, batch: Batch, result: Result<Revision, WriteError>) {
+    pub(super) fn wrote(&mut self, batch: Batch, result: Result<Written<Vec<AddressTaken>>, WriteError>) {
         self.is_writing = false;
         match result {
-            Ok(revision) => self.write_from = revision,
+            Ok(written) => {
+                self.write_from = written.revision;
+                written.value.iter().for_each(|taken| self.turn_away(taken));
+            }
             Err(error) => {
                 tracing::warn!("status of {} ports could not be written, which is tried again: {error}", batch.ports.len());
                 self.dirty_ports.extend(batch.ports);
@@ -94,21 +106,54 @@ impl Owner {
             }
         }
     }
+
+    /// Two nodes came to two servers at once with one address: the stream of the one that is written later ends.
+    fn turn_away(&self, taken: &AddressTaken) {
+        let track = self.nodes.get(&taken.node).filter(|track| track.addresses.contains(&taken.address));
+        if let Some((_, outbox)) = track.and_then(|track| track.session.as_ref()) {
+            tracing::warn!("{taken}");
+            outbox.end(taken.to_string());
+        }
+    }
 }
 
-/// Decides again, on the state as the writer has it: a user may have moved a port meanwhile.
-fn apply(tx: &mut Tx, batch: &Batch, heard: &Reports, server: Option<Uuid>) {
-    for node in &batch.nodes {
-        if tx.state().node(&node.name) != Some(node) {
-            tx.put(node.clone());
+/// What the owner knew when it began to write.
+struct Known {
+    state: Arc<State>,
+    reports: Reports,
+    server: Option<Uuid>,
+}
+
+/// Decides again, on the state as the writer has it: a user may have moved a port meanwhile. Nodes whose tunnel address another
+/// server has written for another node first are told and left out.
+fn apply(tx: &mut Tx, batch: &Batch, known: &Known) -> Vec<AddressTaken> {
+    let mut taken = Vec::new();
+    for node in batch.nodes.iter().filter(|node| tx.state().node(&node.name) != Some(node)).collect::<Vec<_>>() {
+        match check_addresses(tx.state(), node, std::iter::empty()) {
+            Ok(()) => tx.put(node.clone()),
+            Err(other) => taken.push(other),
         }
     }
     // Reports of nodes that follow another server by now are old.
     let state = tx.state();
-    let true_still = server.map(|_| heard.without(|node| state.node(node).is_some_and(|node| is_elsewhere(node, server))));
-    let reports = true_still.as_ref().unwrap_or(heard);
-    let settled: Vec<Port> = batch.ports.iter().filter_map(|id| reports.settled(tx.state().port(*id)?)).collect();
+    let is_elsewhere = |node: &NodeName| state.node(node).is_some_and(|node| is_elsewhere(node, known.server));
+    let true_still = known.server.map(|_| known.reports.without(is_elsewhere));
+    let reports = true_still.as_ref().unwrap_or(&known.reports);
+    let settled: Vec<Port> = batch.ports.iter().filter_map(|id| settled(state, *id, reports, known)).collect();
     settled.into_iter().for_each(|port| tx.put(port));
+    taken
+}
+
+/// The port as it is to be; None: as it is. Where its home follows another server, and anybody has written the port since the owner
+/// looked, its status is left as it is: that server may just have said it.
+fn settled(state: &State, id: PortId, reports: &Reports, known: &Known) -> Option<Port> {
+    let port = state.port(id)?;
+    let settled = reports.settled(port)?;
+    let key = ObjectKey::new(Kind::Port, id);
+    let is_as_seen = state.object(key).zip(known.state.object(key)).is_some_and(|(now, then)| Arc::ptr_eq(now, then));
+    let is_others = settled.home().and_then(|home| state.node(home)).is_some_and(|home| is_elsewhere(home, known.server));
+    let status = if is_others && !is_as_seen { port.status } else { settled.status };
+    Some(Port { status, ..settled }).filter(|settled| settled != port)
 }
 
 /// Takes a node that the operator gave up out of the state: its object, and what it claimed.

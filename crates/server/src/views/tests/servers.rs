@@ -4,16 +4,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Object, Port, PortStatus, Revision};
-use store::{ChangesError, Commit, Memory, Snapshot, Store, StoreError, TransactError, Transaction, Updates, Wake};
+use axum::Extension;
+use axum::http::Request;
+use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp};
+use model::{Node, NodeStream, Object, Port, PortStatus, Revision, StoreId};
+use serde_json::Value;
+use store::{ChangesError, Commit, Memory, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates, Wake};
 use stream::pki::Authority;
-use stream::wire::{Hello, Interface, Report, node_message, server_message::Body};
+use stream::wire::{Hello, Interface, Report, node_message, port_bytes, server_message::Body};
 use stream::{Following, InterestHash, Target, VIEW_FORMAT};
+use tokio::sync::{mpsc, oneshot};
+use tower::ServiceExt;
+use uuid::Uuid;
 
 use super::world::*;
-use crate::views::owner::{self, Forgotten};
-use crate::views::{Views, closure};
-use crate::writer::{Core, Tx, WriteError};
+use crate::auth::Caller;
+use crate::views::owner::{self, Forgotten, Message, Owner, STRANGER_SECS_MAX};
+use crate::views::shown::Encoder;
+use crate::views::{ByHand, Followed, STATUS_BATCH_MAX, Views, closure};
+use crate::writer::{Core, Tx, WriteError, Writer};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Long enough to see that something does not happen.
@@ -49,6 +59,70 @@ impl Store for Shared {
     }
 }
 
+impl Shared {
+    /// What another server writes.
+    fn put(&self, objects: impl IntoIterator<Item = Object>) -> Revision {
+        let ops = objects.into_iter().map(|object| Op::Put(Arc::new(object))).collect();
+        self.transact(&Transaction { base: self.load().unwrap().revision, ops }).unwrap()
+    }
+}
+
+/// Node `n`, whose stream another server has.
+fn elsewhere(n: u32) -> Node {
+    Node { stream: Some(NodeStream { server: Uuid::from_u128(1), number: 1 }), ..node(n) }
+}
+
+/// A server that does nothing by itself.
+struct Slow {
+    store: Shared,
+    core: Core,
+    writer: Writer,
+    views: ByHand,
+}
+
+impl Slow {
+    fn start(objects: impl IntoIterator<Item = Object>) -> Slow {
+        let store = Shared::default();
+        let (core, writer) = Core::by_hand(Arc::new(store.clone()), Arc::new(Timestamp::now)).unwrap();
+        let mut slow = Slow { views: ByHand::new(core.clone()), store, core, writer };
+        slow.store.put(objects);
+        slow.hear();
+        slow
+    }
+
+    /// Takes in what others have written.
+    fn hear(&mut self) {
+        self.writer.turn();
+        self.views.take_in(usize::MAX);
+    }
+
+    fn follow(&mut self, n: u32) -> Followed {
+        let tunnel_addresses = node(n).tunnel_addresses.iter().map(ToString::to_string).collect();
+        self.views.connect(&Hello { node: name(n).0, view_format: VIEW_FORMAT, tunnel_addresses, ..Hello::default() }).unwrap()
+    }
+
+    /// Writes what there is to write, after `meanwhile`.
+    async fn write(&mut self, meanwhile: impl FnOnce(&Shared)) {
+        let writing = tokio::spawn(self.views.write().expect("something is to be written"));
+        meanwhile(&self.store);
+        while !writing.is_finished() {
+            self.writer.turn();
+            tokio::task::yield_now().await;
+        }
+        self.views.wrote(writing.await.unwrap());
+        self.hear();
+    }
+
+    fn status(&self) -> PortStatus {
+        self.core.state().port(port_id(11)).unwrap().status
+    }
+}
+
+/// How node 1 says who it is.
+fn hello() -> Hello {
+    Hello { node: name(1).0, view_format: VIEW_FORMAT, ..Hello::default() }
+}
+
 struct Server {
     core: Core,
     views: Views,
@@ -76,8 +150,7 @@ impl Server {
     async fn follow(&self, dir: &std::path::Path, revision: Revision, hash: InterestHash) -> Following {
         let credentials = Authority::open(dir).unwrap().node(&name(1)).unwrap();
         let target = Target { address: self.address.to_string(), credentials };
-        let hello = Hello { node: name(1).0, view_format: VIEW_FORMAT, revision: revision.0, interest_hash: hash.0, ..Hello::default() };
-        stream::follow(&target, hello).await.unwrap()
+        stream::follow(&target, Hello { revision: revision.0, interest_hash: hash.0, ..hello() }).await.unwrap()
     }
 
     fn port(&self) -> Port {
@@ -86,6 +159,13 @@ impl Server {
 
     fn status(&self) -> PortStatus {
         self.port().status
+    }
+
+    /// What an administrator is answered.
+    async fn ask(&self, path: &str) -> Value {
+        let router = crate::views::routes(self.views.clone()).layer(Extension(Caller { is_admin: true, ..Caller::default() }));
+        let answer = router.oneshot(Request::get(path).body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
     }
 
     async fn is_connected(&self) -> bool {
@@ -170,7 +250,9 @@ async fn a_node_that_one_server_forgets_is_forgotten_by_the_one_that_it_followed
 async fn a_node_that_changes_servers_is_told_what_changed_and_nothing_else() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Shared::default());
     let first = Server::start(dir.path(), &store).await;
-    first.put(vec![network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 1).into()]).await;
+    // Which stream it follows is written, and no news for the node.
+    let known = Node::try_from(&hello()).unwrap();
+    first.put(vec![known.into(), network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 1).into()]).await;
     let mut following = first.follow(dir.path(), Revision::default(), InterestHash(0)).await;
     let (revision, hash) = loop {
         if let Body::SnapshotEnd(end) = next(&mut following).await {
@@ -182,7 +264,124 @@ async fn a_node_that_changes_servers_is_told_what_changed_and_nothing_else() {
     first.put(vec![Port { description: "changed".into(), is_admin_up: false, ..vm(11, 1, 1) }.into()]).await;
     for server in [Server::start(dir.path(), &store).await, first] {
         let mut following = server.follow(dir.path(), revision, hash).await;
+        assert!(matches!(next(&mut following).await, Body::Welcome(_)));
         let Body::Delta(delta) = next(&mut following).await else { panic!("everything is told again") };
-        assert!((1..=2).contains(&delta.upserts.len()) && delta.removals.is_empty(), "the port, and perhaps the node itself");
+        assert_eq!((delta.upserts.len(), delta.removals.len()), (1, 0), "the port");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_node_that_follows_another_server_nothing_is_guessed() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Shared::default());
+    let server = Server::start(dir.path(), &store).await;
+    server.put(vec![network(1).into(), vm(11, 1, 1).into(), node(1).into(), elsewhere(2).into(), elsewhere(3).into()]).await;
+    server.put(vec![vm(12, 1, 3).into()]).await;
+    // The second has no ports: nothing can be in force there or not.
+    let elsewhere_in = |answer: &Value| answer["elsewhere"].as_array().unwrap().iter().map(|row| row["node"].clone()).collect::<Vec<_>>();
+    let mut answer = server.ask("/ladon/v1/wait?timeout=0").await;
+    while elsewhere_in(&answer) != ["n3"] {
+        answer = server.ask("/ladon/v1/wait?timeout=0").await;
+    }
+    let nodes = server.ask("/ladon/v1/nodes").await["nodes"].clone();
+    let known = ["is_connected", "is_up_to_date", "revision_in_force", "interfaces"];
+    let nothing = |row: &Value| known.iter().all(|key| row[key].is_null());
+    assert!(!known.iter().any(|key| nodes[0][key].is_null()) && nodes[0]["elsewhere"].is_null(), "{nodes}");
+    assert!(nothing(&nodes[1]) && nothing(&nodes[2]) && !nodes[1]["elsewhere"].is_null(), "{nodes}");
+    // Without any port there, nobody is waited for.
+    server.put(vec![Port { is_admin_up: false, host: None, ..vm(12, 1, 3) }.into(), Port { host: None, ..vm(11, 1, 1) }.into()]).await;
+    while answer["is_in_force"] != true {
+        answer = server.ask("/ladon/v1/wait?timeout=0").await;
+    }
+}
+
+#[tokio::test]
+async fn what_another_server_said_of_its_port_meanwhile_is_not_overwritten_because_the_port_moved_there() {
+    let active = |home| Object::from(Port { status: PortStatus::Active, ..vm(11, 1, home) });
+    let mut slow = Slow::start([network(1).into(), elsewhere(2).into(), active(1)]);
+    slow.store.put([active(2)]);
+    slow.hear();
+    slow.write(|store| {
+        store.put([vm(11, 1, 2).into()]);
+        store.put([active(2)]);
+    })
+    .await;
+    assert_eq!(slow.status(), PortStatus::Active);
+    // Where nobody says anything, a port that moved is DOWN.
+    let mut slow = Slow::start([network(1).into(), elsewhere(2).into(), active(1)]);
+    slow.store.put([active(2)]);
+    slow.hear();
+    slow.write(|_| {}).await;
+    assert_eq!(slow.status(), PortStatus::Down);
+}
+
+#[tokio::test]
+async fn a_node_that_was_forgotten_while_commits_were_missed_is_forgotten() {
+    let mut slow = Slow::start([network(1).into(), vm(11, 1, 1).into()]);
+    let followed = slow.follow(1);
+    slow.views.report(&followed, &Report { is_full: true, installed: vec![port_bytes(port_id(11))], ..Report::default() });
+    slow.write(|_| {}).await;
+    assert_eq!(slow.status(), PortStatus::Active);
+    slow.views.disconnect(followed);
+    let ops = vec![Op::Delete(key(node(1))), Op::Put(Arc::new(vm(11, 1, 1).into()))];
+    slow.store.transact(&Transaction { base: slow.store.load().unwrap().revision, ops }).unwrap();
+    slow.writer.turn();
+    slow.views.miss_commits();
+    assert!(slow.views.write().is_none(), "there is nothing to say of its ports");
+}
+
+#[tokio::test]
+async fn of_two_nodes_that_come_to_two_servers_at_once_with_one_address_the_later_is_turned_away() {
+    let mut slow = Slow::start([network(1).into()]);
+    let mut followed = slow.follow(2);
+    assert_eq!(slow.views.say(&mut followed), Ok(vec![]));
+    let first = Node { tunnel_addresses: node(2).tunnel_addresses, ..elsewhere(1) };
+    slow.write(|store| _ = store.put([first.into()])).await;
+    assert!(slow.core.state().node(&name(1)).is_some() && slow.core.state().node(&name(2)).is_none());
+    let reason = slow.views.say(&mut followed).unwrap_err();
+    assert!(reason.contains("is that of node n1"), "{reason}");
+}
+
+#[tokio::test]
+async fn no_transaction_is_larger_however_many_nodes_come_at_once_and_nodes_come_before_their_ports() {
+    const NODES: u32 = 2 * STATUS_BATCH_MAX as u32;
+    let mut slow = Slow::start([network(1).into()]);
+    slow.store.put((1..=NODES).map(|n| vm(n, 1, n).into()));
+    slow.hear();
+    for n in 1..=NODES {
+        let followed = slow.follow(n);
+        let report = Report { is_full: true, installed: vec![port_bytes(port_id(n))], ..Report::default() };
+        slow.views.report(&followed, &report);
+    }
+    let before = slow.store.load().unwrap().revision;
+    for _ in 0..2 * NODES as usize / STATUS_BATCH_MAX {
+        slow.write(|_| {}).await;
+    }
+    let commits = slow.store.changes(before).unwrap();
+    assert_eq!(commits.iter().map(|commit| commit.changes.len()).collect::<Vec<_>>(), [STATUS_BATCH_MAX; 4]);
+    let is_of_nodes = |commit: &Commit| commit.changes.iter().all(|change| change.key.kind == model::Kind::Node);
+    assert_eq!(commits.iter().map(is_of_nodes).collect::<Vec<_>>(), [true, true, false, false]);
+    assert!(slow.views.write().is_none());
+}
+
+#[tokio::test]
+async fn a_node_of_another_store_is_listed_for_a_day_and_not_once_it_follows_this_one() {
+    let store = Shared::default();
+    let (core, mut writer) = Core::by_hand(Arc::new(store.clone()), Arc::new(Timestamp::now)).unwrap();
+    let (messages, inbox) = mpsc::channel(1);
+    let (mut owner, _) = Owner::new(core, inbox, messages.downgrade(), Arc::new(Encoder::default()));
+    let strangers = |owner: &mut Owner| {
+        let (answer, mut answered) = oneshot::channel();
+        owner.message(Message::Ask { answer });
+        answered.try_recv().unwrap_or_else(|_| panic!("it answers at once")).strangers.into_keys().collect::<Vec<_>>()
+    };
+    for n in [1, 2] {
+        owner.message(Message::Stranger { facts: node(n), store: StoreId(Uuid::from_u128(7)) });
+    }
+    assert_eq!(strangers(&mut owner), [name(1), name(2)]);
+    store.put([elsewhere(1).into()]);
+    writer.turn();
+    owner.take_in(1);
+    assert_eq!(strangers(&mut owner), [name(2)]);
+    owner.forget_strangers(Timestamp::now() + SignedDuration::from_secs(STRANGER_SECS_MAX));
+    assert!(strangers(&mut owner).is_empty());
 }
