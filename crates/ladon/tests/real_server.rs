@@ -175,8 +175,10 @@ fn a_copy_that_is_restored_goes_on_beyond_what_nodes_have_seen() {
     assert!(server.stop());
     // What was put there by hand is made right in its place.
     std::fs::copy(&copy, &store).unwrap();
-    restore(&store).succeeded();
+    let replaced = std::fs::read(world.path("store.replaced")).unwrap();
+    assert!(restore(&store).succeeded().contains("store.replaced-2\n"));
     let server = Server::start(&world);
     assert_eq!(names(), ["kept"]);
-    assert!(server.stop() && world.path("store.replaced").exists() && !world.path("store.new").exists());
+    assert!(server.stop() && world.path("store.replaced-2").exists() && !world.path("store.new").exists());
+    assert!(std::fs::read(world.path("store.replaced")).unwrap() == replaced, "what the first one replaced is there still");
 }

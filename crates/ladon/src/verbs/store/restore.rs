@@ -17,12 +17,12 @@ pub fn restore(config: &server::Config, copy: &Path) -> Result<String> {
     let in_etcd = || {
         failed(
             "the store is an etcd cluster".into(),
-            "restore etcd's own snapshot, or `ladon store import --restore` into an empty cluster",
+            "restore etcd's own snapshot, `ladon store export` from it, and `ladon store import --restore` under a new `store.etcd.prefix`",
         )
     };
     let store = config.store.file().ok_or_else(in_etcd)?;
     check_closed(store)?;
-    let (new, old) = (beside(store, "new"), beside(store, "replaced"));
+    let (new, old) = (beside(store, "new"), unused(store));
     let revision = prepare(copy, &new, store).inspect_err(|_| drop(fs::remove_file(&new)))?;
     let has_old = store.exists();
     let moved = if has_old { fs::rename(store, &old) } else { Ok(()) };
@@ -52,6 +52,12 @@ fn beside(store: &Path, what: &str) -> PathBuf {
     let mut name = store.as_os_str().to_os_string();
     name.push(format!(".{what}"));
     name.into()
+}
+
+/// `store.replaced`, or `store.replaced-2` and so on where an earlier restore has left that.
+fn unused(store: &Path) -> PathBuf {
+    let names = (1..).map(|n: u32| if n == 1 { "replaced".to_string() } else { format!("replaced-{n}") });
+    names.map(|name| beside(store, &name)).find(|path| !path.exists()).expect("a directory holds fewer files")
 }
 
 /// Copies the copy, sees that all of it can be read, and makes it leap. The file is whose the store is.
