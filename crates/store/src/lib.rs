@@ -163,7 +163,7 @@ pub enum StoreError {
     )]
     Corrupt(#[from] DecodeError),
     #[error(
-        "the store is at revision {to} and this server has seen revision {from} in it, as after a backup was put back; nodes keep forwarding as they do; restart every ladon server"
+        "the store is at revision {to} and this server has seen revision {from} in it, as after a backup was put back; nodes keep forwarding as they do; stop every ladon server, export from etcd and import with --restore under a new prefix (docs/operate.md)"
     )]
     WentBack { from: Revision, to: Revision },
 }

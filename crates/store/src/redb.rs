@@ -292,8 +292,8 @@ fn op_bytes(op: &Op) -> usize {
 /// What is said of a file that was not there.
 fn made(path: &Path) -> String {
     format!(
-        "{}: there was no store, and a new one with nothing in it is made; nodes that had ports by an earlier store lose their flows when they \
-         connect; if there was one (a volume that is not mounted, another path), stop the server, put the store where it was and start again",
+        "{}: there was no store, and a new one with nothing in it is made; nodes with a view of an earlier one do not obey it and forward as they do, \
+         nodes without a view obey it; if there was one (a volume that is not mounted, another path), stop the server, put the store where it was and start again",
         path.display()
     )
 }
