@@ -68,6 +68,11 @@ impl Api {
         Ok(Api { url: url.to_string(), dial, token })
     }
 
+    /// As it was given.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.checked(Method::GET, path, None).await
     }

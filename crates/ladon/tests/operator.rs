@@ -386,6 +386,7 @@ fn a_part_with_a_bad_configuration_does_not_start() {
 fn a_machine_that_was_taken_out_is_forgotten_and_a_running_one_is_not() {
     let world = World::new();
     world.server(|heard| match heard.line.as_str() {
+        "GET /ladon/v1/nodes" => (200, json!({"nodes": [{"name": "n 3", "is_connected": false}, {"name": "n1", "is_connected": false}]})),
         "DELETE /ladon/v1/nodes/n%203" => (204, Value::Null),
         "DELETE /ladon/v1/nodes/n1" => (409, json!({"error": {"message": "node n1 is connected"}})),
         _ => (404, json!({"error": {"message": "no node named n9 is known"}})),
@@ -395,4 +396,78 @@ fn a_machine_that_was_taken_out_is_forgotten_and_a_running_one_is_not() {
     assert!(text.contains("node n1 is connected") && text.contains("stop `ladon node` on n1"), "{text}");
     assert!(world.ladon(&["nodes", "--forget", "n9"]).failed(1).contains("no node named n9 is known"));
     assert_eq!(world.ladon(&["nodes", "n1", "--forget", "n2"]).code, 2);
+}
+
+/// Two servers on one store, and one that is not there.
+fn two_servers(world: &World) -> String {
+    let list = |server: &str, nodes: Value| json!({"server": server, "revision": 7, "nodes": nodes});
+    let first = list(
+        "s1",
+        json!([
+            {"name": "gone", "is_connected": null, "elsewhere": "s0"},
+            {"name": "here", "is_connected": false},
+            {"name": "there", "is_connected": null, "elsewhere": "s2"},
+        ]),
+    );
+    let second = list(
+        "s2",
+        json!([
+            {"name": "gone", "is_connected": null, "elsewhere": "s0"},
+            {"name": "here", "is_connected": null, "elsewhere": "s1", "problem": "its view is of another store"},
+            {"name": "stranger", "is_connected": false, "problem": "its view is of another store"},
+            {"name": "there", "is_connected": true, "revision_in_force": 7},
+        ]),
+    );
+    world.server_at("s1", move |heard| match heard.line.as_str() {
+        "GET /ladon/v1/nodes" => (200, first.clone()),
+        "DELETE /ladon/v1/nodes/gone" => (204, Value::Null),
+        _ => (500, Value::Null),
+    });
+    world.server_at("s2", move |heard| match heard.line.as_str() {
+        "GET /ladon/v1/nodes" => (200, second.clone()),
+        "DELETE /ladon/v1/nodes/stranger" => (204, Value::Null),
+        _ => (404, json!({"error": {"message": "no such node is known"}})),
+    });
+    world.api(&["s1", "s2"])
+}
+
+#[test]
+fn several_servers_lists_of_nodes_are_one_in_which_nothing_is_lost_and_nobody_called_disconnected_by_guess() {
+    let world = World::new();
+    let api = two_servers(&world);
+    let (unknown, stranger) = ("it follows a server that was not asked or does not answer", "its view is of another store");
+    let columns =
+        |text: &str| text.lines().skip(1).map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+    let text = world.ladon(&["--api", &api, "nodes"]).succeeded();
+    assert_eq!(columns(&text), ["gone -", "here no", "stranger no", "there yes"], "{text}");
+    let problem = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_string();
+    assert!(problem("gone").contains(unknown) && problem("here").ends_with(stranger) && problem("stranger").ends_with(stranger), "{text}");
+    assert!(!problem("there").contains(unknown), "{text}");
+    // One server alone does not know, and says so.
+    let text = world.ladon(&["--api", &world.api(&["s1"]), "nodes", "there"]).succeeded();
+    assert!(text.starts_with("NODE   PROBLEM\nthere ") && text.contains(unknown), "{text}");
+    // Whose answer is missing is said.
+    let text = world.ladon(&["--api", &world.api(&["s1", "s3"]), "nodes"]).succeeded();
+    let line = text.lines().last().unwrap();
+    assert!(
+        line.starts_with("server unix:") && line.contains("s3: ") && line.contains("what only it knows of its nodes is not shown"),
+        "{text}"
+    );
+    let json: Value = serde_json::from_str(&world.ladon(&["--api", &world.api(&["s1", "s3"]), "nodes", "-o", "json"]).succeeded()).unwrap();
+    assert_eq!(json["unanswered"][0]["server"], world.api(&["s3"]), "{json}");
+}
+
+#[test]
+fn a_node_is_forgotten_by_the_servers_that_know_it_unless_it_is_connected_to_one() {
+    let world = World::new();
+    let api = two_servers(&world);
+    let forget = |node: &str| world.ladon(&["--api", &api, "nodes", "--forget", node]);
+    let text = forget("there").failed(1);
+    assert!(text.contains("node there is connected to the server at unix:") && text.contains("stop `ladon node` on there"), "{text}");
+    assert_eq!(lines(&world, "DELETE"), 0);
+    // The first server does not know it, and is not asked.
+    assert_eq!(forget("stranger").succeeded(), "node stranger is forgotten; ports that it had claimed are free\n");
+    // The second has heard of it from the first meanwhile.
+    let text = forget("gone").succeeded();
+    assert!(text.starts_with("node gone is forgotten;") && text.contains("if it is connected there, it is listed again"), "{text}");
 }

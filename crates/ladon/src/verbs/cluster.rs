@@ -1,5 +1,6 @@
 //! `ladon nodes`, `ladon ports`, `ladon wait`: what a server knows of the whole cluster.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
@@ -38,6 +39,11 @@ const PORTS: &[Column] = &[
     Column { heading: "LACKS", keys: &["missing"] },
 ];
 
+const NODES_PATH: &str = "/ladon/v1/nodes";
+
+/// Of a node whose server is not among those that answered.
+const NOT_ASKED: &str = "it follows a server that was not asked or does not answer, which alone knows what it has in force; see --api";
+
 /// How long a server holds one question of `wait`; we ask again until our own time is up.
 const WAIT_ROUND: Duration = Duration::from_secs(20);
 
@@ -46,68 +52,145 @@ const WAIT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The machines that run `ladon node`.
 pub async fn nodes(reach: &Reach, wanted: &Nodes) -> Result<String> {
+    let servers = Api::all(reach)?;
+    let answers = answers(&servers, NODES_PATH).await?;
     if let Some(node) = &wanted.forget {
-        return forget(reach, node).await;
+        return forget(reach.output, node, &answers).await;
     }
-    let bodies = answers(&Api::all(reach)?, "/ladon/v1/nodes").await?;
-    let body = filtered(together(&bodies), "/ladon/v1/nodes", "nodes", NODES, &wanted.filter)?;
+    let mut body = filtered(together(&answers.bodies()), NODES_PATH, "nodes", NODES, &wanted.filter)?;
     Ok(match reach.output {
-        Format::Table => table(NODES, rows(&body, "nodes")),
-        Format::Json => format!("{body:#}\n"),
+        Format::Table => table(NODES, rows(&body, "nodes")) + &answers.silence("what only it knows of its nodes is not shown"),
+        Format::Json => {
+            answers.tell_silence(&mut body);
+            format!("{body:#}\n")
+        }
     })
 }
 
-/// What the servers answer, without those that do not; an error where none does.
-async fn answers(servers: &[Api], path: &str) -> Result<Vec<Value>> {
+/// What the servers answer, and which do not.
+struct Answers<'a> {
+    told: Vec<(&'a Api, Value)>,
+    silent: Vec<(&'a Api, Failure)>,
+}
+
+/// Asks all servers; an error where none answers.
+async fn answers<'a>(servers: &'a [Api], path: &str) -> Result<Answers<'a>> {
     let asked = futures::future::join_all(servers.iter().map(|server| server.get(path))).await;
-    let (mut bodies, mut failures) = (Vec::new(), Vec::new());
-    for answer in asked {
+    let mut answers = Answers { told: Vec::new(), silent: Vec::new() };
+    for (server, answer) in servers.iter().zip(asked) {
         match answer {
-            Ok(body) => bodies.push(body),
-            Err(failure) => failures.push(failure),
+            Ok(body) => answers.told.push((server, body)),
+            Err(failure) => answers.silent.push((server, failure)),
         }
     }
-    match failures.into_iter().next() {
-        Some(failure) if bodies.is_empty() => Err(failure),
-        _ => Ok(bodies),
+    match answers.silent.pop() {
+        Some((_, failure)) if answers.told.is_empty() => Err(failure),
+        last => {
+            answers.silent.extend(last);
+            Ok(answers)
+        }
     }
 }
 
-/// One list of nodes out of several servers': each node's row is that of the server which it follows, if that one answered.
-fn together(bodies: &[Value]) -> Value {
-    let mut body = bodies.first().cloned().unwrap_or(Value::Null);
-    for other in bodies.iter().skip(1) {
-        let Some(mine) = body["nodes"].as_array_mut() else { break };
-        for row in rows(other, "nodes") {
-            match mine.iter_mut().find(|known| known["name"] == row["name"]) {
-                Some(known) if !known["elsewhere"].is_null() && row["elsewhere"].is_null() => *known = row.clone(),
-                Some(_) => {}
-                None => mine.push(row.clone()),
-            }
+impl Answers<'_> {
+    fn bodies(&self) -> Vec<&Value> {
+        self.told.iter().map(|(_, body)| body).collect()
+    }
+
+    /// A line for each server that does not answer, and what that means.
+    fn silence(&self, meaning: &str) -> String {
+        let line = |(server, failure): &(&Api, Failure)| {
+            let words = format!("server {}: {}; {meaning}; {}", server.url(), failure.what_happened, failure.what_to_do);
+            visible(&words) + "\n"
+        };
+        self.silent.iter().map(line).collect()
+    }
+
+    /// The same for programs.
+    fn tell_silence(&self, body: &mut Value) {
+        if !self.silent.is_empty() {
+            let told = self.silent.iter().map(|(server, failure)| json!({ "server": server.url(), "reason": failure.what_happened }));
+            body["unanswered"] = told.collect();
         }
+    }
+
+    /// True if a node follows a server whose answer is not there.
+    fn lack(&self, elsewhere: &Value) -> bool {
+        !elsewhere.is_null() && !self.told.iter().any(|(_, body)| body["server"] == *elsewhere)
+    }
+}
+
+/// One list of nodes out of several servers'.
+fn together(bodies: &[&Value]) -> Value {
+    let mut body = bodies.first().map_or(Value::Null, |first| (*first).clone());
+    if body["nodes"].is_array() {
+        let mut known: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+        for row in bodies.iter().flat_map(|body| rows(body, "nodes")) {
+            known.entry(row["name"].as_str().unwrap_or_default()).or_default().push(row);
+        }
+        body["nodes"] = known.values().filter_map(|rows| one_of(rows)).collect();
     }
     body
 }
 
-/// Takes a machine off the list.
-async fn forget(reach: &Reach, node: &str) -> Result<String> {
-    let path = format!("/ladon/v1/nodes/{}", dial::escape(node));
-    let api = Api::new(reach)?;
-    let answer = api.ask(Method::DELETE, &path, None).await?;
-    match answer.status {
-        status if status.is_success() => Ok(match reach.output {
-            Format::Table => format!("node {node} is forgotten; ports that it had claimed are free\n"),
-            Format::Json => format!("{:#}\n", json!({ "forgotten": node })),
-        }),
-        StatusCode::CONFLICT => {
-            let failure = api.refused(&path, &answer);
-            Err(Failure { what_to_do: format!("stop `ladon node` on {node}, then say it again"), ..failure })
+/// A node's row is that of the server which it follows, if that one answered. Another may know why it does not follow.
+fn one_of(rows: &[&Value]) -> Option<Value> {
+    let rank = |row: &&&Value| (row["is_connected"] != true, !row["elsewhere"].is_null());
+    let mut best = (*rows.iter().min_by_key(rank)?).clone();
+    if best["is_connected"] != true && best["problem"].is_null() {
+        let told = rows.iter().find_map(|row| row["problem"].as_str());
+        let unknown = (!best["elsewhere"].is_null()).then_some(NOT_ASKED);
+        if let Some(problem) = told.or(unknown) {
+            best["problem"] = problem.into();
         }
-        StatusCode::NOT_FOUND => {
-            let failure = api.refused(&path, &answer);
-            Err(Failure { what_to_do: "see the names with `ladon nodes`".into(), ..failure })
+    }
+    Some(best)
+}
+
+/// Takes a machine off the list, on every server that has it there, unless it is connected to one of them.
+async fn forget(format: Format, node: &str, answers: &Answers<'_>) -> Result<String> {
+    let row = |body: &Value| rows(body, "nodes").iter().find(|row| row["name"] == node).cloned();
+    let known: Vec<(&Api, Value)> = answers.told.iter().filter_map(|(server, body)| Some((*server, row(body)?))).collect();
+    let what_to_do = format!("stop `ladon node` on {node}, then say it again");
+    if let Some((server, _)) = known.iter().find(|(_, row)| row["is_connected"] == true) {
+        let what_happened = format!("node {node} is connected to the server at {} and would be there again at once", server.url());
+        return Err(Failure::new(what_happened, "not affected", what_to_do));
+    }
+    let listing: Vec<&Api> = known.iter().map(|(server, _)| *server).collect();
+    // One that no server lists may still have claimed ports, which any of them knows.
+    let asked = if listing.is_empty() { answers.told.iter().map(|(server, _)| *server).collect() } else { listing };
+    let path = format!("{NODES_PATH}/{}", dial::escape(node));
+    let mut unknown = None;
+    let mut is_forgotten = false;
+    for server in asked {
+        let answer = server.ask(Method::DELETE, &path, None).await?;
+        match answer.status {
+            status if status.is_success() => is_forgotten = true,
+            StatusCode::CONFLICT => return Err(Failure { what_to_do, ..server.refused(&path, &answer) }),
+            StatusCode::NOT_FOUND => unknown = Some(server.refused(&path, &answer)),
+            _ => return Err(server.refused(&path, &answer)),
         }
-        _ => Err(api.refused(&path, &answer)),
+    }
+    match unknown {
+        Some(failure) if !is_forgotten => Err(Failure { what_to_do: "see the names with `ladon nodes`".into(), ..failure }),
+        _ => Ok(forgotten(format, node, &known, answers)),
+    }
+}
+
+fn forgotten(format: Format, node: &str, known: &[(&Api, Value)], answers: &Answers) -> String {
+    match format {
+        Format::Table => {
+            let mut text = format!("node {node} is forgotten; ports that it had claimed are free\n");
+            if known.iter().any(|(_, row)| answers.lack(&row["elsewhere"])) {
+                text.push_str("It followed a server that was not asked or does not answer: if it is connected there, it is listed again\n");
+            }
+            text + &answers.silence("a node that is connected there is listed again")
+        }
+        Format::Json => {
+            let mut body = json!({ "forgotten": node });
+            answers.tell_silence(&mut body);
+            format!("{body:#}\n")
+        }
     }
 }
 
@@ -161,11 +244,11 @@ pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
     let mut revision = wait.revision;
     if revision.is_none() && servers.len() > 1 {
         let answers = answers(&servers, "/ladon/v1/wait?timeout=0").await?;
-        revision = answers.iter().filter_map(|answer| answer["revision"].as_u64()).max();
+        revision = answers.bodies().iter().filter_map(|answer| answer["revision"].as_u64()).max();
     }
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let answer = put_together(&answers(&servers, &wait_path(revision, left.min(WAIT_ROUND))).await?);
+        let answer = put_together(&answers(&servers, &wait_path(revision, left.min(WAIT_ROUND))).await?.bodies());
         // The latest revision is that of the first question: who goes on changing things does not make us wait for ever.
         revision = revision.or_else(|| answer["revision"].as_u64());
         if answer["is_in_force"] == true {
@@ -187,19 +270,19 @@ fn wait_path(revision: Option<u64>, round: Duration) -> String {
 }
 
 /// One answer out of several servers'. A node that follows a server which was not asked may have anything in force.
-fn put_together(answers: &[Value]) -> Value {
+fn put_together(answers: &[&Value]) -> Value {
     let is_asked = |server: &Value| answers.iter().any(|answer| answer["server"] == *server);
     let mut lagging: Vec<Value> = answers.iter().flat_map(|answer| rows(answer, "lagging").iter().cloned()).collect();
     for node in answers.iter().flat_map(|answer| rows(answer, "elsewhere")).filter(|node| !is_asked(&node["server"])) {
         if !lagging.iter().any(|known| known["node"] == node["node"]) {
-            lagging.push(json!({ "node": node["node"], "reason": "it follows a server that was not asked or does not answer; see --api" }));
+            lagging.push(json!({ "node": node["node"], "reason": NOT_ASKED }));
         }
     }
     let revision = answers.first().map_or(Value::Null, |answer| answer["revision"].clone());
     let latest = answers.iter().filter_map(|answer| answer["latest"].as_u64()).min();
     // A server alone does not say so as long as there are nodes that follow others.
     let is_there = |answer: &Value| answer["latest"].as_u64().zip(revision.as_u64()).is_some_and(|(latest, wanted)| latest >= wanted);
-    let is_met = |answer: &Value| answer["is_in_force"] == true || !rows(answer, "elsewhere").is_empty() && is_there(answer);
+    let is_met = |answer: &&Value| answer["is_in_force"] == true || !rows(answer, "elsewhere").is_empty() && is_there(answer);
     let is_in_force = answers.iter().all(is_met) && lagging.is_empty();
     json!({ "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging })
 }

@@ -68,7 +68,11 @@ impl World {
     }
 
     pub fn server(&self, answer: impl Fn(&Heard) -> (u16, Value) + Send + Sync + 'static) {
-        let listener = UnixListener::bind(self.path("api.sock")).unwrap();
+        self.server_at("api.sock", answer);
+    }
+
+    pub fn server_at(&self, socket: &str, answer: impl Fn(&Heard) -> (u16, Value) + Send + Sync + 'static) {
+        let listener = UnixListener::bind(self.path(socket)).unwrap();
         let heard = self.heard.clone();
         let answer: Arc<ServerAnswer> = Arc::new(answer);
         thread::spawn(move || {
@@ -89,6 +93,12 @@ impl World {
                 thread::spawn(move || serve_lines(stream.unwrap(), &asked, &*answer));
             }
         });
+    }
+
+    /// What `--api` takes to ask the servers at these sockets.
+    pub fn api(&self, sockets: &[&str]) -> String {
+        let urls: Vec<String> = sockets.iter().map(|socket| format!("unix:{}", self.path(socket).display())).collect();
+        urls.join(",")
     }
 
     /// `ladon` with its sockets here, not yet started.
