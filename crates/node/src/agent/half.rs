@@ -10,7 +10,7 @@ use pipeline::{Fingerprint, Generation};
 use tokio::time::Instant;
 
 use crate::install;
-use crate::switch::{Commit, CommitError, Switch};
+use crate::switch::{Changes, Commit, CommitError, Switch, meters};
 use crate::translate;
 
 /// A packet that entered the other half before the turn has left it after so long: the datapath has looked anew at all ways that it
@@ -90,7 +90,7 @@ pub async fn compare(
     flows: Vec<FlowMod>,
     groups: Vec<InstalledGroup>,
 ) -> Result<Compared, CommitError> {
-    switch.ensure_meters().await?;
+    put_meters_right(switch).await?;
     let (installed, installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
     let plan = install::plan(half, flows, groups, &installed, &installed_groups);
     let left_over = plan.other_half.len();
@@ -106,4 +106,19 @@ pub async fn compare(
         switch.commit(plan.other_half, Commit::InSlices).await?;
     }
     Ok(Compared { is_turned, is_left_over: !is_drained && left_over > 0 })
+}
+
+/// Gives the switch the meters that it lacks; then the flows that name meters are written anew, since those that are older than their
+/// meter do not pass it, and those whose meter was deleted may pass what has its place in the datapath now.
+pub async fn put_meters_right(switch: &Switch) -> Result<(), CommitError> {
+    if !switch.ensure_meters().await? {
+        return Ok(());
+    }
+    let installed = switch.dump_flows().await?.into_iter();
+    let again = |flow: InstalledFlow| FlowMod::add(flow.table, flow.priority, flow.matching, flow.instructions, flow.cookie);
+    let flows: Vec<FlowMod> = installed.filter(meters::are_named).map(again).collect();
+    if !flows.is_empty() {
+        tracing::warn!("somebody else has changed meters of the switch, so that a flood could reach the node; they are put right");
+    }
+    switch.commit(Changes { flows, groups: Vec::new() }, Commit::InSlices).await
 }

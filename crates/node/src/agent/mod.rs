@@ -103,7 +103,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CEILING: Duration = Duration::from_secs(5);
 /// What the switch refused is tried again so often: its table may have been full.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
-/// Groups are read again so often, should a switch not tell that others changed them.
+/// Groups and meters are read again so often, should a switch not tell that others changed them.
 const GROUPS_AGAIN: Duration = Duration::from_secs(15);
 /// Changes of the view that are taken together at most; the others follow.
 const BATCH_MAX: usize = 256;
@@ -129,7 +129,7 @@ pub struct Agent {
     known: Known,
     revision: Revision,
     pending: Pending,
-    /// The groups are to be read when the switch has nothing else to do.
+    /// The groups and meters are to be read when the switch has nothing else to do.
     is_groups_turn: bool,
     /// What the changes affect that wait in `pending`, and what those affect that the switch is busy with.
     affected: Affected,
@@ -381,7 +381,7 @@ impl Agent {
 
     fn look_at_groups(&mut self, half: Generation) {
         let groups = self.engine.groups().map(|group| translate::group(group, half));
-        let work = put_groups_right(self.switch.clone(), half, self.pending.without_refused(groups));
+        let work = put_right(self.switch.clone(), half, self.pending.without_refused(groups));
         self.busy = Some(Busy::Taking(tokio::spawn(work), self.would_be_in_force()));
     }
 
@@ -544,7 +544,9 @@ async fn carry_out(switch: Switch, job: Job, half: Generation, is_drained: bool)
     }
 }
 
-async fn put_groups_right(switch: Switch, half: Generation, desired: Vec<InstalledGroup>) -> Result<Option<Compared>, CommitError> {
+/// What others may have changed without a word.
+async fn put_right(switch: Switch, half: Generation, desired: Vec<InstalledGroup>) -> Result<Option<Compared>, CommitError> {
+    half::put_meters_right(&switch).await?;
     let groups = crate::install::groups(half, desired, &switch.dump_groups().await?);
     if groups.is_empty() {
         return Ok(None);

@@ -20,7 +20,6 @@ use tokio_util::codec::FramedRead;
 
 use super::codec::{Codec, Frame};
 use super::error::SwitchError;
-use super::meters;
 use super::pending::{Command, Pending};
 use super::{
     BACKOFF_FIRST, BACKOFF_MAX, EVENTS_WAITING_MAX, Event, HANDSHAKE_TIMEOUT, OUT_MAX, Options, PENDING_MAX, PROBE_AFTER, SILENCE_MAX,
@@ -33,8 +32,8 @@ const MONITOR: u32 = 1;
 const PACKET_IN_REASONS: u32 = 0x3f;
 /// Ports are read from the database, and the monitor tells of flows.
 const NONE: u32 = 0;
-/// Groups changed by others.
-const REQUEST_FORWARD_REASONS: u32 = 0x1;
+/// Groups (0x1) and meters (0x2) changed by others.
+const REQUEST_FORWARD_REASONS: u32 = 0x3;
 
 pub(super) struct Link {
     pub options: Options,
@@ -274,9 +273,8 @@ impl Connection {
         for message in wishes(options) {
             self.pending.send(&message).map_err(broken)?;
         }
-        let meters_xid = self.pending.send(&Message::MultipartRequest(MultipartRequest::all_meters())).map_err(broken)?;
-        let mut barrier = self.flush_with_barrier().await?;
-        let (mut features, mut installed, mut has_meters) = (None, Vec::new(), false);
+        let barrier = self.flush_with_barrier().await?;
+        let mut features = None;
         loop {
             let (message, xid) = match self.frames.next().await {
                 Some(frame) => match frame? {
@@ -291,16 +289,6 @@ impl Connection {
                 }
                 Message::Error(error) => return Err(broken(format!("the switch refused the greeting: {error}"))),
                 Message::FeaturesReply(reply) if xid == features_xid => features = Some(reply),
-                Message::MultipartReply(MultipartReply { body: MultipartBody::Meters(some), .. }) if xid == meters_xid => {
-                    installed.extend(some)
-                }
-                Message::BarrierReply if xid == barrier && !has_meters => {
-                    has_meters = true;
-                    for message in meters::missing(&installed) {
-                        self.pending.send(&message).map_err(broken)?;
-                    }
-                    barrier = self.flush_with_barrier().await?;
-                }
                 Message::BarrierReply if xid == barrier => {
                     return features.ok_or_else(|| broken("the switch did not tell its features"));
                 }

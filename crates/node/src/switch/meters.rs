@@ -7,10 +7,15 @@
 //!
 //! The meters are always the same, and are there before the first flow. Ports share them by a number of keys: two ports of one
 //! node have the same meter once in [`PORT_METERS`] times, and then only share its rate.
+//!
+//! A switch may have fewer meters, or none (Linux before 4.18; bridges that share a datapath share its meters). Their numbers are
+//! Open vSwitch's own business, only how many there are is the datapath's. Open vSwitch takes a flow that names a meter that is not
+//! there and hands its packets over without a limit. It looks for a flow's meter when the flow is written, and never again:
+//! [`are_named`] says which flows have to be written anew after their meters.
 
 use std::collections::HashMap;
 
-use openflow::{Message, Meter, MeterCommand, MeterMod};
+use openflow::{Action, Controller, ErrorMessage, InstalledFlow, Message, Meter, MeterCommand, MeterMod};
 use pipeline::Punt;
 
 /// Meters for ports' own questions.
@@ -23,6 +28,8 @@ pub const TURNED_AWAY_PER_SECOND: u32 = 1000;
 const BURST_SECS: u32 = 2;
 /// The first meter of ports; below are those of reasons.
 const FIRST_OF_PORTS: u32 = 0x100;
+/// Meters that the switch is told of at once.
+const PART_MAX: usize = 512;
 
 /// The meter of what a flow hands over: of the port with the key, or, without one, of everybody.
 pub fn of(punt: Punt, port: Option<u32>) -> u32 {
@@ -50,6 +57,37 @@ pub fn missing(installed: &[Meter]) -> Vec<Message> {
     all().filter_map(change).collect()
 }
 
+/// The messages in the parts in which the switch is told: first one, then more and more. An Open vSwitch whose datapath has no room
+/// left looks for it anew with every message, for milliseconds.
+pub fn in_growing_parts(mut messages: Vec<Message>) -> Vec<Vec<Message>> {
+    let (mut parts, mut size) = (Vec::new(), 1);
+    while !messages.is_empty() {
+        let rest = messages.split_off(size.min(messages.len()));
+        parts.push(std::mem::replace(&mut messages, rest));
+        size = (size * 2).min(PART_MAX);
+    }
+    parts
+}
+
+/// Whether the flow hands packets over through a meter.
+pub fn are_named(flow: &InstalledFlow) -> bool {
+    flow.instructions.apply.iter().any(|action| matches!(action, Action::Controller(Controller { meter: Some(_), .. })))
+}
+
+/// Tells the operator how many meters the switch does not take.
+pub fn tell(lacking: usize, refusal: Option<ErrorMessage>) {
+    let all = all().count();
+    match refusal {
+        Some(error) => tracing::warn!(
+            %error,
+            lacking,
+            all,
+            "the switch does not take all meters; flows work, but what passes the lacking ones is not limited by the datapath, so that a port that floods can delay others' DHCP; look at `ovs-ofctl -O OpenFlow15 meter-features`: use Linux 4.18 or later, or take away meters of other bridges"
+        ),
+        None => tracing::info!(all, "the switch has all meters now"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +101,15 @@ mod tests {
         other[3] = Meter::packets(other[3].id, 7, 7);
         let [Message::MeterMod(MeterMod { command: MeterCommand::Modify, meter })] = &missing(&other)[..] else { panic!("one changes") };
         assert_eq!(*meter, all[3]);
+    }
+
+    #[test]
+    fn a_switch_without_room_refuses_one_meter_and_hears_of_no_other() {
+        let parts = in_growing_parts(missing(&[]));
+        let sizes: Vec<usize> = parts.iter().map(Vec::len).collect();
+        assert_eq!(sizes[..4], [1, 2, 4, 8]);
+        assert!(sizes.iter().all(|size| *size <= PART_MAX) && parts.concat() == missing(&[]));
+        assert!(in_growing_parts(vec![]).is_empty());
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod pending;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openflow::{
@@ -93,7 +93,7 @@ pub enum Event {
     PacketIn(Box<PacketIn2>),
     /// Somebody else changed a flow, or the monitor paused.
     FlowUpdate(Box<FlowUpdate>),
-    /// Somebody else changed a group.
+    /// Somebody else changed a group or a meter.
     GroupsChanged,
 }
 
@@ -102,6 +102,8 @@ pub enum Event {
 pub struct Switch {
     commands: mpsc::Sender<Command>,
     packet_ins_dropped: Arc<AtomicU64>,
+    /// Meters that the switch did not take, as it was said last.
+    meters_lacking: Arc<AtomicUsize>,
 }
 
 impl Switch {
@@ -113,7 +115,7 @@ impl Switch {
         let counter = packet_ins_dropped.clone();
         let link = Link { options, commands: commands_out, events: events_in, packet_ins_dropped: counter };
         tokio::spawn(link.run());
-        (Switch { commands, packet_ins_dropped }, events)
+        (Switch { commands, packet_ins_dropped, meters_lacking: Arc::default() }, events)
     }
 
     /// Packet-ins dropped because the events were not read fast enough.
@@ -155,17 +157,39 @@ impl Switch {
         }
     }
 
-    /// Gives the switch the meters that it lacks: without them it takes no flow that hands packets over.
+    /// Gives the switch the meters that it lacks. True if it has new ones now. Those that it does not take are done without: a flow
+    /// that names a meter that is not there hands over without a limit.
     ///
     /// # Errors
-    /// As any request.
-    pub async fn ensure_meters(&self) -> Result<(), SwitchError> {
-        let MultipartBody::Meters(installed) = self.multipart(MultipartRequest::all_meters()).await? else {
-            return Err(SwitchError::Unexpected);
-        };
-        match meters::missing(&installed) {
-            missing if missing.is_empty() => Ok(()),
-            missing => self.exchange(missing).await,
+    /// As any request; but what the switch refuses is no error.
+    pub async fn ensure_meters(&self) -> Result<bool, SwitchError> {
+        let missing = self.missing_meters().await?;
+        let (before, mut lacking) = (missing.len(), 0);
+        let mut refusal = None;
+        for some in meters::in_growing_parts(missing) {
+            match self.exchange(some).await {
+                Ok(()) => {}
+                Err(SwitchError::Refused { error, .. }) => {
+                    refusal = Some(error);
+                    lacking = self.missing_meters().await?.len();
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.meters_lacking.swap(lacking, Ordering::Relaxed) != lacking {
+            meters::tell(lacking, refusal);
+        }
+        Ok(lacking < before)
+    }
+
+    async fn missing_meters(&self) -> Result<Vec<Message>, SwitchError> {
+        match self.multipart(MultipartRequest::all_meters()).await {
+            Ok(MultipartBody::Meters(installed)) => Ok(meters::missing(&installed)),
+            Ok(_) => Err(SwitchError::Unexpected),
+            // It does not know what meters are.
+            Err(SwitchError::Refused { .. }) => Ok(meters::missing(&[])),
+            Err(error) => Err(error),
         }
     }
 

@@ -44,9 +44,23 @@ impl Command {
 }
 
 enum Kind {
-    Exchange { messages: Vec<Message>, reply: Reply<Message> },
-    Multipart { parts: Reassembly, reply: Reply<MultipartBody> },
-    Bundle { bundle: u32, phase: Phase, messages: Vec<Message>, failures: Vec<Failure>, reply: Reply<(), CommitError> },
+    /// The first refusal is its answer, which is given with the last of the switch's.
+    Exchange {
+        messages: Vec<Message>,
+        refused: Option<SwitchError>,
+        reply: Reply<Message>,
+    },
+    Multipart {
+        parts: Reassembly,
+        reply: Reply<MultipartBody>,
+    },
+    Bundle {
+        bundle: u32,
+        phase: Phase,
+        messages: Vec<Message>,
+        failures: Vec<Failure>,
+        reply: Reply<(), CommitError>,
+    },
 }
 
 /// A bundle's messages are added first and only committed when none was refused: OVS would commit the others.
@@ -112,7 +126,7 @@ impl Pending {
             }
             Command::Exchange { messages, reply } => match self.write(&messages) {
                 Err(error) => drop(reply.send(Err(error))),
-                Ok((first, count)) => self.wait(first, count, Kind::Exchange { messages, reply }),
+                Ok((first, count)) => self.wait(first, count, Kind::Exchange { messages, refused: None, reply }),
             },
             Command::Multipart { request, reply } => match self.write(&[Message::MultipartRequest(request)]) {
                 Err(error) => drop(reply.send(Err(error))),
@@ -171,7 +185,7 @@ impl Pending {
         waiting.since = Instant::now();
         let Waiting { first, count, since, kind } = waiting;
         let left = match kind {
-            Kind::Exchange { messages, reply } => exchange(first, messages, reply, message, xid),
+            exchange @ Kind::Exchange { .. } => exchanged(first, exchange, message, xid),
             Kind::Multipart { parts, reply } => multipart(parts, reply, message),
             bundle @ Kind::Bundle { .. } => self.bundle(first, bundle, message, xid),
         };
@@ -281,20 +295,23 @@ fn content(message: &Message) -> &Message {
     }
 }
 
-fn exchange(first: Xid, messages: Vec<Message>, reply: Reply<Message>, answer: Message, xid: Xid) -> Option<Kind> {
+fn exchanged(first: Xid, kind: Kind, answer: Message, xid: Xid) -> Option<Kind> {
+    let Kind::Exchange { messages, refused, reply } = kind else { return Some(kind) };
     let index = xid.wrapping_sub(first) as usize;
-    match answer {
-        Message::Error(error) => {
+    let is_last = index + 1 == messages.len();
+    let result = match (refused, answer) {
+        (Some(earlier), _) => Err(earlier),
+        (None, Message::Error(error)) => {
             let message = messages.get(index).map_or_else(String::new, describe);
-            drop(reply.send(Err(SwitchError::Refused { message, error })));
-            None
+            Err(SwitchError::Refused { message, error })
         }
-        answer if index + 1 == messages.len() => {
-            drop(reply.send(Ok(answer)));
-            None
-        }
-        _ => Some(Kind::Exchange { messages, reply }),
+        (None, answer) => Ok(answer),
+    };
+    if is_last {
+        drop(reply.send(result));
+        return None;
     }
+    Some(Kind::Exchange { messages, refused: result.err(), reply })
 }
 
 fn multipart(mut parts: Reassembly, reply: Reply<MultipartBody>, answer: Message) -> Option<Kind> {
