@@ -100,9 +100,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (intake, responder) = respond::new(local_seen.clone(), half_seen, switch.clone());
     tasks.spawn(ended("responder", responder.run()));
     tasks.spawn(ended("switch events", sort_events(switch_events, news, intake)));
-    let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir);
-    tasks.spawn(ended("limits of connections", keep_limits(unixctl.clone(), userspace, config.ovs.connections_per_zone, asks.clone())));
-    tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, userspace, switch, asks.clone()).run()));
+    let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir, userspace);
+    tasks.spawn(ended("limits of connections", keep_limits(unixctl.clone(), config.ovs.connections_per_zone, asks.clone())));
+    tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, switch, asks.clone()).run()));
     tasks.spawn(ended("own interfaces", host.run(wished)));
     let (tunnel, tunnel_numbers) = mpsc::channel(1);
     tasks.spawn(ended("bridge", bridge::keep(bridge.clone(), kept(&config), tunnel)));

@@ -66,15 +66,32 @@ impl Zones {
         self.used.extend(self.places.remove(&port));
     }
 
+    /// The zones that ports have.
+    pub fn in_use(&self) -> impl Iterator<Item = u16> + '_ {
+        self.places.values().flat_map(|place| numbers(*place))
+    }
+
+    /// The zones that a port had and none has now.
+    pub fn idle(&self) -> impl Iterator<Item = u16> {
+        let taken: BTreeSet<u16> = self.places.values().copied().collect();
+        let free: BTreeSet<u16> = self.used.difference(&taken).copied().collect();
+        free.into_iter().flat_map(numbers)
+    }
+
     /// The ports that have zones.
     pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
         self.places.keys().copied()
     }
 }
 
-fn zones(place: u16, needs_flush: bool) -> Taken {
+fn numbers(place: u16) -> [u16; ZONES_PER_PORT as usize] {
     let first = FIRST + place * ZONES_PER_PORT;
-    Taken { rules: first, nat: first + 1, hairpin: first + 2, needs_flush }
+    [first, first + 1, first + 2]
+}
+
+fn zones(place: u16, needs_flush: bool) -> Taken {
+    let [rules, nat, hairpin] = numbers(place);
+    Taken { rules, nat, hairpin, needs_flush }
 }
 
 #[cfg(test)]

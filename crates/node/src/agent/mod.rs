@@ -58,6 +58,8 @@ pub enum Ask {
     Flows(oneshot::Sender<Vec<(Flow, Option<Arc<Object>>)>>),
     /// How many flows are desired, and how many ports live here.
     Counts(oneshot::Sender<(usize, usize)>),
+    /// Which zones are whose.
+    Zones(oneshot::Sender<Zones>),
     /// What is attached here.
     Attachments(oneshot::Sender<Arc<[Attachment]>>),
     /// Which of these connections have to end.
@@ -500,6 +502,9 @@ impl Agent {
             }
             Ask::Counts(answer) => {
                 let _ = answer.send((self.engine.flows().count(), self.plugs.homes().len()));
+            }
+            Ask::Zones(answer) => {
+                let _ = answer.send(self.zones.clone());
             }
             Ask::Attachments(answer) => {
                 let _ = answer.send(self.engine.view().attachments().copied().collect());

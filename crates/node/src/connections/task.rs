@@ -70,8 +70,6 @@ struct Failed {
 pub struct Connections {
     mailbox: Mailbox,
     unixctl: Unixctl,
-    /// `netdev@ovs-netdev` or `system@ovs-system`: there may be both on a machine.
-    datapath: &'static str,
     switch: Switch,
     asks: mpsc::Sender<Ask>,
     /// What is affected and not judged yet.
@@ -82,10 +80,9 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn new(mailbox: Mailbox, unixctl: Unixctl, is_userspace: bool, switch: Switch, asks: mpsc::Sender<Ask>) -> Connections {
-        let datapath = if is_userspace { "netdev@ovs-netdev" } else { "system@ovs-system" };
+    pub fn new(mailbox: Mailbox, unixctl: Unixctl, switch: Switch, asks: mpsc::Sender<Ask>) -> Connections {
         let (urgent, unhurried, failed) = (Affected::default(), VecDeque::new(), Failed::default());
-        Connections { mailbox, unixctl, datapath, switch, asks, urgent, unhurried, failed }
+        Connections { mailbox, unixctl, switch, asks, urgent, unhurried, failed }
     }
 
     /// Runs until the agent is gone.
@@ -170,7 +167,7 @@ impl Connections {
     async fn end(&self, attachment: Attachment, memory: Memory, rest: u32) -> Result<(), Failure> {
         let began = Instant::now();
         let zone = memory.zone(&attachment);
-        let text = self.unixctl.call("dpctl/dump-conntrack", &[self.datapath, &format!("zone={zone}")]).await?;
+        let text = self.unixctl.call("dpctl/dump-conntrack", &[self.unixctl.datapath(), &format!("zone={zone}")]).await?;
         let took = began.elapsed();
         // Reading takes as long as there are connections: not on a thread that others wait for.
         let read = tokio::task::spawn_blocking(move || listing(&text)).await.map_err(|_| Over)?;
@@ -323,7 +320,7 @@ mod tests {
         let (switch, _events) = Switch::start(Options::new(folder.path().join("br.mgmt")));
         let (outbox, inbox) = mailbox();
         let (asks, asked) = mpsc::channel(1);
-        tasks.spawn(Connections::new(inbox, Unixctl::new(Some(socket), folder.path()), true, switch, asks).run());
+        tasks.spawn(Connections::new(inbox, Unixctl::new(Some(socket), folder.path(), true), switch, asks).run());
         Bench { folder, outbox, asked, refused, tasks }
     }
 

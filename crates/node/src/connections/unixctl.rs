@@ -59,6 +59,7 @@ pub enum UnixctlError {
 pub struct Unixctl {
     socket: Option<PathBuf>,
     run_dir: PathBuf,
+    datapath: &'static str,
 }
 
 #[derive(Deserialize)]
@@ -69,8 +70,14 @@ struct Answer {
 
 impl Unixctl {
     /// The socket `socket`; without it, that of the ovs-vswitchd whose process id is in `run_dir`.
-    pub fn new(socket: Option<PathBuf>, run_dir: impl Into<PathBuf>) -> Unixctl {
-        Unixctl { socket, run_dir: run_dir.into() }
+    pub fn new(socket: Option<PathBuf>, run_dir: impl Into<PathBuf>, is_userspace: bool) -> Unixctl {
+        let datapath = if is_userspace { "netdev@ovs-netdev" } else { "system@ovs-system" };
+        Unixctl { socket, run_dir: run_dir.into(), datapath }
+    }
+
+    /// What commands about a datapath call that of the bridge: there may be both kinds on a machine.
+    pub fn datapath(&self) -> &'static str {
+        self.datapath
     }
 
     /// Does `command` and returns what it prints.
@@ -145,13 +152,13 @@ mod tests {
     #[tokio::test]
     async fn the_socket_is_found_by_the_process_id() {
         let dir = tempfile::tempdir().unwrap();
-        let found = Unixctl::new(None, dir.path());
+        let found = Unixctl::new(None, dir.path(), false);
         assert!(matches!(found.socket().await, Err(UnixctlError::NotFound { .. })));
         std::fs::write(dir.path().join("ovs-vswitchd.ctl"), "").unwrap();
         assert_eq!(found.socket().await.unwrap(), dir.path().join("ovs-vswitchd.ctl"));
         std::fs::write(dir.path().join("ovs-vswitchd.pid"), "4711\n").unwrap();
         assert_eq!(found.socket().await.unwrap(), dir.path().join("ovs-vswitchd.4711.ctl"));
-        let named = Unixctl::new(Some("/run/x.ctl".into()), dir.path());
+        let named = Unixctl::new(Some("/run/x.ctl".into()), dir.path(), false);
         assert_eq!(named.socket().await.unwrap(), Path::new("/run/x.ctl"));
     }
 }
