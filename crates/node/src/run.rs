@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::TunnelType;
 use pipeline::{Fingerprint, Generation, OfPort, Table};
@@ -27,6 +28,8 @@ use crate::view;
 
 /// Room in the channels between tasks: senders wait when it is used up.
 const CHANNEL: usize = 64;
+/// How often the operator is told of packets for the node that were dropped, if there were any.
+const MISSED_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a node cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +102,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tasks.spawn(ended("agent", agent.run(feeds)));
     let (intake, responder) = respond::new(local_seen.clone(), half_seen, switch.clone());
     tasks.spawn(ended("responder", responder.run()));
-    tasks.spawn(ended("switch events", sort_events(switch_events, news, intake)));
+    tasks.spawn(ended("switch events", sort_events(switch_events, news, intake, switch.clone())));
     let unixctl = Unixctl::new(config.ovs.control_socket.clone(), &config.ovs.run_dir, userspace);
     tasks.spawn(ended("limits of connections", keep_limits(unixctl.clone(), config.ovs.connections_per_zone, asks.clone())));
     tasks.spawn(ended("connections", Connections::new(to_judge, unixctl, switch, asks.clone()).run()));
@@ -165,8 +168,17 @@ fn server_name(mut status: watch::Receiver<view::LinkStatus>) -> watch::Receiver
 }
 
 /// Sends what the switch says to whom it concerns.
-async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<SwitchNews>, mut intake: Intake) {
-    while let Some(event) = events.recv().await {
+async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<SwitchNews>, mut intake: Intake, switch: Switch) {
+    let mut report = tokio::time::interval(MISSED_EVERY);
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            _ = report.tick() => {
+                intake.report(switch.packet_ins_dropped());
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         let told = match event {
             Event::Connected(_) => news.send(SwitchNews::Connected).await,
             Event::Disconnected(reason) => {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A flow hands a packet over with a number that says why ([`Punt`]) and the registers that it had. Everything that an answer
-//! says follows from the port ([`crate::local::Local`]): functions without state. What is kept are counters, limits and timers.
+//! says follows from the port ([`crate::local::Local`]): functions without state. What is kept are limits and timers.
 //! The limits come first, so that a busy port neither fills the channel nor takes the time of others.
 //!
 //! Answers to a port's own questions go out of its interface. Errors about packets on their way pass Unnat before, which
@@ -28,7 +28,6 @@ mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::{Mac, NetworkKey};
 use openflow::{Action as Of, OfPort as OfNumber, PacketIn2, PacketOut};
@@ -65,24 +64,13 @@ pub fn server_mac(network: &LocalNetwork, ip: IpAddr) -> Mac {
     network.interface_at(ip).map_or(Mac([a, b, c, d, e, f]), |interface| interface.mac)
 }
 
-/// What happened to questions, for operators.
-#[derive(Default, Debug)]
-pub struct Counters {
-    pub answered: AtomicU64,
-    /// Nothing was to be said, or the packet was malformed.
-    pub unanswered: AtomicU64,
-    /// The port asked too often.
-    pub limited: AtomicU64,
-    /// The responder could not keep up.
-    pub dropped: AtomicU64,
-    /// DHCP options of ports that mean nothing.
-    pub ignored_options: AtomicU64,
-    /// Unsolicited router advertisements.
-    pub announced: AtomicU64,
-}
-
-fn count(counter: &AtomicU64, by: u64) {
-    counter.fetch_add(by, Ordering::Relaxed);
+/// Packets that were handed over and that nobody looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Missed {
+    /// Who sent them asked too often.
+    pub limited: u64,
+    /// More came than could be read.
+    pub overrun: u64,
 }
 
 /// A packet that a flow handed over.
@@ -130,22 +118,47 @@ pub struct Intake {
     half: watch::Receiver<Option<Generation>>,
     limits: Limits,
     questions: mpsc::Sender<Question>,
-    counters: Arc<Counters>,
+    /// Since that was asked last.
+    missed: Missed,
+    /// What the link to the switch had dropped then.
+    unread: u64,
 }
 
 impl Intake {
+    fn new(half: watch::Receiver<Option<Generation>>, questions: mpsc::Sender<Question>) -> Intake {
+        Intake { half, limits: Limits::default(), questions, missed: Missed::default(), unread: 0 }
+    }
+
     /// Takes a packet-in, or drops and counts it. One from tables of another release's pipeline is dropped: its registers mean
     /// something else. Whoever sent it asks again.
     pub fn take(&mut self, packet_in: Box<PacketIn2>) {
         let half = packet_in.table.and_then(Generation::of_table);
         if half.is_none() || half != *self.half.borrow() {
-            return count(&self.counters.dropped, 1);
+            return;
         }
         let Some(question) = Question::of(packet_in) else { return };
         if !self.limits.admit(question.asker(), Kind::of(question.punt), Instant::now()) {
-            count(&self.counters.limited, 1);
+            self.missed.limited += 1;
         } else if self.questions.try_send(question).is_err() {
-            count(&self.counters.dropped, 1);
+            self.missed.overrun += 1;
+        }
+    }
+
+    /// What was missed since the last time. `unread`: packets that the link to the switch has dropped so far, since nobody read them.
+    fn missed(&mut self, unread: u64) -> Missed {
+        let Missed { limited, overrun } = std::mem::take(&mut self.missed);
+        Missed { limited, overrun: overrun + unread - std::mem::replace(&mut self.unread, unread) }
+    }
+
+    /// Tells the operator what was missed since the last time.
+    pub fn report(&mut self, unread: u64) {
+        let Missed { limited, overrun } = self.missed(unread);
+        if limited > 0 || overrun > 0 {
+            tracing::warn!(
+                limited,
+                overrun,
+                "packets for the node were dropped: somebody sends too many (`limited`), or all together did (`overrun`); they get no answer, and on `overrun` others may wait for their addresses, too; `ovs-ofctl -O OpenFlow15 meter-stats` on the bridge says who"
+            );
         }
     }
 }
@@ -156,23 +169,15 @@ pub struct Responder {
     switch: Switch,
     questions: mpsc::Receiver<Question>,
     announcements: Announcements,
-    counters: Arc<Counters>,
 }
 
 /// A responder and the way to it.
 pub fn new(local: watch::Receiver<Arc<Local>>, half: watch::Receiver<Option<Generation>>, switch: Switch) -> (Intake, Responder) {
     let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
-    let counters = Arc::<Counters>::default();
-    let intake = Intake { half, limits: Limits::default(), questions: sender, counters: counters.clone() };
-    (intake, Responder { local, switch, questions, announcements: Announcements::default(), counters })
+    (Intake::new(half, sender), Responder { local, switch, questions, announcements: Announcements::default() })
 }
 
 impl Responder {
-    /// What happened so far.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
-    }
-
     /// Runs until the intake or the switch's task ends.
     pub async fn run(mut self) {
         self.local.mark_changed();
@@ -203,10 +208,7 @@ impl Responder {
     fn answer(&self, question: &Question) -> Vec<PacketOut> {
         let local = self.local.borrow().clone();
         let (outs, ignored) = answers(question, &local);
-        let counter = if outs.is_empty() { &self.counters.unanswered } else { &self.counters.answered };
-        count(counter, 1);
         if ignored > 0 {
-            count(&self.counters.ignored_options, ignored as u64);
             let port = local.by_key(question.register(fields::SRC_PORT)).map(|port| port.port.id.to_string());
             tracing::warn!(
                 port,
@@ -219,7 +221,6 @@ impl Responder {
 
     fn announce(&mut self) -> Vec<PacketOut> {
         let due = self.announcements.due(Instant::now());
-        count(&self.counters.announced, due.len() as u64);
         due.into_iter().map(|(ofport, frame)| out_of(ofport, frame)).collect()
     }
 }

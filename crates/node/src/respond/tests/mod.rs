@@ -162,8 +162,7 @@ fn an_answer_leaves_by_the_ports_own_interface() {
 #[tokio::test]
 async fn a_port_that_asks_too_often_is_limited_and_others_are_not() {
     let (sender, mut questions) = mpsc::channel(QUESTIONS_MAX);
-    let counters = Arc::<Counters>::default();
-    let mut intake = Intake { half: half(Generation::A), limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let mut intake = Intake::new(half(Generation::A), sender);
     let ask = |key| question(Punt::Dhcp, &[(fields::SRC_PORT, key)], Vec::new()).packet_in;
     for _ in 0..500 {
         intake.take(ask(4));
@@ -177,26 +176,26 @@ async fn a_port_that_asks_too_often_is_limited_and_others_are_not() {
     // The bucket fills while the test runs.
     assert!((burst..burst + 100).contains(&taken.iter().filter(|key| **key == 4).count()), "{taken:?}");
     assert_eq!(taken.last(), Some(&5));
-    assert_eq!(counters.limited.load(Ordering::Relaxed) as usize + taken.len(), 501);
+    assert_eq!(intake.missed(0), Missed { limited: 501 - taken.len() as u64, overrun: 0 });
+    assert_eq!(intake.missed(0), Missed::default(), "said once");
 }
 
 #[tokio::test]
 async fn what_the_responder_cannot_take_is_dropped_and_counted() {
     let (sender, _questions) = mpsc::channel(2);
-    let counters = Arc::<Counters>::default();
-    let mut intake = Intake { half: half(Generation::A), limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let mut intake = Intake::new(half(Generation::A), sender);
     for key in 0..5 {
         intake.take(question(Punt::Dhcp, &[(fields::SRC_PORT, key)], Vec::new()).packet_in);
     }
-    assert_eq!(counters.dropped.load(Ordering::Relaxed), 3);
+    assert_eq!(intake.missed(100), Missed { limited: 0, overrun: 103 }, "with those that the link to the switch dropped");
+    assert_eq!(intake.missed(101), Missed { limited: 0, overrun: 1 });
 }
 
 #[tokio::test]
 async fn a_packet_from_tables_of_another_pipeline_is_not_read() {
     let (sender, mut questions) = mpsc::channel(QUESTIONS_MAX);
-    let counters = Arc::<Counters>::default();
     let (turn, half) = watch::channel(None);
-    let mut intake = Intake { half, limits: Limits::default(), questions: sender, counters: counters.clone() };
+    let mut intake = Intake::new(half, sender);
     let mut ask = |half: Generation| {
         let packet_in = question(Punt::Dhcp, &[(fields::SRC_PORT, 4)], Vec::new()).packet_in;
         intake.take(Box::new(PacketIn2 { table: Some(Table::Punt.number(half)), ..*packet_in }));
@@ -205,5 +204,4 @@ async fn a_packet_from_tables_of_another_pipeline_is_not_read() {
     assert_eq!(Generation::ALL.map(&mut ask), [None, None], "nothing is known of the switch");
     turn.send_replace(Some(Generation::B));
     assert_eq!(Generation::ALL.map(&mut ask), [None, Some(Generation::B)]);
-    assert_eq!(counters.dropped.load(Ordering::Relaxed), 3);
 }
