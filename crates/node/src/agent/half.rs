@@ -9,6 +9,7 @@ use openflow::{FlowMod, InstalledFlow, InstalledGroup};
 use pipeline::{Fingerprint, Generation};
 use tokio::time::Instant;
 
+use super::pending::Stuck;
 use crate::install;
 use crate::switch::{Changes, Commit, CommitError, Switch, meters};
 use crate::translate;
@@ -82,16 +83,19 @@ impl Half {
 }
 
 /// Compares the switch with all that it should have in `half`, and makes it so; what is left over in the other half goes only if
-/// that is `drained`.
+/// that is `drained`, and what is `stuck` stays.
 pub async fn compare(
     switch: &Switch,
     half: Generation,
     is_drained: bool,
     flows: Vec<FlowMod>,
     groups: Vec<InstalledGroup>,
+    stuck: &Stuck,
 ) -> Result<Compared, CommitError> {
     put_meters_right(switch).await?;
-    let (installed, installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
+    let (mut installed, mut installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
+    installed.retain(|flow| !stuck.flows.contains(&flow.key()));
+    installed_groups.retain(|group| !stuck.groups.contains(&group.id));
     let plan = install::plan(half, flows, groups, &installed, &installed_groups);
     let left_over = plan.other_half.len();
     let changes = plan.len() - if is_drained { 0 } else { left_over };

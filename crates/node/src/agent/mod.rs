@@ -37,7 +37,7 @@ use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
 use attach::Plugs;
 use half::{Compared, Half};
-use pending::{Job, Pending};
+use pending::{Job, Pending, Stuck, Unwritable};
 
 /// Which ports' flows are in the switch, and up to which revision.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -355,9 +355,8 @@ impl Agent {
             self.busy = Some(Busy::Telling(tokio::spawn(async move { switch.dump_table(Generation::DISPATCH).await })));
             return;
         };
-        let in_force = self.would_be_in_force();
         if self.pending.is_empty() {
-            self.publish_in_force(in_force);
+            self.publish_in_force(self.would_be_in_force());
             self.published.affected.put(std::mem::take(&mut self.affected));
             // The switch has what is desired and nothing else: no flow in it has a number that nothing needs.
             if self.engine.has_many_numbers() {
@@ -374,7 +373,10 @@ impl Agent {
             return;
         }
         let (engine, own) = (&self.engine, self.half.own());
-        let job = self.pending.take(|| desired(engine, half, own));
+        let mut unwritable = Unwritable::default();
+        let job = self.pending.take(|| desired(engine, half, own, &mut unwritable));
+        self.pending.note_unwritable(unwritable);
+        let in_force = self.would_be_in_force();
         self.affected_by_busy.merge(std::mem::take(&mut self.affected));
         self.affected_by_busy.everything |= job.everything.is_some();
         let work = carry_out(self.switch.clone(), job, half, self.half.is_drained());
@@ -383,7 +385,7 @@ impl Agent {
 
     fn look_at_groups(&mut self, half: Generation) {
         let groups = self.engine.groups().map(|group| translate::group(group, half));
-        let work = put_right(self.switch.clone(), half, self.pending.without_refused(groups));
+        let work = put_right(self.switch.clone(), half, self.pending.without_refused(groups), self.pending.stuck());
         self.busy = Some(Busy::Taking(tokio::spawn(work), self.would_be_in_force()));
     }
 
@@ -533,8 +535,8 @@ fn publish<T: PartialEq>(to: &watch::Sender<Arc<T>>, value: T) -> bool {
 }
 
 /// All that the switch should have.
-fn desired(engine: &Engine, half: Generation, own: Fingerprint) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
-    let written = engine.flows().filter_map(|flow| pending::written(translate::flow_mod(&flow, half)));
+fn desired(engine: &Engine, half: Generation, own: Fingerprint, unwritable: &mut Unwritable) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
+    let written = engine.flows().filter_map(|flow| unwritable.write(&flow, half));
     let flows = written.chain(translate::misses(half)).chain([translate::dispatch(half, own)]).collect();
     (flows, engine.groups().map(|group| translate::group(group, half)).collect())
 }
@@ -544,15 +546,17 @@ async fn carry_out(switch: Switch, job: Job, half: Generation, is_drained: bool)
         switch.ct_flush_zone(*zone).await?;
     }
     match job.everything {
-        Some((flows, groups)) => half::compare(&switch, half, is_drained, flows, groups).await.map(Some),
+        Some((flows, groups)) => half::compare(&switch, half, is_drained, flows, groups, &job.stuck).await.map(Some),
         None => switch.commit(job.changes, Commit::InSlices).await.map(|()| None),
     }
 }
 
 /// What others may have changed without a word.
-async fn put_right(switch: Switch, half: Generation, desired: Vec<InstalledGroup>) -> Result<Option<Compared>, CommitError> {
+async fn put_right(switch: Switch, half: Generation, desired: Vec<InstalledGroup>, stuck: Stuck) -> Result<Option<Compared>, CommitError> {
     half::put_meters_right(&switch).await?;
-    let groups = crate::install::groups(half, desired, &switch.dump_groups().await?);
+    let mut installed = switch.dump_groups().await?;
+    installed.retain(|group| !stuck.groups.contains(&group.id));
+    let groups = crate::install::groups(half, desired, &installed);
     if groups.is_empty() {
         return Ok(None);
     }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use apps::Delta;
 use model::PortId;
 use openflow::{FlowCommand, FlowKey, FlowMod, GroupCommand, GroupMod, InstalledGroup, Message};
-use pipeline::Generation;
+use pipeline::{Flow, Generation};
 
+use crate::agent::describe;
 use crate::switch::{Changes, Failure};
-use crate::translate::{self, TranslateError};
+use crate::translate;
 use crate::zones::{Taken, Zones};
 
 /// The part of a cookie that names the object ([`pipeline::Flow::cookie`]).
@@ -22,6 +23,14 @@ pub struct Job {
     /// All that the switch should have, to be compared with all that it has; or only what changes.
     pub everything: Option<(Vec<FlowMod>, Vec<InstalledGroup>)>,
     pub changes: Changes,
+    pub stuck: Stuck,
+}
+
+/// What the switch refuses to delete: it is not told to again until everything is compared anew.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stuck {
+    pub flows: HashSet<FlowKey>,
+    pub groups: HashSet<u32>,
 }
 
 /// The differences that wait; a later one to the same flow replaces an earlier.
@@ -45,6 +54,26 @@ pub struct Pending {
 struct Refused {
     flows: HashMap<FlowKey, FlowMod>,
     groups: HashMap<u32, InstalledGroup>,
+    stuck: Stuck,
+    unwritable: Unwritable,
+}
+
+/// The flows that OpenFlow has no words for, with their cookies: a bug in an app, which must not keep other flows out.
+#[derive(Debug, Default)]
+pub struct Unwritable(HashMap<pipeline::FlowKey, u64>);
+
+impl Unwritable {
+    /// The flow as OpenFlow says it, or a line in the log.
+    pub fn write(&mut self, flow: &Flow, generation: Generation) -> Option<FlowMod> {
+        match translate::flow_mod(flow, generation) {
+            Ok(flow) => Some(flow),
+            Err(error) => {
+                tracing::error!(error = describe(&error), "a flow cannot be written as OpenFlow and is left out");
+                self.0.insert(flow.key.clone(), flow.cookie());
+                None
+            }
+        }
+    }
 }
 
 impl Refused {
@@ -68,19 +97,31 @@ impl Pending {
         self.refused = Refused::default();
     }
 
-    /// True while something is left out because the switch refused it.
+    /// True while something is left out because the switch refused it, which may heal.
     pub fn leaves_out(&self) -> bool {
-        self.left_out() > 0
+        self.left_out() > self.refused.unwritable.0.len()
     }
 
-    /// How many flows and groups are left out because the switch refused them.
+    /// How many flows and groups are not as they should be because the switch refused that, or because OpenFlow has no words for it.
     pub fn left_out(&self) -> usize {
-        self.refused.flows.len() + self.refused.groups.len()
+        let Refused { flows, groups, stuck, unwritable } = &self.refused;
+        flows.len() + groups.len() + stuck.flows.len() + stuck.groups.len() + unwritable.0.len()
     }
 
-    /// The objects, as numbers in cookies, that have flows which the switch refused.
+    /// The objects, as numbers in cookies, that have flows which are left out.
     pub fn refused_objects(&self) -> HashSet<u64> {
-        self.refused.flows.values().map(|flow| flow.cookie & OBJECT).collect()
+        let refused = self.refused.flows.values().map(|flow| flow.cookie);
+        refused.chain(self.refused.unwritable.0.values().copied()).map(|cookie| cookie & OBJECT).collect()
+    }
+
+    /// What could not be written of all that the switch should have.
+    pub fn note_unwritable(&mut self, unwritable: Unwritable) {
+        self.refused.unwritable.0.extend(unwritable.0);
+    }
+
+    /// What the switch refuses to delete.
+    pub fn stuck(&self) -> Stuck {
+        self.refused.stuck.clone()
     }
 
     /// Those of `groups` that the switch may have.
@@ -96,9 +137,10 @@ impl Pending {
 
     pub fn merge(&mut self, delta: Delta, generation: Generation) {
         for flow in &delta.flows {
-            self.add(translate::flow_mod(flow, generation));
+            self.add(flow, generation);
         }
         for key in &delta.removed_flows {
+            self.refused.unwritable.0.remove(key);
             if let Ok(key) = translate::flow_key(key, generation) {
                 self.refused.flows.remove(&key);
                 self.flows.insert(key.clone(), FlowMod::delete(key));
@@ -111,6 +153,7 @@ impl Pending {
         for group in &delta.groups {
             let group = translate::group(group, generation);
             self.refused.groups.remove(&group.id);
+            self.refused.stuck.groups.remove(&group.id);
             self.groups.insert(group.id, Some(group));
         }
         for id in &delta.removed_groups {
@@ -120,15 +163,18 @@ impl Pending {
         }
     }
 
-    fn add(&mut self, flow: Result<FlowMod, TranslateError>) {
-        if let Some(flow) = written(flow).filter(|flow| self.refused.allows(flow)) {
+    fn add(&mut self, flow: &Flow, generation: Generation) {
+        let flow = self.refused.unwritable.write(flow, generation);
+        if let Some(flow) = flow.filter(|flow| self.refused.allows(flow)) {
             self.refused.flows.remove(&flow.key());
+            self.refused.stuck.flows.remove(&flow.key());
             self.flows.insert(flow.key(), flow);
         }
     }
 
     /// The next piece of work: everything that waits.
     pub fn take(&mut self, desired: impl FnOnce() -> (Vec<FlowMod>, Vec<InstalledGroup>)) -> Job {
+        let stuck = self.stuck();
         self.flushing = std::mem::take(&mut self.flush);
         let flush = self.flushing.iter().flat_map(|(_, taken)| [taken.rules, taken.nat, taken.hairpin]).collect();
         let flows = crate::install::in_order(std::mem::take(&mut self.flows).into_values().collect());
@@ -138,7 +184,7 @@ impl Pending {
             flows.retain(|flow| self.refused.allows(flow));
             groups.retain(|group| self.refused.allows_group(group));
             self.known_groups = groups.iter().map(|group| group.id).collect();
-            return Job { flush, everything: Some((flows, groups)), changes: Changes::default() };
+            return Job { flush, everything: Some((flows, groups)), changes: Changes::default(), stuck };
         }
         let mut changes = Changes { flows, groups: Vec::new() };
         for (id, group) in groups {
@@ -149,7 +195,7 @@ impl Pending {
                 None => {}
             }
         }
-        Job { flush, everything: None, changes }
+        Job { flush, everything: None, changes, stuck }
     }
 
     /// The switch refused these messages and with them all that was sent together: everything else is tried again without them.
@@ -167,6 +213,14 @@ impl Pending {
                     let GroupMod { id, kind, buckets, selection, .. } = group;
                     let group = InstalledGroup { id, kind, buckets, selection };
                     is_news |= self.refused.groups.insert(id, group.clone()) != Some(group);
+                }
+                Message::FlowMod(flow) => {
+                    tracing::error!(flow = ?flow.key(), %error, "the switch refuses to delete a flow; packets meet it until it can be deleted");
+                    is_news |= self.refused.stuck.flows.insert(flow.key());
+                }
+                Message::GroupMod(group) => {
+                    tracing::error!(group = group.id, %error, "the switch refuses to delete a group; it stays until it can be deleted");
+                    is_news |= self.refused.stuck.groups.insert(group.id);
                 }
                 other => {
                     let what = crate::switch::describe(&other);
@@ -191,12 +245,6 @@ impl Pending {
     }
 }
 
-/// The flow, or a line in the log: a flow that OpenFlow cannot say is a bug in an app, and must not keep the others out.
-pub fn written(flow: Result<FlowMod, TranslateError>) -> Option<FlowMod> {
-    flow.inspect_err(|error| tracing::error!(error = crate::agent::describe(error), "a flow cannot be written as OpenFlow and is left out"))
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +253,13 @@ mod tests {
 
     fn flow(table: u8) -> FlowMod {
         FlowMod::add(table, 300, Match::any(), Instructions::drop(), u64::from(table) << 56 | 7)
+    }
+
+    /// Packets of two kinds at once.
+    fn unwritable() -> Flow {
+        let port = model::ObjectKey::new(model::Kind::Port, PortId(uuid::Uuid::from_u128(5)));
+        let protocols = [6, 17].map(pipeline::ip_proto);
+        pipeline::Table::Deliver.when([pipeline::eth_type(0x0800)].into_iter().chain(protocols)).because(port)
     }
 
     fn refused(flow: FlowMod) -> Failure {
@@ -232,12 +287,43 @@ mod tests {
         assert!(pending.leave_out(vec![refused(flow(3))]));
         assert!(!pending.leave_out(vec![refused(flow(3))]), "it was left out already");
         assert!(pending.leave_out(vec![refused(flow(3)), refused(flow(4))]));
-        // What must go cannot be left out, nor can the end of a bundle.
+        // The end of a bundle cannot be left out.
         let mut pending = Pending::default();
-        assert!(!pending.leave_out(vec![refused(FlowMod::delete(flow(3).key()))]));
         assert!(!pending.leave_out(vec![Failure { message: Message::BarrierRequest, ..refused(flow(3)) }]));
         assert!(!pending.leave_out(vec![]));
         assert!(!pending.leaves_out());
+    }
+
+    #[test]
+    fn what_the_switch_does_not_delete_keeps_nothing_else_out_and_is_tried_again_when_everything_is_compared() {
+        let mut pending = Pending::default();
+        let delete = || refused(FlowMod::delete(flow(3).key()));
+        let delete_group = || Failure { message: Message::GroupMod(GroupMod::delete(9)), ..delete() };
+        assert!(pending.leave_out(vec![delete(), delete_group()]));
+        assert!(!pending.leave_out(vec![delete(), delete_group()]), "they are left out already");
+        pending.failed();
+        let stuck = |pending: &mut Pending| pending.take(|| (vec![flow(4)], vec![])).stuck;
+        assert_eq!(stuck(&mut pending), Stuck { flows: HashSet::from([flow(3).key()]), groups: HashSet::from([9]) });
+        assert_eq!((pending.left_out(), pending.refused_objects()), (2, HashSet::new()));
+        pending.compare_everything();
+        assert_eq!(stuck(&mut pending), Stuck::default());
+        assert!(!pending.leaves_out());
+    }
+
+    #[test]
+    fn a_flow_that_cannot_be_written_counts_as_refused_while_it_is_there() {
+        let mut pending = Pending::default();
+        let flow = unwritable();
+        pending.merge(Delta { flows: vec![flow.clone()], ..Delta::default() }, Generation::A);
+        assert_eq!((pending.left_out(), pending.refused_objects()), (1, HashSet::from([flow.cookie() & OBJECT])));
+        pending.compare_everything();
+        assert_eq!(pending.left_out(), 0);
+        let mut unwritable = Unwritable::default();
+        assert_eq!(unwritable.write(&flow, Generation::A), None);
+        pending.note_unwritable(unwritable);
+        assert_eq!((pending.left_out(), pending.leaves_out()), (1, false), "no use in trying it again");
+        pending.merge(Delta { removed_flows: vec![flow.key.clone()], ..Delta::default() }, Generation::A);
+        assert_eq!(pending.left_out(), 0);
     }
 
     #[test]
