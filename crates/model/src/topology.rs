@@ -109,9 +109,12 @@ pub enum TunnelType {
 }
 
 impl TunnelType {
-    /// Bytes that the tunnel adds to an IP packet: outer Ethernet is not counted, inner Ethernet is.
-    pub fn overhead(self, is_underlay_v6: bool) -> u16 {
-        if is_underlay_v6 { 70 } else { 50 }
+    /// Its word in Neutron, in Open vSwitch and between nodes and servers.
+    pub fn word(self) -> &'static str {
+        match self {
+            TunnelType::Geneve => "geneve",
+            TunnelType::Vxlan => "vxlan",
+        }
     }
 }
 

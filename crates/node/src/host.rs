@@ -21,9 +21,10 @@ use ipnet::IpNet;
 use model::{Mac, NodeName, PortId, owner};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::agent::{InForce, describe};
+use crate::agent::InForce;
 use crate::bridge::{BridgeError, Interface, Interfaces, Link, PortSpec};
 use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
 use crate::local::{Local, LocalPort, everywhere};

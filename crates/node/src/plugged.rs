@@ -16,11 +16,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use cni::netlink::Netlink;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+use stream::describe;
 
-use crate::agent::describe;
 use crate::bridge::{BridgeError, Interface, Interfaces, Link, PortSpec};
 use crate::host;
 use crate::record::{Record, RecordError};
@@ -123,7 +123,7 @@ impl Keeper {
                 Err(error) => Err(error),
             }
         };
-        let mut done = stream::iter(lost.into_iter().map(plug)).buffer_unordered(AT_ONCE);
+        let mut done = futures::stream::iter(lost.into_iter().map(plug)).buffer_unordered(AT_ONCE);
         let mut outcome = Ok(());
         while let Some(one) = done.next().await {
             outcome = outcome.and(one);

@@ -207,7 +207,7 @@ fn kept(config: &Config) -> Kept {
         TunnelType::Geneve => TunnelType::Vxlan,
         TunnelType::Vxlan => TunnelType::Geneve,
     };
-    let tunnel = PortSpec::new(&config.ovs.bridge, &tunnel_name(kind), tunnel_word(kind));
+    let tunnel = PortSpec::new(&config.ovs.bridge, &tunnel_name(kind), kind.word());
     let tunnel = tunnel.option("remote_ip", "flow").option("key", "flow").option("csum", "true");
     // The configuration may have said the other one before.
     Kept { bridge, tunnel, absent: vec![tunnel_name(other)] }
@@ -222,17 +222,9 @@ async fn tell_tunnel(mut numbers: mpsc::Receiver<OfPort>, asks: mpsc::Sender<Ask
     }
 }
 
-/// Open vSwitch's word for the kind of tunnel.
-fn tunnel_word(kind: TunnelType) -> &'static str {
-    match kind {
-        TunnelType::Geneve => "geneve",
-        TunnelType::Vxlan => "vxlan",
-    }
-}
-
 /// The name of the tunnel's interface.
 fn tunnel_name(kind: TunnelType) -> String {
-    format!("ladon-{}", tunnel_word(kind))
+    format!("ladon-{}", kind.word())
 }
 
 fn table_names() -> BTreeMap<u8, String> {

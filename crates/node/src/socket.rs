@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use stream::describe;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-
-use crate::agent::describe;
 
 /// Conversations at a time on one socket; more wait to be accepted.
 const CONVERSATIONS_MAX: usize = 128;

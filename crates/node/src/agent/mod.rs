@@ -23,6 +23,7 @@ use imbl::OrdMap;
 use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
 use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
 use pipeline::{Fingerprint, Flow, Generation, OfPort, Reason};
+use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -587,10 +588,4 @@ async fn at(time: Option<tokio::time::Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// An error with its causes, for a log line.
-pub fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

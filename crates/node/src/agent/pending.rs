@@ -6,8 +6,8 @@ use apps::Delta;
 use model::PortId;
 use openflow::{FlowCommand, FlowKey, FlowMod, GroupCommand, GroupMod, InstalledGroup, Message};
 use pipeline::{Flow, Generation};
+use stream::describe;
 
-use crate::agent::describe;
 use crate::switch::{Changes, Failure};
 use crate::translate;
 use crate::zones::{Taken, Zones};

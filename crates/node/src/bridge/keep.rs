@@ -5,13 +5,15 @@
 //! again, and columns that somebody changed are put right. Changes come in flocks, and another writer may insist: so there is
 //! a pause before looking again.
 
+use std::time::Duration;
+
+use stream::describe;
+use tokio::sync::mpsc;
+
 use super::error::BridgeError;
 use super::interfaces::OfPort;
 use super::link::Link;
 use super::spec::{BridgeSpec, PortSpec};
-use crate::agent::describe;
-use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// How long Open vSwitch is waited for between two tries.
 const RETRY: Duration = Duration::from_millis(500);

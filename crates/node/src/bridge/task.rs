@@ -6,13 +6,13 @@ use super::goal::{Goal, Granted, Step};
 use super::interfaces::{Interfaces, interfaces_of};
 use super::link::{Command, Connection, Settings};
 use super::session::{Opened, Session, SessionError, open};
-use crate::agent::describe;
 use ovsdb::{Change, Message, Replica, Transaction, Update};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 

@@ -13,10 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use stream::describe;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Unixctl, UnixctlError};
-use crate::agent::{Ask, describe};
+use crate::agent::Ask;
 use crate::zones::Zones;
 
 /// How often the limits are compared with what they should be.

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use apps::Attachment;
 use model::PortId;
+use stream::describe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Affected, Case, Mailbox, Memory, Unixctl, UnixctlError, listing};
-use crate::agent::{Ask, describe};
+use crate::agent::Ask;
 use crate::switch::{Switch, SwitchError};
 
 /// Rest after a zone that a change affects, as a multiple of the time that it took.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use model::{NodeName, Object, PortId};
 use pipeline::{Flow, Generation};
+use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status};
-use crate::agent::{Ask, InForce, describe};
+use crate::agent::{Ask, InForce};
 use crate::host::{HostError, Wish};
 use crate::switch::Switch;
 

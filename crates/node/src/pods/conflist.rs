@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use stream::describe;
 use tokio::sync::watch;
 
-use crate::agent::{InForce, describe};
+use crate::agent::InForce;
 
 /// The CNI configuration's file name: early in the order in which runtimes look.
 const CONFLIST: &str = "05-ladon.conflist";

@@ -24,11 +24,12 @@ use pipeline::OfPort;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
-use crate::agent::{InForce, describe};
+use crate::agent::InForce;
 use crate::bridge::{Link, PortSpec};
 use crate::local::{Local, LocalPort, everywhere};
 use crate::record::Record;
 pub use conflist::announce;
+use stream::describe;
 use turns::Turns;
 
 /// Key in the external ids of the interfaces that this server makes; its value is the container.

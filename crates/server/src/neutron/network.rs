@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use model::{Ipv6Mode, Network, NetworkId, NetworkKey, Port, ProjectId, SubnetId, TunnelType, VNI_MAX};
+use model::{Ipv6Mode, Network, NetworkId, NetworkKey, Port, ProjectId, SubnetId, VNI_MAX};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -78,7 +78,7 @@ impl Resource for Networks {
             "mtu": network.mtu,
             "port_security_enabled": network.is_port_security_default,
             "router:external": false,
-            "provider:network_type": type_word(settings.network_type),
+            "provider:network_type": settings.network_type.word(),
             "provider:physical_network": null,
             "provider:segmentation_id": network.key,
             "ladon:flooding": network.is_flooding,
@@ -153,14 +153,6 @@ impl Resource for Networks {
     }
 }
 
-/// What `provider:network_type` says.
-fn type_word(tunnel: TunnelType) -> &'static str {
-    match tunnel {
-        TunnelType::Geneve => "geneve",
-        TunnelType::Vxlan => "vxlan",
-    }
-}
-
 fn refuse_external(fields: &Fields) -> Result<(), ApiError> {
     if fields.boolean("router:external") != Some(true) {
         return Ok(());
@@ -169,7 +161,7 @@ fn refuse_external(fields: &Fields) -> Result<(), ApiError> {
 }
 
 fn check_provider(fields: &Fields, settings: Settings) -> Result<(), ApiError> {
-    let served = type_word(settings.network_type);
+    let served = settings.network_type.word();
     let wanted = fields.text("provider:network_type").unwrap_or(served);
     if wanted != served {
         return Err(ApiError::invalid_input(format!(
