@@ -13,10 +13,9 @@ use crate::version::UnknownVersion;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The specification's error codes, and ours.
+/// Those of the specification's error codes that have a use here, and ours.
 pub mod code {
     pub const INCOMPATIBLE_VERSION: u32 = 1;
-    pub const UNSUPPORTED_FIELD: u32 = 2;
     pub const UNKNOWN_CONTAINER: u32 = 3;
     pub const INVALID_ENVIRONMENT: u32 = 4;
     pub const IO: u32 = 5;
@@ -25,8 +24,6 @@ pub mod code {
     pub const TRY_AGAIN: u32 = 11;
     /// STATUS: no new pod can be served; those that exist keep their connections.
     pub const NOT_AVAILABLE: u32 = 50;
-    /// STATUS: nor can those that exist rely on theirs.
-    pub const LIMITED_CONNECTIVITY: u32 = 51;
     /// The kernel refused a step of making the interface.
     pub const INTERFACE: u32 = 100;
     /// CHECK found something that is not as ADD left it.

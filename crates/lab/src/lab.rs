@@ -117,11 +117,6 @@ impl Lab {
         &self.shared.dir
     }
 
-    /// Where its processes log.
-    pub fn log_dir(&self) -> PathBuf {
-        self.shared.dir.join("log")
-    }
-
     /// Leave it running when this value and this process end.
     pub fn keep(&self) -> Result<()> {
         self.shared.kept.store(true, Ordering::SeqCst);
@@ -149,11 +144,6 @@ impl Lab {
     pub fn process(&self, name: &str) -> Option<Process> {
         let record = self.shared.state().processes.get(name).cloned()?;
         Some(Process::adopted(&self.shared, name, record))
-    }
-
-    /// The names of the processes that it started and did not end.
-    pub fn process_names(&self) -> Vec<String> {
-        self.shared.state().processes.keys().cloned().collect()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

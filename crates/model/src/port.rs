@@ -19,8 +19,6 @@ pub mod owner {
     pub const NODE: &str = "ladon:node";
     /// An interface made by `ladon plug` on a bare-metal host; `device_id` is the interface's name.
     pub const METAL: &str = "ladon:metal";
-    /// A virtual machine, as Nova names it (`compute:<zone>`).
-    pub const COMPUTE_PREFIX: &str = "compute:";
 }
 
 /// One address of a port.

@@ -51,10 +51,6 @@ impl Instructions {
         self
     }
 
-    pub fn is_drop(&self) -> bool {
-        *self == Self::default()
-    }
-
     pub(crate) fn decode(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
         let mut result = Self::default();
         while !reader.is_empty() {

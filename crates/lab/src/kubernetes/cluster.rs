@@ -161,14 +161,6 @@ impl Cluster {
         })
     }
 
-    /// Start one more worker. It returns when its kubelet is started.
-    pub fn add_worker(&mut self, host: &Host) -> Result<&Worker> {
-        let mut worker = Worker::start_runtime(host, &self.images)?;
-        worker.start_kubelet(self)?;
-        self.workers.push(worker);
-        Ok(self.workers.last().expect("one was pushed"))
-    }
-
     /// Wait until every worker is a Node. Without a network they are NotReady.
     pub fn wait_registered(&self) -> Result<()> {
         self.workers.iter().try_for_each(|worker| self.wait_node(worker, "registered", |_| true))
