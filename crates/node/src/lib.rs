@@ -7,7 +7,12 @@
 //!  ovsdb-server ◀──▶ bridge::Link ── interfaces ─────────▲ │ Local, InForce (watch)         respond
 //!                        ▲                                 ▼
 //!  ladon-cni ──▶ pods ───┤        the operator ──▶ control ──▶ agent, host
-//!                        └─────── host (the machine's own interfaces)
+//!                        ├─────── host (the machine's own interfaces)
+//!                        ├─────── clearing away of pods (those that went without a word)
+//!                        └─────── bridge (keeps it, its tunnel and what is plugged in)
+//!
+//!  agent ── what changes affect ──▶ connections (ends what rules forbid) ──▶ ovs-vswitchd
+//!        ── zones ──▶ limits of connections ──▶ ovs-vswitchd
 //! ```
 //!
 //! Each box is one task that owns its state; arrows are bounded channels or watches. Whatever ends, [`run`] ends with it, and
