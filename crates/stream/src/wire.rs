@@ -264,14 +264,6 @@ pub fn object(bytes: &[u8]) -> Result<model::Object, WireError> {
     serde_json::from_slice(bytes).map_err(|error| WireError::Object(error.to_string()))
 }
 
-/// A tunnel type's word.
-pub fn tunnel_word(tunnel: TunnelType) -> &'static str {
-    match tunnel {
-        TunnelType::Geneve => "geneve",
-        TunnelType::Vxlan => "vxlan",
-    }
-}
-
 impl TryFrom<&Hello> for model::Node {
     type Error = WireError;
 

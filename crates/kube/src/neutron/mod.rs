@@ -79,7 +79,6 @@ impl ApiError {
             ApiError::Refused { kind, .. } if kind == "IdempotencyKeyConflict" => {
                 "another project has an object with this id: delete it, or give the cluster another name or the project that it had"
             }
-            ApiError::Refused { kind, .. } if kind.contains("OverQuota") => "raise the project's quota on the Ladon server",
             ApiError::Refused { status, .. } if *status >= 500 => "look into the log of `ladon server`",
             ApiError::Refused { .. } => "change what the message names; it is tried again by itself",
             ApiError::Unreadable { .. } => "check that api.endpoint of `ladon kube` names a Ladon server of the same release",
@@ -203,12 +202,8 @@ fn doing(method: &Method, path: &str) -> String {
 }
 
 fn no_answer(doing: &str, error: &hyper_util::client::legacy::Error) -> ApiError {
-    let mut why = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        why = inner.to_string();
-        source = inner.source();
-    }
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |&cause| cause.source());
+    let why = causes.last().map(ToString::to_string).unwrap_or_default();
     ApiError::NoAnswer { doing: doing.to_owned(), why }
 }
 

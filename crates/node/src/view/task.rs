@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::Revision;
 use rustc_hash::FxHasher;
-use stream::wire::{Hello, NodeMessage, Report, node_message, server_message::Body, tunnel_word};
+use stream::wire::{Hello, NodeMessage, Report, node_message, server_message::Body};
 use stream::{Following, HEARTBEAT_INTERVAL, Target, VIEW_FORMAT, describe};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -212,7 +212,7 @@ impl Task {
         Hello {
             node: self.config.node.0.clone(),
             tunnel_addresses: self.config.tunnel_addresses.iter().map(ToString::to_string).collect(),
-            tunnel: tunnel_word(self.config.tunnel).into(),
+            tunnel: self.config.tunnel.word().into(),
             revision: revision.0,
             interest_hash: self.replica.hash().0,
             view_format: VIEW_FORMAT,
