@@ -11,7 +11,7 @@ use apps::{ALL, Change, Engine, Numbers};
 use common::{DummyOvs, wait_for};
 use model::*;
 use node::agent::pending::Pending;
-use node::agent::{Agent, Ask, Feeds, Published, SwitchNews};
+use node::agent::{Agent, Ask, Feeds, InForce, Published, SwitchNews};
 use node::bridge::{Interface, Interfaces};
 use node::connections::mailbox;
 use node::switch::{Commit, Event, Options, Switch};
@@ -61,36 +61,72 @@ fn plugged() -> Interfaces {
     Interfaces::unit("own".into(), interface)
 }
 
+/// An agent with its switch, and what it is fed with.
+struct World {
+    ovs: DummyOvs,
+    state: tempfile::TempDir,
+    views: mpsc::Sender<ViewUpdate>,
+    interfaces: watch::Sender<Option<Arc<Interfaces>>>,
+    in_force: watch::Receiver<Arc<InForce>>,
+    _asks: mpsc::Sender<Ask>,
+}
+
+impl World {
+    async fn start() -> World {
+        let (ovs, state) = (DummyOvs::start(), tempfile::tempdir().unwrap());
+        let (switch, mut events) = Switch::start(Options::new(ovs.socket()));
+        let (in_force, in_force_seen) = watch::channel(Arc::default());
+        let (affected, _mailbox) = mailbox();
+        let (local, facts, half) = (watch::channel(Arc::default()).0, watch::channel(None).0, watch::channel(None).0);
+        let published = Published { local, in_force, facts, affected, half };
+        let (views, view_updates) = mpsc::channel(4);
+        let (interfaces, interfaces_seen) = watch::channel(Some(Arc::new(plugged())));
+        let (news, switch_news) = mpsc::channel(64);
+        let (asks, asked) = mpsc::channel(4);
+        let addresses = vec!["192.0.2.1".parse().unwrap()];
+        let agent = Agent::new(NodeName("n1".into()), addresses, state.path(), switch, Fingerprint::of_pipeline(), published).unwrap();
+        views.send(view(2)).await.unwrap();
+        asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
+        tokio::spawn(agent.run(Feeds { view: view_updates, interfaces: interfaces_seen, switch: switch_news, asks: asked }));
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let told = match event {
+                    Event::Connected(_) => SwitchNews::Connected,
+                    Event::Disconnected(_) => SwitchNews::Disconnected,
+                    Event::FlowUpdate(_) => SwitchNews::Disturbed,
+                    // What is heard of groups is kept from the agent: it looks by itself, too.
+                    Event::PacketIn(_) | Event::GroupsChanged => continue,
+                };
+                news.send(told).await.unwrap();
+            }
+        });
+        let mut world = World { ovs, state, views, interfaces, in_force: in_force_seen, _asks: asks };
+        world.in_force.wait_for(|now| now.is_complete).await.unwrap();
+        world
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zones_of_ports_that_are_gone_are_given_back_on_the_disk_too() {
+    let mut world = World::start().await;
+    let zones = world.state.path().join("zones.json");
+    let places = || {
+        let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&zones).unwrap()).unwrap();
+        kept["places"].as_object().unwrap().len()
+    };
+    assert_eq!(places(), 1);
+    world.interfaces.send_replace(Some(Arc::default()));
+    world.in_force.wait_for(|now| now.ports.is_empty()).await.unwrap();
+    // No flow follows from what only the view says of a port that is not plugged in.
+    let gone = ViewUpdate { removals: vec![ObjectKey::new(Kind::Port, id("own"))], revision: Revision(2), ..ViewUpdate::default() };
+    world.views.send(gone).await.unwrap();
+    world.in_force.wait_for(|now| now.revision == Revision(2)).await.unwrap();
+    wait_for("nothing kept of it", || places() == 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_that_others_change_are_put_right() {
-    let (ovs, state) = (DummyOvs::start(), tempfile::tempdir().unwrap());
-    let (switch, mut events) = Switch::start(Options::new(ovs.socket()));
-    let (in_force, mut in_force_seen) = watch::channel(Arc::default());
-    let (affected, _mailbox) = mailbox();
-    let (local, facts, half) = (watch::channel(Arc::default()).0, watch::channel(None).0, watch::channel(None).0);
-    let published = Published { local, in_force, facts, affected, half };
-    let (views, view_updates) = mpsc::channel(4);
-    let (_interfaces, interfaces) = watch::channel(Some(Arc::new(plugged())));
-    let (news, switch_news) = mpsc::channel(64);
-    let (asks, asked) = mpsc::channel(4);
-    let addresses = vec!["192.0.2.1".parse().unwrap()];
-    let agent = Agent::new(NodeName("n1".into()), addresses, state.path(), switch, Fingerprint::of_pipeline(), published).unwrap();
-    views.send(view(2)).await.unwrap();
-    asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
-    tokio::spawn(agent.run(Feeds { view: view_updates, interfaces, switch: switch_news, asks: asked }));
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            let told = match event {
-                Event::Connected(_) => SwitchNews::Connected,
-                Event::Disconnected(_) => SwitchNews::Disconnected,
-                Event::FlowUpdate(_) => SwitchNews::Disturbed,
-                // What is heard of groups is kept from the agent: it looks by itself, too.
-                Event::PacketIn(_) | Event::GroupsChanged => continue,
-            };
-            news.send(told).await.unwrap();
-        }
-    });
-    in_force_seen.wait_for(|now| now.is_complete).await.unwrap();
+    let World { ovs, .. } = &World::start().await;
     let mut client = ovs.connect();
     let right = client.groups();
     assert!(right.iter().any(|group| group.buckets.len() > 1), "there is a choice between members: {right:?}");

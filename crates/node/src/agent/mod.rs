@@ -359,6 +359,10 @@ impl Agent {
         if self.pending.is_empty() {
             self.publish_in_force(self.would_be_in_force());
             self.published.affected.put(std::mem::take(&mut self.affected));
+            // What was given back may have changed no flow.
+            if let Err(error) = self.save() {
+                return self.cannot_save(&error);
+            }
             // The switch has what is desired and nothing else: no flow in it has a number that nothing needs.
             if self.engine.has_many_numbers() {
                 self.engine.forget_numbers();
@@ -369,9 +373,7 @@ impl Agent {
             return;
         }
         if let Err(error) = self.save() {
-            tracing::error!(error = describe(&error), "what the node must remember cannot be kept; flows do not change until it can");
-            self.back_off();
-            return;
+            return self.cannot_save(&error);
         }
         let (engine, own) = (&self.engine, self.half.own());
         let mut unwritable = Unwritable::default();
@@ -382,6 +384,11 @@ impl Agent {
         self.affected_by_busy.everything |= job.everything.is_some();
         let work = carry_out(self.switch.clone(), job, half, self.half.is_drained());
         self.busy = Some(Busy::Taking(tokio::spawn(work), in_force));
+    }
+
+    fn cannot_save(&mut self, error: &RecordError) {
+        tracing::error!(error = describe(error), "what the node must remember cannot be kept; flows do not change until it can");
+        self.back_off();
     }
 
     fn look_at_groups(&mut self, half: Generation) {
