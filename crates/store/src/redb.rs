@@ -127,6 +127,18 @@ impl FileState {
         let file = std::fs::metadata(path)?;
         Ok(FileState { device: file.dev(), inode: file.ino(), length: file.len() })
     }
+
+    fn is_same_file(self, other: FileState) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// What happened to a file that was left like this and is like `now`.
+    fn changed_to(self, now: FileState) -> String {
+        match self.is_same_file(now) {
+            true => format!("it has {} bytes and was left with {}: somebody else has written it or cut it off", now.length, self.length),
+            false => "it is another file than the one that was opened".to_owned(),
+        }
+    }
 }
 
 impl Redb {
@@ -170,22 +182,19 @@ impl Redb {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = FileState::of(&self.path).ok();
     }
 
-    /// An error if somebody else did something to the file.
-    fn check_file(&self) -> Result<(), TransactError> {
-        let doing = "looking at its file";
-        let now = FileState::of(&self.path).map_err(|error| StoreError::Failed { doing, source: error.into() })?;
+    /// An error if somebody else did something to the file that is open, which is given up then.
+    fn check_file(&self) -> Result<(), StoreError> {
         let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        match left.filter(|left| *left != now) {
-            None => Ok(()),
-            Some(left) if (left.device, left.inode) != (now.device, now.inode) => {
-                Err(StoreError::Failed { doing, source: "it is another file than the one that was opened".into() }.into())
-            }
-            Some(left) => {
-                let source =
-                    format!("it has {} bytes and was left with {}: somebody else has written it or cut it off", now.length, left.length);
-                Err(StoreError::Failed { doing, source: source.into() }.into())
-            }
+        let doing = "looking at its file";
+        let checked = match (left, FileState::of(&self.path)) {
+            (_, Err(source)) => Err(StoreError::Failed { doing, source: source.into() }),
+            (Some(left), Ok(now)) if left != now => Err(StoreError::Failed { doing, source: left.changed_to(now).into() }),
+            _ => Ok(()),
+        };
+        if checked.is_err() {
+            *self.slot() = None;
         }
+        checked
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
@@ -196,6 +205,14 @@ impl Redb {
         let mut slot = self.slot();
         if let Some(database) = &*slot {
             return Ok(database.clone());
+        }
+        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(left), Ok(now)) = (left, FileState::of(&self.path))
+            && left.is_same_file(now)
+            && now.length < left.length
+        {
+            // It cannot be read.
+            return Err(StoreError::Failed { doing: "opening its file again", source: left.changed_to(now).into() });
         }
         let opened =
             open(&self.path, false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
@@ -477,6 +494,7 @@ impl Store for Redb {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let database = self.database()?;
+        self.check_file()?;
         // Nobody else writes this file: a conflict follows a failure whose outcome was not known.
         if transaction.ops.is_empty() {
             check_base(transaction.base, revision(&database)?)?;
@@ -486,7 +504,7 @@ impl Store for Redb {
             return Err(TransactError::Full);
         }
         let wanted = Revision(transaction.base.0 + 1);
-        match self.check_file().and_then(|()| self.write(&database, transaction)) {
+        match self.write(&database, transaction) {
             Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
                 drop(database);
                 self.settle(failure, wanted)

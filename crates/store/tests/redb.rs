@@ -236,8 +236,8 @@ fn a_file_that_somebody_else_touches_takes_no_writes_that_would_be_lost() {
     refused("gone");
     std::fs::write(&path, copy).unwrap();
     refused("an earlier copy in its place");
-    std::fs::write(&path, whole).unwrap();
     drop(store);
+    std::fs::write(&path, whole).unwrap();
     assert_eq!(transact(&open(directory.path()), put("kept")).unwrap(), Revision(5));
 }
 
