@@ -181,8 +181,11 @@ fn a_large_datagram_passes_once_the_connection_exists() {
 #[test]
 fn a_thousand_members_all_get_connections() {
     let many = |name: &str, key: u32, base: u32| {
-        let ips: Vec<String> = (0..500).map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + base + n).to_string()).collect();
-        let addresses: Vec<(&str, &str)> = ips.iter().map(|ip| ("net4", ip.as_str())).collect();
+        let v4: Vec<String> = (0..500).map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + base + n).to_string()).collect();
+        let v6: Vec<String> = (0..500).map(|n| format!("fd00::1:{:x}", base + n)).collect();
+        let on = |subnet: &'static str, ips: &[String]| ips.iter().map(|ip| (subnet, ip.clone())).collect::<Vec<_>>();
+        let addresses = [on("net4", &v4), on("net6", &v6)].concat();
+        let addresses: Vec<(&str, &str)> = addresses.iter().map(|(subnet, ip)| (*subnet, ip.as_str())).collect();
         Port { fixed_ips: port(name, key, "net", &addresses).fixed_ips, ..workload(name, key) }
     };
     let (one, two) = (many("one", 11, 0x1000), many("two", 12, 0x2000));
@@ -193,12 +196,14 @@ fn a_thousand_members_all_get_connections() {
     let client = world.plug("client", 10, &GATEWAYS);
     let (one, two) = (world.plug("one", 11, &GATEWAYS), world.plug("two", 12, &GATEWAYS));
     let _servers = [one.serve(8080), two.serve(8080)];
-    for _ in 0..600 {
-        client.connect(&at("10.96.0.10", 80)).unwrap().say("hello").unwrap();
+    for vip in ["10.96.0.10", "fd00:96::10"] {
+        for _ in 0..600 {
+            client.connect(&at(vip, 80)).unwrap().say("hello").unwrap();
+        }
+        let entries = world.appctl(&["dpctl/dump-conntrack", &format!("zone={}", 10 * 3 + 1)]);
+        let sources = entries.lines().filter_map(|line| line.split("reply=(src=").nth(1)?.split(',').next());
+        let chosen: BTreeSet<&str> = sources.filter(|ip| ip.contains(':') == vip.contains(':')).collect();
+        // 600 balls into 1,000 bins hit 451 on average, with a deviation of 12.
+        assert!((380..520).contains(&chosen.len()), "{vip}: {} members of 1,000 were chosen: {entries}", chosen.len());
     }
-    let zone = format!("zone={}", 10 * 3 + 1);
-    let entries = world.appctl(&["dpctl/dump-conntrack", &zone]);
-    let chosen: BTreeSet<&str> = entries.lines().filter_map(|line| line.split("reply=(src=").nth(1)?.split(',').next()).collect();
-    // 600 balls into 1,000 bins hit 451 on average, with a deviation of 12.
-    assert!((380..520).contains(&chosen.len()), "{} members of 1,000 were chosen: {entries}", chosen.len());
 }
