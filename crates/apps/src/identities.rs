@@ -6,8 +6,9 @@
 //! pairs). The switch finds an address by the longest prefix, so an entry includes what is true of all prefixes around it, and a
 //! prefix that adds nothing to those has none.
 //!
-//! Addresses are told apart by routing domain. Two networks of one domain that have the same address are a user's mistake, and it
-//! must not open what should be closed: the address has only the groups that it has on both.
+//! Addresses are told apart by routing domain. Two networks of one domain that have the same address on their subnets are a user's
+//! mistake, and it must not open what should be closed: the address has only the groups that it has on both. An address pair of a
+//! port elsewhere takes nothing from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,6 +48,12 @@ impl Addresses {
         self.own.get(&(domain, address)).into_iter().flat_map(|own| &own.networks).copied()
     }
 
+    /// Every address that a port with groups has on the network.
+    pub fn on(&self, network: NetworkId) -> impl Iterator<Item = IpNet> + '_ {
+        let least = (network, IpNet::V4(Ipv4Net::default()));
+        self.on.range(least..).take_while(move |(on, _)| *on == network).map(|(_, address)| *address)
+    }
+
     /// Whether ports have the same address in both domains.
     pub fn overlap(&self, one: u32, other: u32) -> bool {
         let least = (one, IpNet::V4(Ipv4Net::default()));
@@ -72,8 +79,7 @@ impl Addresses {
 
     /// The network is in another domain now; returns all places that this concerns.
     pub fn move_network(&mut self, network: NetworkId, old: Option<u32>, new: Option<u32>) -> Vec<Place> {
-        let least = (network, IpNet::V4(Ipv4Net::default()));
-        let addresses: Vec<IpNet> = self.on.range(least..).take_while(|(on, _)| *on == network).map(|(_, address)| *address).collect();
+        let addresses: Vec<IpNet> = self.on(network).collect();
         for address in &addresses {
             if let Some(old) = old {
                 self.depart(network, (old, *address));

@@ -255,6 +255,11 @@ impl View {
             {
                 self.unsettled.places.insert((domain, *address));
             }
+            if let Index::SubnetsOf(network) = index
+                && let Some(domain) = self.domains.of(*network)
+            {
+                self.unsettled.places.extend(self.addresses.on(*network).map(|address| (domain, address)));
+            }
         }
     }
 
@@ -300,14 +305,24 @@ impl View {
         ports.flat_map(places).collect()
     }
 
-    /// The groups with a name in some rule that exactly this address has, on every network of the domain where ports have it.
+    /// Whether the address is on a subnet of the network.
+    fn is_on(&self, network: NetworkId, address: IpNet) -> bool {
+        let mut subnets = self.ids(Index::SubnetsOf(network)).filter_map(|id| find::<model::Subnet>(self, Kind::Subnet, id));
+        subnets.any(|subnet| subnet.cidr.contains(&address))
+    }
+
+    /// The groups with a name in some rule that exactly this address has, on every network of the domain where ports have it. What
+    /// ports elsewhere have by an address pair counts only if no network has the address on a subnet and on a port.
     fn own_groups(&self, (domain, address): Place) -> BTreeSet<SecurityGroupId> {
         let is_named = |group: &SecurityGroupId| self.indexes.contains_key(&Index::RulesNaming(*group));
         let on_network = |network| -> BTreeSet<SecurityGroupId> {
             let owners = self.ids(Index::PortsWith(network, address)).filter_map(|id| self.port(id));
             owners.flat_map(|port| port.security_groups.iter().copied()).filter(is_named).collect()
         };
-        self.networks_with(domain, address).map(on_network).reduce(|groups, others| &groups & &others).unwrap_or_default()
+        let (owners, others): (Vec<NetworkId>, Vec<NetworkId>) =
+            self.networks_with(domain, address).partition(|network| self.is_on(*network, address));
+        let counted = if owners.is_empty() { others } else { owners };
+        counted.into_iter().map(on_network).reduce(|groups, others| &groups & &others).unwrap_or_default()
     }
 
     fn join(&mut self, index: Index, id: Uuid, touched: &mut FxHashSet<Dep>) {
