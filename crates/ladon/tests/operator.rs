@@ -302,6 +302,34 @@ fn plug_that_the_node_refuses_leaves_no_port() {
 }
 
 #[test]
+fn plug_borrows_a_port_that_nobody_uses_and_unplug_gives_it_back() {
+    let world_with = |more: Value| {
+        let mut port = json!({"id": PORT, "network_id": NETWORK, "device_id": "", "device_owner": "", "binding:host_id": "", "status": "DOWN", "tags": []});
+        port.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let world = World::new();
+        world.server(move |heard| match heard.line.as_str() {
+            line if line.starts_with("GET /v2.0/ports") => (200, json!({"ports": [port.clone()]})),
+            line if line.starts_with("PUT") => (200, json!({})),
+            _ => with_blue(heard),
+        });
+        world.node(willing);
+        world
+    };
+    let plug = ["plug", "--network", "blue", "--name", "metal0", "--port", PORT];
+    for used in [json!({"status": "ACTIVE"}), json!({"device_owner": "compute:nova", "device_id": "vm1"}), json!({"device_id": "x"})] {
+        let world = world_with(used);
+        let text = world.ladon(&plug).failed(1);
+        assert!(text.contains("is in use") && lines(&world, "PUT") == 0, "{text}");
+    }
+    let world = world_with(json!({}));
+    world.ladon(&plug).succeeded();
+    assert_eq!((lines(&world, "PUT"), lines(&world, &format!("PUT /v2.0/ports/{PORT}/tags/ladon-borrowed"))), (2, 1));
+    let world = world_with(json!({"tags": ["ladon-borrowed"]}));
+    assert_eq!(world.ladon(&["unplug", "metal0"]).succeeded(), format!("metal0 is gone; its port {PORT} is left\n"));
+    assert_eq!((lines(&world, "PUT"), lines(&world, &format!("DELETE /v2.0/ports/{PORT}/tags/ladon-borrowed"))), (1, 1));
+}
+
+#[test]
 fn plug_refuses_what_it_cannot_mean() {
     let world = World::new();
     world.server(|heard| match heard.line.as_str() {

@@ -18,6 +18,9 @@ use crate::failure::{Failure, Result};
 /// Room for the node's answer after its own deadline.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// The tag of a port that was there before `ladon plug --port`, and stays after `ladon unplug`.
+const BORROWED: &str = "ladon-borrowed";
+
 /// How many of `plug0`, `plug1`… are tried.
 const NAMES_MAX: usize = 1_000;
 
@@ -65,23 +68,39 @@ pub async fn unplug(reach: &Reach, wanted: &Unplug) -> Result<String> {
     let mut control = Control::connect(&reach.control).await?;
     let request = Request::Unplug { interface_or_port: wanted.interface.clone() };
     let Reply::Unplugged { interface, port } = control.ask(&request, PROMPT).await? else { return Err(confused()) };
-    if !wanted.keep_port {
-        api.delete(&format!("/v2.0/ports/{port}")).await.map_err(|failure| {
-            let what = format!("{interface} is gone, but its port {port} is not: {}", failure.what_happened);
-            Failure::new(
-                what,
-                "the port's addresses stay taken; nothing else is affected",
-                format!("`openstack port delete {port}` once the server answers"),
-            )
-        })?;
-    }
+    let left_behind = async {
+        let is_kept = give_back(&api, port).await? || wanted.keep_port;
+        if !is_kept {
+            api.delete(&format!("/v2.0/ports/{port}")).await?;
+        }
+        Ok(is_kept)
+    };
+    let is_kept = left_behind.await.map_err(|failure: Failure| {
+        let what = format!("{interface} is gone, but its port {port} is not: {}", failure.what_happened);
+        Failure::new(
+            what,
+            "the port's addresses stay taken; nothing else is affected",
+            format!("`openstack port delete {port}` once the server answers"),
+        )
+    })?;
     Ok(match reach.output {
-        Format::Table => format!(
-            "{interface} is gone{}\n",
-            if wanted.keep_port { format!("; its port {port} is left") } else { ", and so is its port".into() }
-        ),
-        Format::Json => format!("{:#}\n", json!({"interface": interface, "port": port, "is_port_deleted": !wanted.keep_port})),
+        Format::Table => {
+            format!("{interface} is gone{}\n", if is_kept { format!("; its port {port} is left") } else { ", and so is its port".into() })
+        }
+        Format::Json => format!("{:#}\n", json!({"interface": interface, "port": port, "is_port_deleted": !is_kept})),
     })
+}
+
+/// A port that somebody else made is nobody's again; true if it was one.
+async fn give_back(api: &Api, port: PortId) -> Result<bool> {
+    let there = ports(api, &[("id", &port.to_string())]).await?;
+    let is_borrowed = there.iter().flat_map(|port| port["tags"].as_array().into_iter().flatten()).any(|tag| tag == BORROWED);
+    if is_borrowed {
+        let change = json!({"port": {"binding:host_id": "", "device_id": "", "device_owner": ""}});
+        put(api, &format!("/v2.0/ports/{port}"), &change).await?;
+        api.delete(&format!("/v2.0/ports/{port}/tags/{BORROWED}")).await?;
+    }
+    Ok(is_borrowed)
 }
 
 /// What this command began, it takes back; what was there before stays.
@@ -193,7 +212,7 @@ async fn group_ids(api: &Api, names: &[String]) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// A port that somebody else made, bound to this machine and interface.
+/// A port that somebody else made and nobody uses, bound to this machine and interface.
 async fn existing_port(api: &Api, id: &str, host: &str, interface: &str) -> Result<Found> {
     let there = ports(api, &[("id", id)]).await?;
     let Some(port) = there.first() else {
@@ -208,15 +227,29 @@ async fn existing_port(api: &Api, id: &str, host: &str, interface: &str) -> Resu
             format!("run this on {bound}, or `openstack port set --host {host} {id}`"),
         ));
     }
-    if bound.is_empty() {
+    let device = port["device_id"].as_str().unwrap_or_default();
+    let is_ours = bound == host && device == interface && port["device_owner"] == owner::METAL;
+    if !is_ours
+        && (port["status"] == "ACTIVE" || !device.is_empty() || port["device_owner"].as_str().is_some_and(|owner| !owner.is_empty()))
+    {
+        let what = format!("port {id} is in use: it is {}, and its device is '{device}'", port["status"].as_str().unwrap_or("?"));
+        return Err(Failure::new(
+            what,
+            "not affected; it stays as it is",
+            "give --port a port that nothing has, or none: `ladon plug` makes one",
+        ));
+    }
+    if !is_ours {
         let change = json!({"port": {"binding:host_id": host, "device_id": interface, "device_owner": owner::METAL}});
         put(api, &format!("/v2.0/ports/{id}"), &change).await?;
+        put(api, &format!("/v2.0/ports/{id}/tags/{BORROWED}"), &Value::Null).await?;
     }
     Ok(Found { port: port_id(port)?, is_new: false })
 }
 
 async fn put(api: &Api, path: &str, body: &Value) -> Result<()> {
-    let answer = api.ask(hyper::Method::PUT, path, Some(body)).await?;
+    let body = Some(body).filter(|body| !body.is_null());
+    let answer = api.ask(hyper::Method::PUT, path, body).await?;
     if answer.status.is_success() { Ok(()) } else { Err(api.refused(path, &answer)) }
 }
 

@@ -24,6 +24,10 @@ pub fn store(args: &StoreArgs) -> Result<String> {
     })?;
     match &args.what {
         StoreWhat::Export { file } => {
+            if let Some(path) = config.store.file().filter(|path| !path.exists()) {
+                let what = format!("there is no store at {}", path.display());
+                return Err(Failure::new(what, UNTOUCHED, "see that `store.path` is the server's, and that its volume is mounted"));
+            }
             let store = open(&config)?;
             let out = File::options().write(true).create_new(true).mode(0o600).open(file).map_err(|error| named(file, &error))?;
             let dumped = export(&*store, BufWriter::new(&out)).map_err(|error| failed("exported", &error))?;
