@@ -336,6 +336,9 @@ impl Ports {
         let lost: Vec<Uid> = self.actual.iter().filter(|(uid, port)| is_lost(uid, port)).map(|(uid, _)| uid.clone()).collect();
         for uid in lost {
             warn!(uid, "a pod's port was deleted by someone else; making it again");
+            if let Some(pod) = self.desired.get(&uid) {
+                self.reporter.warn(replaced(pod));
+            }
             self.actual.remove(&uid);
             self.queue.push(uid, now);
         }
@@ -415,6 +418,18 @@ fn impostor(pod: &DesiredPort) -> Report {
         note:
             "the pod's annotation kubernetes.io/config.mirror is another pod's, which keeps its port; this one has none, so its containers \
                cannot start; take the annotation away, which only kubelets write"
+                .into(),
+    }
+}
+
+fn replaced(pod: &DesiredPort) -> Report {
+    Report {
+        about: reference("Pod", &pod.name, &pod.object_uid),
+        reason: "LadonPortReplaced",
+        action: "CreatePort",
+        note:
+            "somebody has deleted the pod's port; it gets a new one, with other addresses than its containers have, so nothing reaches them; \
+               delete the pod, so that it is made again"
                 .into(),
     }
 }

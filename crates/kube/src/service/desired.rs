@@ -91,7 +91,21 @@ pub fn shortfalls(service: &Service) -> Vec<Shortfall> {
             service.name
         ),
     });
-    sctp.chain(affinity).collect()
+    let outside = (!service.outside.is_empty()).then(|| Shortfall {
+        note: format!(
+            "{} of Service {} are not served: it is reached by its cluster IP alone, from pods, machines and virtual machines of the network; use \
+             that, or a proxy in a pod with hostNetwork",
+            service.outside.join(", "),
+            service.name
+        ),
+    });
+    let local = service.is_local.then(|| Shortfall {
+        note: format!(
+            "internalTrafficPolicy Local of Service {} is not kept: connections reach ready endpoints on every node; set it to Cluster if that is fine",
+            service.name
+        ),
+    });
+    sctp.chain(affinity).chain(outside).chain(local).collect()
 }
 
 #[cfg(test)]
@@ -157,8 +171,14 @@ mod tests {
     #[test]
     fn node_port_and_load_balancer_services_have_their_cluster_address() {
         for kind in ["NodePort", "LoadBalancer"] {
-            assert!(service(json!({"type": kind, "clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]})).is_some());
+            let service = service(json!({"type": kind, "clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]})).unwrap();
+            let [Shortfall { note }] = &shortfalls(&service)[..] else { panic!("it is told once") };
+            assert!(note.starts_with("node ports") && note.contains("LoadBalancer") == (kind == "LoadBalancer"), "{note}");
         }
+        let local = service(json!({"clusterIP": "10.96.0.7", "internalTrafficPolicy": "Local", "externalIPs": ["192.0.2.7"],
+            "ports": [{"port": 80}]}));
+        let notes: Vec<String> = shortfalls(&local.unwrap()).into_iter().map(|shortfall| shortfall.note).collect();
+        assert!(notes.len() == 2 && notes[0].starts_with("externalIPs") && notes[1].starts_with("internalTrafficPolicy"), "{notes:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::core::v1::{Service as KubeService, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
@@ -47,6 +47,10 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,
     pub is_client_affine: bool,
+    /// Ways into the cluster that it asks for, in Kubernetes' words.
+    pub outside: Vec<&'static str>,
+    /// `internalTrafficPolicy: Local`.
+    pub is_local: bool,
     /// What the condition in the Service's status says now.
     pub told: Option<Told>,
 }
@@ -93,9 +97,23 @@ impl Service {
             addresses,
             ports: ports.collect(),
             is_client_affine: spec.session_affinity.as_deref() == Some("ClientIP"),
+            outside: ways_in(spec),
+            is_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             told: told(service),
         })
     }
+}
+
+/// The ways into the cluster that the Service asks for.
+fn ways_in(spec: &ServiceSpec) -> Vec<&'static str> {
+    let kind = spec.type_.as_deref().unwrap_or_default();
+    let has_node_ports = spec.ports.iter().flatten().any(|port| port.node_port.is_some_and(|port| port != 0));
+    let asked = [
+        (has_node_ports || kind == "NodePort", "node ports"),
+        (kind == "LoadBalancer", "type LoadBalancer"),
+        (spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()), "externalIPs"),
+    ];
+    asked.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, name)| name).collect()
 }
 
 fn told(service: &KubeService) -> Option<Told> {
