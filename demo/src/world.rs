@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::kubernetes::{self, AGNHOST, Cluster, Images, Programs};
 use lab::traffic::EchoServer;
 use lab::vm::{self, Vm, VmImage};
@@ -392,14 +392,23 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).map(group).collect()
 }
 
-/// Takes away whatever an earlier demo left, if there is any; true if there was.
+/// Takes away whatever an earlier demo left, if there is any; true if there was. A folder without a lab's record is none of ours.
 pub fn take_down(place: &Place) -> Result<bool> {
-    let was_there = place.dir.exists();
+    if !place.dir.join(lab::RECORD).exists() {
+        let is_something = fs::read_dir(&place.dir).is_ok_and(|mut entries| entries.next().is_some());
+        ensure!(
+            !is_something,
+            "{} is no demo's folder: it has no {}; nothing was touched; give another --dir",
+            place.dir.display(),
+            lab::RECORD
+        );
+        return Ok(false);
+    }
     Lab::take_down(&place.dir)?;
     remove_namespaces(&place.name)?;
     // A lab leaves what it does not know: the short commands.
     let _ = fs::remove_dir_all(&place.dir);
-    Ok(was_there)
+    Ok(true)
 }
 
 /// Namespaces of workloads that a killed demo did not take away.
@@ -415,6 +424,16 @@ fn remove_namespaces(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_no_demos_is_left_alone() {
+        let dir = std::env::temp_dir().join(format!("ladon-precious-{}", std::process::id()));
+        assert!(!take_down(&Place::new(&dir)).unwrap(), "it is not there");
+        fs::create_dir_all(dir.join("thesis")).unwrap();
+        assert!(take_down(&Place::new(&dir)).unwrap_err().to_string().contains("no demo's folder"));
+        assert!(dir.join("thesis").exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn a_place_is_called_like_its_folder() {

@@ -42,6 +42,7 @@ pub use ovs::{BRIDGE as UNDERLAY_BRIDGE, Ovs};
 pub use process::{Process, Spec};
 pub use progress::{Progress, Step};
 pub use signals::{OnInterrupt, on_interrupt};
+pub use state::FILE as RECORD;
 
 /// Where caches that outlive every lab belong.
 fn cache_root() -> std::path::PathBuf {

@@ -11,7 +11,7 @@ use crate::error::{Doing, LabError, Result};
 use crate::procfs::ProcessId;
 
 /// The file in a lab's folder.
-const FILE: &str = "lab.json";
+pub const FILE: &str = "lab.json";
 
 /// Everything a lab owns outside its folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
