@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -46,6 +47,11 @@ pub enum LockError {
     },
 }
 
+/// How long a node waits for another one that has the state folder, before it gives up.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two attempts to have the state folder.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// The state folder is one node's alone, for as long as this lives and however that node ends.
 #[derive(Debug)]
 pub struct Lock {
@@ -53,15 +59,23 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Locks `folder`, which is made if it is missing.
+    /// Locks `folder`, which is made if it is missing. A predecessor that was killed may still be on its way out: it is waited for.
     pub fn take(folder: &Path) -> Result<Lock, LockError> {
         let path = folder.join("lock");
         let opened = make_private_folder(folder).and_then(|()| fs::OpenOptions::new().create(true).append(true).mode(PRIVATE).open(&path));
         let file = opened.map_err(|source| LockError::Io { path: path.clone(), source })?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Lock { _file: file }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken { path }),
-            Err((_, error)) => Err(LockError::Io { path, source: error.into() }),
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        let mut attempt = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        loop {
+            match attempt {
+                Ok(file) => return Ok(Lock { _file: file }),
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_PAUSE);
+                    attempt = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+                }
+                Err((_, Errno::EWOULDBLOCK)) => return Err(LockError::Taken { path }),
+                Err((_, error)) => return Err(LockError::Io { path, source: error.into() }),
+            }
         }
     }
 }

@@ -133,6 +133,13 @@ impl Plugs {
 
     fn settle_port(&mut self, port: PortId, view: &View, zones: &mut Zones, settled: &mut Settled) {
         self.looks += 1;
+        if let Some(names) = self.claims_of.get(&port).filter(|names| names.len() > 1) {
+            let speaker = speaker(&self.interfaces, Some(names)).map(|interface| interface.name.as_str()).unwrap_or_default();
+            tracing::warn!(
+                %port,
+                "interfaces {names:?} have one iface-id; {speaker}, made last, has the port and the others get nothing; remove those that are left over"
+            );
+        }
         let (is_home, have) = (self.homes.contains(&port), view.attachment(port).map(|have| have.ofport));
         let plugged = speaker(&self.interfaces, self.claims_of.get(&port)).and_then(|interface| interface.ofport);
         let wanted = plugged.filter(|_| is_home);

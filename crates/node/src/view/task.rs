@@ -154,6 +154,7 @@ impl Task {
         let mut backoff = BACKOFF_MIN;
         loop {
             let Some(server) = self.config.servers.get(turn % self.config.servers.len().max(1)).cloned() else {
+                tracing::warn!("`servers` is empty: the node forwards with the view that it has, and nothing changes it; name the servers");
                 self.tell(|status| status.problem = Some("no server is configured".into()));
                 if let Err(stopped) = self.meanwhile(pending::<()>()).await {
                     return stopped;
