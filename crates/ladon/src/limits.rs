@@ -18,7 +18,7 @@ mod tests {
     /// The crates with limits, and whose they are.
     const CRATES: [(&str, &str); 9] = [
         ("server", "`ladon server`"),
-        ("store", "The embedded store, in `ladon server`"),
+        ("store", "The store, in `ladon server`"),
         ("stream", "The stream between server and node"),
         ("node", "`ladon node`"),
         ("apps", "The flows of `ladon node`"),

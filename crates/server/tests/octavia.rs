@@ -523,6 +523,12 @@ async fn projects_do_not_see_each_other() {
         let chosen = json!({"loadbalancer": {"vip_network_id": network.id, "vip_address": address}});
         api.refused("POST", "loadbalancers", chosen, 403, "Policy does not allow").await;
     }
+    let pool = api.make("pools", "pool", json!({"loadbalancer_id": own["id"], "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT"})).await;
+    let member = json!({"member": {"address": "10.0.0.7", "protocol_port": 80, "subnet_id": api.subnet()}});
+    let members = format!("pools/{}/members", pool["id"].as_str().unwrap());
+    api.world.put(network.clone()).await;
+    api.refused("POST", &members, member, 400, "not found").await;
+    api.world.put(Network { is_shared: true, ..network.clone() }).await;
     let elsewhere = json!({"loadbalancer": {"vip_network_id": network.id, "project_id": "p"}});
     api.refused("POST", "loadbalancers", elsewhere, 403, "Policy does not allow").await;
     let state = api.world.core.state();

@@ -262,7 +262,7 @@ async fn welcome(
 
 fn acceptable(node: &NodeName, hello: &Hello) -> Result<(), String> {
     if hello.node != node.0 {
-        return Err(format!("the certificate is node {node}'s and does not open the view of node {}", hello.node));
+        return Err(format!("the certificate is node {node}'s and does not open the view of node {}", hello.node.escape_debug()));
     }
     if hello.view_format != VIEW_FORMAT {
         let format = hello.view_format;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use axum::http::StatusCode;
-use model::{Kind, Member, MemberId, ObjectKey, Pool, PoolId, SubnetId};
+use model::{Kind, Member, MemberId, Network, ObjectKey, Pool, PoolId, SubnetId};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -74,7 +74,9 @@ fn make(ask: &mut Ask, pool: &Pool, fields: &Fields, address: IpAddr, port: u16)
     }
     let subnet = fields.id::<SubnetId>("subnet_id")?;
     if let Some(id) = subnet {
-        state.subnet(id).ok_or_else(|| Fault::missing("Subnet", id))?;
+        let is_usable = |network: &Network| network.is_shared || ask.caller.may_see(&network.project);
+        let network = state.subnet(id).and_then(|subnet| state.network(subnet.network));
+        network.filter(|network| is_usable(network)).ok_or_else(|| Fault::missing("Subnet", id))?;
     }
     let member = Member {
         id: MemberId(Uuid::new_v4()),
