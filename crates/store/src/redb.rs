@@ -168,33 +168,30 @@ impl Redb {
         write.open_table(LOG).map_err(failed("opening a table"))?;
         set(&write, LOG_BYTES, 0)?;
         set(&write, REVISION, next.0)?;
-        self.commit(write)?;
+        self.commit(write, &mut self.left())?;
         Ok(next)
     }
 
-    fn commit(&self, write: WriteTransaction) -> Result<(), TransactError> {
+    /// Makes it durable; `left` is what the file is like then. Whoever writes holds that from before looking at the file, so that nobody
+    /// takes another one's commit for a stranger's.
+    fn commit(&self, write: WriteTransaction, left: &mut Option<FileState>) -> Result<(), TransactError> {
         write.commit().map_err(failed("making a transaction durable"))?;
-        self.note_file();
+        *left = FileState::of(&self.path).ok();
         Ok(())
     }
 
-    fn note_file(&self) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = FileState::of(&self.path).ok();
+    fn left(&self) -> MutexGuard<'_, Option<FileState>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error if somebody else did something to the file that is open, which is given up then.
-    fn check_file(&self) -> Result<(), StoreError> {
-        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+    /// An error if the file is not as the latest commit `left` it.
+    fn check_file(&self, left: Option<FileState>) -> Result<(), StoreError> {
         let doing = "looking at its file";
-        let checked = match (left, FileState::of(&self.path)) {
+        match (left, FileState::of(&self.path)) {
             (_, Err(source)) => Err(StoreError::Failed { doing, source: source.into() }),
             (Some(left), Ok(now)) if left != now => Err(StoreError::Failed { doing, source: left.changed_to(now).into() }),
             _ => Ok(()),
-        };
-        if checked.is_err() {
-            *self.slot() = None;
         }
-        checked
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
@@ -206,7 +203,7 @@ impl Redb {
         if let Some(database) = &*slot {
             return Ok(database.clone());
         }
-        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = *self.left();
         if let (Some(left), Ok(now)) = (left, FileState::of(&self.path))
             && left.is_same_file(now)
             && now.length < left.length
@@ -218,7 +215,7 @@ impl Redb {
             open(&self.path, false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
         let database = Arc::new(opened);
         *slot = Some(database.clone());
-        self.note_file();
+        *self.left() = FileState::of(&self.path).ok();
         Ok(database)
     }
 
@@ -251,7 +248,7 @@ impl Redb {
         nix::sys::statvfs::statvfs(directory).is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 >= needed)
     }
 
-    fn write(&self, database: &Database, transaction: &Transaction) -> Result<Revision, TransactError> {
+    fn write(&self, database: &Database, transaction: &Transaction, left: &mut Option<FileState>) -> Result<Revision, TransactError> {
         let write = database.begin_write().map_err(failed("beginning a transaction"))?;
         let latest = revision_in(&write)?;
         check_base(transaction.base, latest)?;
@@ -265,7 +262,7 @@ impl Redb {
             self.append(&write, next, &log)?;
         }
         set(&write, REVISION, next.0)?;
-        self.commit(write)?;
+        self.commit(write, left)?;
         Ok(next)
     }
 
@@ -489,12 +486,17 @@ impl Store for Redb {
             }
         }
         set(&write, REVISION, snapshot.revision.0)?;
-        self.commit(write)
+        self.commit(write, &mut self.left())
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let database = self.database()?;
-        self.check_file()?;
+        let mut left = self.left();
+        if let Err(error) = self.check_file(*left) {
+            drop(left);
+            *self.slot() = None;
+            return Err(error.into());
+        }
         // Nobody else writes this file: a conflict follows a failure whose outcome was not known.
         if transaction.ops.is_empty() {
             check_base(transaction.base, revision(&database)?)?;
@@ -504,9 +506,9 @@ impl Store for Redb {
             return Err(TransactError::Full);
         }
         let wanted = Revision(transaction.base.0 + 1);
-        match self.write(&database, transaction) {
+        match self.write(&database, transaction, &mut left) {
             Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
-                drop(database);
+                drop((database, left));
                 self.settle(failure, wanted)
             }
             other => other,
