@@ -2,8 +2,9 @@
 
 #[path = "../../openflow/tests/common/mod.rs"]
 mod common;
+mod programmed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apps::testing::*;
@@ -11,13 +12,10 @@ use apps::{ALL, Change, Engine, Numbers};
 use common::{DummyOvs, wait_for};
 use model::*;
 use node::agent::pending::Pending;
-use node::agent::{Agent, Ask, Feeds, InForce, Published, SwitchNews};
-use node::bridge::{Interface, Interfaces};
-use node::connections::mailbox;
 use node::switch::{Commit, Event, Options, Switch};
 use node::view::ViewUpdate;
-use pipeline::{Fingerprint, Generation, OfPort};
-use tokio::sync::{mpsc, watch};
+use pipeline::Generation;
+use programmed::{Programmed, objects, snapshot};
 
 /// A port here, and a load balancer with as many members.
 fn view(members: u32) -> ViewUpdate {
@@ -34,81 +32,16 @@ fn view(members: u32) -> ViewUpdate {
         put(pool("pool", "lb", ListenerProtocol::Tcp)),
     ];
     let members = (0..members).map(one);
-    let object = |change| match change {
-        Change::Put(object) => object,
-        other => panic!("{other:?}"),
-    };
-    let upserts = changes.into_iter().chain(members).map(object).collect();
-    ViewUpdate { upserts, removals: vec![], revision: Revision(1), is_complete_snapshot: true }
+    snapshot(objects(changes.into_iter().chain(members)))
 }
 
 fn one(n: u32) -> Change {
     put(member(&format!("m{n}"), "pool", &format!("10.0.0.{}", 10 + n), 80, 1))
 }
 
-fn plugged() -> Interfaces {
-    let interface = Interface {
-        name: "own".into(),
-        uuid: uuid::Uuid::from_u128(1),
-        kind: String::new(),
-        ofport: Some(OfPort(11)),
-        error: None,
-        iface_id: Some(id("own").to_string()),
-        mac_in_use: None,
-        external_ids: BTreeMap::new(),
-        options: BTreeMap::new(),
-    };
-    Interfaces::unit("own".into(), interface)
-}
-
-/// An agent with its switch, and what it is fed with.
-struct World {
-    ovs: DummyOvs,
-    state: tempfile::TempDir,
-    views: mpsc::Sender<ViewUpdate>,
-    interfaces: watch::Sender<Option<Arc<Interfaces>>>,
-    in_force: watch::Receiver<Arc<InForce>>,
-    _asks: mpsc::Sender<Ask>,
-}
-
-impl World {
-    async fn start() -> World {
-        let (ovs, state) = (DummyOvs::start(), tempfile::tempdir().unwrap());
-        let (switch, mut events) = Switch::start(Options::new(ovs.socket()));
-        let (in_force, in_force_seen) = watch::channel(Arc::default());
-        let (affected, _mailbox) = mailbox();
-        let (local, facts, half) = (watch::channel(Arc::default()).0, watch::channel(None).0, watch::channel(None).0);
-        let published = Published { local, in_force, facts, affected, half };
-        let (views, view_updates) = mpsc::channel(4);
-        let (interfaces, interfaces_seen) = watch::channel(Some(Arc::new(plugged())));
-        let (news, switch_news) = mpsc::channel(64);
-        let (asks, asked) = mpsc::channel(4);
-        let addresses = vec!["192.0.2.1".parse().unwrap()];
-        let agent = Agent::new(NodeName("n1".into()), addresses, state.path(), switch, Fingerprint::of_pipeline(), published).unwrap();
-        views.send(view(2)).await.unwrap();
-        asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
-        tokio::spawn(agent.run(Feeds { view: view_updates, interfaces: interfaces_seen, switch: switch_news, asks: asked }));
-        tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
-                let told = match event {
-                    Event::Connected(_) => SwitchNews::Connected,
-                    Event::Disconnected(_) => SwitchNews::Disconnected,
-                    Event::FlowUpdate(_) => SwitchNews::Disturbed,
-                    // What is heard of groups is kept from the agent: it looks by itself, too.
-                    Event::PacketIn(_) | Event::GroupsChanged => continue,
-                };
-                news.send(told).await.unwrap();
-            }
-        });
-        let mut world = World { ovs, state, views, interfaces, in_force: in_force_seen, _asks: asks };
-        world.in_force.wait_for(|now| now.is_complete).await.unwrap();
-        world
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zones_of_ports_that_are_gone_are_given_back_on_the_disk_too() {
-    let mut world = World::start().await;
+    let mut world = Programmed::start(DummyOvs::start(), view(2)).await;
     let zones = world.state.path().join("zones.json");
     let places = || {
         let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&zones).unwrap()).unwrap();
@@ -126,7 +59,7 @@ async fn zones_of_ports_that_are_gone_are_given_back_on_the_disk_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_that_others_change_are_put_right() {
-    let World { ovs, .. } = &World::start().await;
+    let Programmed { ovs, .. } = &Programmed::start(DummyOvs::start(), view(2)).await;
     let mut client = ovs.connect();
     let right = client.groups();
     assert!(right.iter().any(|group| group.buckets.len() > 1), "there is a choice between members: {right:?}");

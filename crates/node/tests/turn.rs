@@ -4,8 +4,9 @@
 
 #[path = "../../openflow/tests/common/mod.rs"]
 mod common;
+mod programmed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,18 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use apps::Change;
 use apps::testing::*;
 use common::{DummyOvs, wait_for};
 use model::*;
 use node::agent::{Agent, Ask, Feeds, InForce, Published, SwitchNews};
-use node::bridge::{Interface, Interfaces};
 use node::connections::mailbox;
 use node::switch::{Event, Options, Switch};
 use node::translate::dispatched;
-use node::view::ViewUpdate;
 use openflow::{BundleControlKind, FlowEvent, FlowMod, FlowUpdate, GroupMod, InstalledFlow, Match, Message, decode, frame_len};
 use pipeline::{Fingerprint, Generation, OfPort};
+use programmed::{objects, plugged, snapshot};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
@@ -54,26 +53,7 @@ fn view() -> Vec<Arc<Object>> {
         put(member("m2", "pool", "10.0.0.3", 80, 1)),
     ];
     changes.extend((1..=PORTS).map(|key| put(net(&format!("p{key}"), key, "n2"))));
-    let object = |change| match change {
-        Change::Put(object) => object,
-        other => panic!("{other:?}"),
-    };
-    changes.into_iter().map(object).collect()
-}
-
-fn plugged() -> Interfaces {
-    let interface = Interface {
-        name: "i".into(),
-        uuid: uuid::Uuid::from_u128(1),
-        kind: String::new(),
-        ofport: Some(OfPort(11)),
-        error: None,
-        iface_id: Some(id("here").to_string()),
-        mac_in_use: None,
-        external_ids: BTreeMap::new(),
-        options: BTreeMap::new(),
-    };
-    Interfaces::unit("i".into(), interface)
+    objects(changes)
 }
 
 /// The part of `ladon node` that programs the switch.
@@ -94,15 +74,14 @@ impl Node {
         let (affected, mailbox) = mailbox();
         let published = Published { local: watch::channel(Arc::default()).0, in_force, facts: watch::channel(None).0, affected, half };
         let (views, view_updates) = mpsc::channel(4);
-        let (interfaces, interfaces_seen) = watch::channel(Some(Arc::new(plugged())));
+        let (interfaces, interfaces_seen) = watch::channel(Some(Arc::new(plugged("i", "here"))));
         let (news, switch_news) = mpsc::channel(64);
         let (asks, asked) = mpsc::channel(4);
         runtime.block_on(async {
             let (switch, mut events) = Switch::start(Options::new(socket));
             let addresses = vec!["192.0.2.1".parse().unwrap()];
             let agent = Agent::new(NodeName("n1".into()), addresses, state, switch, Fingerprint(own), published).unwrap();
-            let update = ViewUpdate { upserts: view(), removals: vec![], revision: Revision(1), is_complete_snapshot: true };
-            views.send(update).await.unwrap();
+            views.send(snapshot(view())).await.unwrap();
             asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
             tokio::spawn(agent.run(Feeds { view: view_updates, interfaces: interfaces_seen, switch: switch_news, asks: asked }));
             tokio::spawn(async move {
