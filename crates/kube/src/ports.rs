@@ -411,34 +411,23 @@ fn matched(batch: Vec<(Uid, Uuid, NewPort)>, made: Vec<Port>) -> Vec<(Uid, Resul
 }
 
 fn impostor(pod: &DesiredPort) -> Report {
-    Report {
-        about: reference("Pod", &pod.name, &pod.object_uid),
-        reason: "LadonPortFailed",
-        action: "CreatePort",
-        note:
-            "the pod's annotation kubernetes.io/config.mirror is another pod's, which keeps its port; this one has none, so its containers \
-               cannot start; take the annotation away, which only kubelets write"
-                .into(),
-    }
+    let note = "the pod's annotation kubernetes.io/config.mirror is another pod's, which keeps its port; this one has none, so its containers \
+                cannot start; take the annotation away, which only kubelets write";
+    told(pod, "LadonPortFailed", note.into())
 }
 
 fn replaced(pod: &DesiredPort) -> Report {
-    Report {
-        about: reference("Pod", &pod.name, &pod.object_uid),
-        reason: "LadonPortReplaced",
-        action: "CreatePort",
-        note:
-            "somebody has deleted the pod's port; it gets a new one, with other addresses than its containers have, so nothing reaches them; \
-               delete the pod, so that it is made again"
-                .into(),
-    }
+    let note = "somebody has deleted the pod's port; it gets a new one, with other addresses than its containers have, so nothing reaches them; \
+                delete the pod, so that it is made again";
+    told(pod, "LadonPortReplaced", note.into())
 }
 
 fn failure(pod: &DesiredPort, error: &ApiError) -> Report {
-    Report {
-        about: reference("Pod", &pod.name, &pod.object_uid),
-        reason: "LadonPortFailed",
-        action: "CreatePort",
-        note: format!("the pod has no port on the network yet, so its containers cannot start; {}; {error}", error.advice()),
-    }
+    let note = format!("the pod has no port on the network yet, so its containers cannot start; {}; {error}", error.advice());
+    told(pod, "LadonPortFailed", note)
+}
+
+/// What the pod's owner is told of its port.
+fn told(pod: &DesiredPort, reason: &'static str, note: String) -> Report {
+    Report { about: reference("Pod", &pod.name, &pod.object_uid), reason, action: "CreatePort", note }
 }

@@ -21,7 +21,7 @@ use crate::host::{Host, Machine};
 use crate::local::Local;
 use crate::plugged::Keeper;
 use crate::pods::{self, Pods};
-use crate::record::{Lock, LockError, RecordError};
+use crate::record::{Lock, LockError, RecordError, aside};
 use crate::respond::{self, Intake};
 use crate::switch::{Event, Options, Switch};
 use crate::view;
@@ -59,7 +59,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if addresses.is_empty() {
         return Err(NodeError::NoTunnelAddress);
     }
-    let _lock = Lock::take(&config.state_dir)?;
+    let _lock = aside(|| Lock::take(&config.state_dir))?;
     let bridge = Link::start(Settings { integration_bridge: config.ovs.bridge.clone(), ..Settings::new(&config.ovs.db_socket) });
     let (switch, switch_events) = Switch::start(Options::new(config.ovs.management_socket()));
     let (local, local_seen) = watch::channel(Arc::new(Local::default()));
