@@ -339,7 +339,7 @@ async fn without_a_server_there_is_one_list_of_ports_at_a_time() -> Claim {
     let pod = world.pod("first", json!({})).await;
     eventually("it works", || async { world.devices().await == [pod.clone()] }).await;
     world.front.set_down(true);
-    let attempts = || async { world.front.refused("GET", "/v2.0/ports") };
+    let attempts = || async { world.front.refused("GET", "device_owner=ladon%3Apod") };
     eventually("a first attempt", || async { attempts().await >= 1 }).await;
     let first = std::time::Instant::now();
     eventually("more of them", || async { attempts().await >= 4 }).await;

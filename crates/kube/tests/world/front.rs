@@ -56,10 +56,10 @@ impl Front {
         self.inner.lock().unwrap().is_down
     }
 
-    /// How many requests of this kind found the server gone.
-    pub fn refused(&self, method: &str, path: &str) -> usize {
+    /// How many requests found the server gone whose method is this, and whose path and query hold this.
+    pub fn refused(&self, method: &str, part: &str) -> usize {
         let inner = self.inner.lock().unwrap();
-        inner.refused.iter().filter(|(of, at)| of == method && at == path).count()
+        inner.refused.iter().filter(|(of, at)| of == method && at.contains(part)).count()
     }
 
     pub fn is_losing(&self) -> bool {
@@ -93,7 +93,7 @@ async fn pass(State(front): State<Front>, request: Request) -> Response {
     let (method, path) = (parts.method.to_string(), parts.uri.path().to_owned());
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
     if front.is_down() {
-        front.inner.lock().unwrap().refused.push((method, path));
+        front.inner.lock().unwrap().refused.push((method, parts.uri.to_string()));
         std::panic::resume_unwind(Box::new("down: the connection breaks"));
     }
     let seen = Seen { method: method.clone(), path: path.clone(), body: String::from_utf8_lossy(&body).into_owned() };
