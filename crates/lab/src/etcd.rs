@@ -1,4 +1,5 @@
-//! etcd clusters: one member or several on this machine's loopback, Debian's etcd or the newest one built from its Go module.
+//! etcd clusters: one member or several on the loopback of this machine or of a host, Debian's etcd or the newest one built from its
+//! Go module.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,10 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Doing, LabError, Result};
+use crate::host::Host;
 use crate::kubernetes::build::{check_go, go};
 use crate::kubernetes::pki::Authority;
 use crate::kubernetes::programs::lock;
 use crate::lab::Lab;
+use crate::netns::Netns;
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::state::{make_dir, write_whole};
@@ -59,6 +62,46 @@ struct Member {
     endpoint: String,
     /// Where it tells without TLS whether it is well.
     health: u16,
+    /// Whose loopback that is; None: this machine's own.
+    netns: Option<Netns>,
+}
+
+/// Where a cluster runs.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Machine(&'a Lab),
+    Host(&'a Host),
+}
+
+impl Place<'_> {
+    fn folder(self, name: &str) -> Result<PathBuf> {
+        match self {
+            Place::Machine(lab) => lab.shared().folder(name),
+            Place::Host(host) => host.folder(name),
+        }
+    }
+
+    fn netns(self) -> Option<Netns> {
+        match self {
+            Place::Machine(_) => None,
+            Place::Host(host) => Some(host.netns().clone()),
+        }
+    }
+
+    fn spawn(self, name: &str, command: &Command) -> Result<Process> {
+        match self {
+            Place::Machine(lab) => lab.spawn(name, command),
+            Place::Host(host) => host.spawn(name, command),
+        }
+    }
+}
+
+/// Does `work` in a namespace, or here.
+fn within<T: Send>(netns: Option<&Netns>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    match netns {
+        Some(netns) => netns.within(work),
+        None => Ok(work()),
+    }
 }
 
 /// The program of a version, built first where it has to be.
@@ -96,16 +139,24 @@ fn build(cache: &Path, target: &Path) -> Result<()> {
 }
 
 impl Etcd {
-    /// Starts a cluster named `name` and waits until it is ready.
+    /// Starts a cluster named `name` on this machine and waits until it is ready.
     pub fn start(lab: &Lab, name: &str, options: &Options) -> Result<Etcd> {
+        Etcd::start_at(Place::Machine(lab), name, options)
+    }
+
+    /// The same on a host of the lab, for clients that live there.
+    pub fn start_on(host: &Host, name: &str, options: &Options) -> Result<Etcd> {
+        Etcd::start_at(Place::Host(host), name, options)
+    }
+
+    fn start_at(place: Place<'_>, name: &str, options: &Options) -> Result<Etcd> {
         let program = program(options.version, &Progress::quiet())?;
-        let dir = lab.dir().join(name);
-        make_dir(&dir)?;
+        let (dir, netns) = (place.folder(name)?, place.netns());
         let authority = options.is_secure.then(|| Authority::open(&dir.join("pki"), "ca")).transpose()?;
         let server =
             authority.as_ref().map(|authority| authority.server("server", &["127.0.0.1".into(), "localhost".into()])).transpose()?;
         let scheme = if options.is_secure { "https" } else { "http" };
-        let ports = free_ports(options.members * 3)?;
+        let ports = within(netns.as_ref(), || free_ports(options.members * 3))??;
         let peers: Vec<String> = (0..options.members).map(|n| format!("{name}{n}=http://127.0.0.1:{}", ports[n * 3 + 1])).collect();
         let mut members = Vec::new();
         for n in 0..options.members {
@@ -130,7 +181,8 @@ impl Etcd {
                 command.arg(format!("--key-file={}", server.key.display()));
             }
             command.args(&options.args);
-            members.push(Member { process: lab.spawn(&format!("{name}{n}"), &command)?, endpoint, health });
+            let process = place.spawn(&format!("{name}{n}"), &command)?;
+            members.push(Member { process, endpoint, health, netns: netns.clone() });
         }
         let client = match &authority {
             Some(authority) => {
@@ -154,9 +206,23 @@ impl Etcd {
         self.client.as_ref()
     }
 
+    /// How many members it has.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
     /// One of its members.
     pub fn member(&self, number: usize) -> &Process {
         &self.members[number].process
+    }
+
+    /// Waits until a member knows that it has lost the majority.
+    pub fn wait_until_leaderless(&self, number: usize) -> Result<()> {
+        let member = &self.members[number];
+        member.process.wait_until(&format!("{} to have no leader", member.process.name()), READY, || {
+            let answer = member.health()?;
+            if answer.contains(r#""health":"false""#) { Ok(Some(())) } else { Err(answer) }
+        })
     }
 
     /// Waits until every member serves clients.
@@ -168,13 +234,18 @@ impl Etcd {
 impl Member {
     fn wait_until_ready(&self) -> Result<()> {
         self.process.wait_until(&format!("{} to be ready", self.process.name()), READY, || {
-            let answer = ask(self.health).map_err(|error| error.to_string())?;
+            let answer = self.health()?;
             if answer.contains(r#""health":"true""#) { Ok(Some(())) } else { Err(answer) }
         })
     }
+
+    fn health(&self) -> Result<String, String> {
+        let asked = within(self.netns.as_ref(), || ask(self.health)).map_err(|error| error.to_string())?;
+        asked.map_err(|error| error.to_string())
+    }
 }
 
-/// What the member says of its health.
+/// What a member that tells it at this port says of its health.
 fn ask(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

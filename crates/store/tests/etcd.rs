@@ -339,3 +339,22 @@ fn an_etcd_that_is_away_is_an_error_in_time_and_no_harm() {
     assert_eq!(there.objects.len() as u64, there.revision.0);
     transact(&store, vec![put("b")]).unwrap();
 }
+
+#[test]
+fn without_a_majority_nothing_is_written_and_that_is_what_is_said() {
+    let world = World::new(&Options { members: 3, version: Version::Module, ..Options::default() });
+    let store = world.store("/t");
+    transact(&store, vec![put("before")]).unwrap();
+    let dead = [0, 2];
+    dead.iter().for_each(|n| world.cluster.member(*n).kill9().unwrap());
+    world.cluster.wait_until_leaderless(1).unwrap();
+    let (started, base) = (Instant::now(), Revision(1));
+    let error = store.transact(&Transaction { base, ops: vec![put("refused")] }).unwrap_err();
+    assert!(matches!(error, TransactError::Store(_)), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    dead.iter().for_each(|n| world.cluster.member(*n).restart().unwrap());
+    world.cluster.wait_until_ready().unwrap();
+    let there = soon("the majority is back", || store.load().ok());
+    assert_eq!((there.revision, there.objects.len()), (base, 1), "nothing was written");
+    assert_eq!(transact(&store, vec![put("after")]).unwrap(), Revision(2));
+}

@@ -16,7 +16,7 @@ use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, ConnectError, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::wire::{self, AuthenticateRequest, AuthenticateResponse, WatchAction, WatchCreate, WatchRequest, WatchResponse};
@@ -57,6 +57,9 @@ pub enum Failure {
     /// Nothing was sent.
     #[error("etcd at {endpoint} cannot be reached: {reason}")]
     Unreached { endpoint: String, reason: String },
+    /// It reaches no majority of the members, and has not looked at what was sent.
+    #[error("etcd at {endpoint} has no leader, as when a majority of its members is away")]
+    Leaderless { endpoint: String },
     /// What was sent may have been done.
     #[error("etcd at {endpoint} does not answer: {reason}")]
     Lost { endpoint: String, reason: String },
@@ -73,7 +76,7 @@ pub enum Failure {
 impl Failure {
     /// Another member, or the same one later, may do better.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Failure::Unreached { .. } | Failure::Lost { .. })
+        matches!(self, Failure::Unreached { .. } | Failure::Leaderless { .. } | Failure::Lost { .. })
     }
 
     /// What was asked for may have been done all the same.
@@ -236,6 +239,14 @@ impl Client {
         match status.code() {
             Code::ResourceExhausted if reason.contains("space exceeded") => Failure::Full,
             Code::OutOfRange if reason.contains("compacted") => Failure::Compacted,
+            Code::Unavailable if is_unsent(status) => {
+                self.give_up(connection.turn);
+                Failure::Unreached { endpoint, reason }
+            }
+            Code::Unavailable if reason.contains("no leader") => {
+                self.give_up(connection.turn);
+                Failure::Leaderless { endpoint }
+            }
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal | Code::ResourceExhausted => {
                 self.give_up(connection.turn);
                 Failure::Lost { endpoint, reason }
@@ -312,6 +323,12 @@ fn request<T>(connection: &Connection, message: T) -> Request<T> {
         request.metadata_mut().insert("token", token.clone());
     }
     request
+}
+
+/// The connection was lost before, and there was none any more to send anything over.
+fn is_unsent(status: &Status) -> bool {
+    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
+    causes.any(|cause| cause.is::<ConnectError>())
 }
 
 fn is_token_bad(status: &Status) -> bool {
