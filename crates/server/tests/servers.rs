@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab::Lab;
-use lab::etcd::{Etcd, Options};
+use lab::etcd::{Etcd, Options, Version};
 use serde_json::{Value, json};
 use server::Config;
 use store::{EtcdOptions, Store};
@@ -209,6 +209,51 @@ fn servers_that_are_killed_at_any_moment_lose_and_double_nothing() {
     let keys: Vec<u32> =
         store.load().unwrap().objects.iter().filter_map(|object| <&model::Port>::try_from(&**object).ok()).map(|port| port.key.0).collect();
     assert_eq!((keys.len(), keys.iter().collect::<BTreeSet<_>>().len()), (wanted, wanted), "keys are all different");
+}
+
+/// A bulk of 1,000 ports and a batch of 10,000 members, through one server and seen by another. No limit of etcd's is raised.
+fn the_largest_requests_fit_into(version: Version) {
+    const PORTS: usize = 1_000;
+    const MEMBERS: usize = 10_000;
+    let lab = Lab::scratch().unwrap();
+    let etcd = Etcd::start(&lab, "etcd", &Options { version, ..Options::default() }).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let servers: Vec<Running> = (0..2).map(|n| Running::start(directory.path(), &format!("s{n}"), &etcd)).collect();
+    let made = |path: &str, body: Value| {
+        let (status, answer) = ask(servers[0].port, "POST", path, &[], Some(&body)).unwrap();
+        assert_eq!(status, 201, "{path}: {answer}");
+        answer
+    };
+    let network = made("/v2.0/networks", json!({"network": {}}))["network"]["id"].clone();
+    let subnet = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": "10.0.0.0/16"}});
+    let subnet = made("/v2.0/subnets", subnet)["subnet"]["id"].clone();
+    let bulk = made("/v2.0/ports", json!({"ports": vec![json!({"network_id": network}); PORTS]}));
+    let address = |port: &Value| port["fixed_ips"][0]["ip_address"].to_string();
+    assert_eq!(distinct(bulk["ports"].as_array().unwrap(), address), PORTS);
+    let balancer = made("/v2.0/lbaas/loadbalancers", json!({"loadbalancer": {"vip_subnet_id": subnet}}))["loadbalancer"]["id"].clone();
+    let pool = json!({"pool": {"loadbalancer_id": balancer, "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT"}});
+    let pool = made("/v2.0/lbaas/pools", pool)["pool"]["id"].clone();
+    let members = format!("/v2.0/lbaas/pools/{}/members", pool.as_str().unwrap());
+    let member = |n: usize| json!({"address": format!("10.1.{}.{}", n / 250, n % 250 + 1), "protocol_port": 80});
+    let batch = json!({"members": (0..MEMBERS).map(member).collect::<Vec<_>>()});
+    let (status, answer) = ask(servers[0].port, "PUT", &members, &[], Some(&batch)).unwrap();
+    assert_eq!(status, 202, "{answer}");
+    soon("the other server knows them all", || {
+        let (_, listed) = ask(servers[1].port, "GET", &members, &[], None).unwrap();
+        distinct(listed["members"].as_array().unwrap(), |member| member["address"].to_string()) == MEMBERS
+    });
+    let listed: Vec<Value> = ports(&servers[1]).into_iter().filter(|port| port["device_owner"] != "Octavia").collect();
+    assert_eq!(distinct(&listed, address), PORTS);
+}
+
+#[test]
+fn the_largest_requests_fit_into_debians_etcd_as_it_comes() {
+    the_largest_requests_fit_into(Version::Debian);
+}
+
+#[test]
+fn the_largest_requests_fit_into_the_newest_etcd_as_it_comes() {
+    the_largest_requests_fit_into(Version::Module);
 }
 
 #[test]
