@@ -1,4 +1,4 @@
-//! Ports created through the API by several clients at once, each over one connection.
+//! Ports created through the API by several clients at once, each over one connection: with the store in a file, and in an etcd cluster.
 //!
 //! The peer is Neutron; it is cited, because bringing up OpenStack takes longer than everything else here together.
 
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use demo::{Deployment, Tunnel, id};
+use lab::etcd::{ETCD_VERSION, Etcd, Options, Version};
 use lab::{Host, Lab, Progress, Underlay};
 use serde_json::json;
 
@@ -22,17 +23,38 @@ const NEUTRON: f64 = 9.8;
 /// Where the server's API is, on its own host.
 pub const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9696);
 
+/// Members of the etcd cluster.
+const MEMBERS: usize = 3;
+
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    let embedded = progress.during("ports created by 8 clients, embedded store", || embedded(scale))?;
+    let etcd = progress.during(format!("ports created by 8 clients, etcd {ETCD_VERSION} of {MEMBERS} members"), || etcd(scale))?;
+    Ok(vec![embedded, etcd])
+}
+
+fn embedded(scale: Scale) -> Result<Figure> {
     let lab = Lab::scratch()?;
     let underlay = Underlay::new(&lab)?;
     let control = underlay.host("control", 1)?;
     let ladon = Deployment::start(&lab, &control, Tunnel::default())?;
-    let figure = progress.during("ports created by 8 clients, embedded store", || measure("embedded", 500.0, &ladon, &control, scale))?;
-    Ok(vec![figure])
+    measure("embedded", 500.0, &ladon, &control, scale, "every answered port is on the disk")
+}
+
+fn etcd(scale: Scale) -> Result<Figure> {
+    let lab = Lab::scratch()?;
+    let underlay = Underlay::new(&lab)?;
+    let control = underlay.host("control", 1)?;
+    let options = Options { version: Version::Module, members: MEMBERS, is_secure: true, ..Options::default() };
+    let etcd = Etcd::start_on(&control, "etcd", &options)?;
+    let ladon = Deployment::start_on_etcd(&lab, &control, Tunnel::default(), &etcd, 1)?;
+    let how = format!(
+        "etcd {ETCD_VERSION} has {MEMBERS} members, with TLS, beside the server: every answered port is on the disks of two of them, which here are one"
+    );
+    measure("etcd", 300.0, &ladon, &control, scale, &how)
 }
 
 /// The rate at which a server with the named store creates ports.
-fn measure(store: &str, reach: f64, ladon: &Deployment, control: &Host, scale: Scale) -> Result<Figure> {
+fn measure(store: &str, reach: f64, ladon: &Deployment, control: &Host, scale: Scale, kept: &str) -> Result<Figure> {
     let each = scale.of(1_000, 50);
     let network = ladon.api.create("network", json!({"name": "bench"}))?;
     ladon.api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "10.8.0.0/16"}))?;
@@ -54,7 +76,7 @@ fn measure(store: &str, reach: f64, ladon: &Deployment, control: &Host, scale: S
     Ok(Figure::new(format!("port create through the API, {CLIENTS} clients, {store} store"), "ports/s", (CLIENTS * each) as f64 / took, Reach::AtLeast(reach))
         .against_cited("Neutron 26", NEUTRON)
         .how(format!(
-            "{} ports on one network, one POST each, {CLIENTS} connections; every answered port is on the disk. An answer took {p50:.1} ms (p50), {p99:.1} ms (p99). \
+            "{} ports on one network, one POST each, {CLIENTS} connections; {kept}. An answer took {p50:.1} ms (p50), {p99:.1} ms (p99). \
              Neutron 26.0.6 was measured before, on two idle CPUs like these: no-op driver, two uwsgi processes, MariaDB, no Keystone; with ML2/OVN it made 6.1.",
             CLIENTS * each
         )))

@@ -25,18 +25,26 @@ impl Api {
 
     /// One request: the status and the document.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
-        self.send(method, path, body.map(Value::to_string).as_deref())
+        self.send(method, path, None, body.map(Value::to_string).as_deref())
     }
 
     /// One request with any body, JSON or not. An answer that is no JSON is null.
     pub fn raw(&self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
-        self.send(method, path, Some(body))
+        self.send(method, path, None, Some(body))
     }
 
-    fn send(&self, method: &str, path: &str, body: Option<&str>) -> Result<(u16, Value)> {
+    /// Has one object made that may have been made already under the same key (`Idempotency-Key`).
+    pub fn create_once(&self, kind: &str, key: &str, object: &Value) -> Result<(u16, Value)> {
+        self.send("POST", &collection(kind), Some(key), Some(&json!({ kind: object }).to_string()))
+    }
+
+    fn send(&self, method: &str, path: &str, key: Option<&str>, body: Option<&str>) -> Result<(u16, Value)> {
         let mut command = self.host.command("curl");
         command.args(["--silent", "--show-error", "--request", method, "--write-out", "\n%{http_code}", "--unix-socket"]).arg(&self.socket);
         command.arg(format!("http://ladon{path}"));
+        if let Some(key) = key {
+            command.args(["--header", &format!("Idempotency-Key: {key}")]);
+        }
         if body.is_some() {
             command.args(["--header", "Content-Type: application/json", "--data-binary", "@-"]);
         }

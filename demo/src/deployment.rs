@@ -1,10 +1,11 @@
-//! The server, nodes and `ladon kube`, each with its configuration file, as processes on the lab's hosts.
+//! The server, or several on one etcd, nodes and `ladon kube`, each with its configuration file, as processes on the lab's hosts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::etcd::Etcd;
 use lab::kubernetes::{Cluster, Worker};
 use lab::{Host, Lab, Ovs, Process, wait};
 use serde_json::Value;
@@ -13,8 +14,11 @@ use crate::api::Api;
 
 /// Longest time that a part may take until it serves.
 const READY: Duration = Duration::from_secs(30);
-/// Where nodes reach the server.
+/// Where the first server's API is. Each further server's ports are [`NEXT_SERVER`] above.
+const API_PORT: u16 = 9696;
+/// Where nodes reach the first server.
 const VIEWS_PORT: u16 = 9697;
+const NEXT_SERVER: u16 = 10;
 
 /// The rights of `ladon kube`, as shipped.
 const RBAC: &str = include_str!("../../deploy/kubernetes/rbac.yaml");
@@ -34,6 +38,27 @@ impl Default for Tunnel {
     }
 }
 
+/// One `ladon server`.
+pub struct ServerParts {
+    pub process: Process,
+    pub api: Api,
+}
+
+impl ServerParts {
+    /// Until it answers.
+    pub fn wait_until_it_serves(&self) -> Result<()> {
+        serves(&self.process, &self.api)
+    }
+}
+
+fn serves(server: &Process, api: &Api) -> Result<()> {
+    server.wait_until("the server's API", READY, || match api.get("/v2.0/networks") {
+        Ok(_) => Ok(Some(())),
+        Err(error) => Err(format!("{error:#}")),
+    })?;
+    Ok(())
+}
+
 /// One machine's `ladon node`.
 pub struct NodeParts {
     pub host: Host,
@@ -50,6 +75,8 @@ pub struct Deployment {
     tunnel: Tunnel,
     pub server: Process,
     pub api: Api,
+    /// Further servers on the same store.
+    pub others: Vec<ServerParts>,
     pub nodes: Vec<NodeParts>,
     pub kube: Option<Process>,
 }
@@ -62,8 +89,22 @@ pub fn programs() -> Result<PathBuf> {
 }
 
 impl Deployment {
-    /// Starts a server on `control`. Its API is a unix socket and 127.0.0.1:9696 there.
+    /// Starts a server on `control`, with its store in a file. Its API is a unix socket and 127.0.0.1:9696 there.
     pub fn start(lab: &Lab, control: &Host, tunnel: Tunnel) -> Result<Deployment> {
+        let file = format!("path = {:?}", lab.dir().join("ladon/store.redb"));
+        Deployment::start_servers(lab, control, tunnel, &file, 1)
+    }
+
+    /// Starts `count` servers on `control` that share `etcd`, which runs there, too.
+    pub fn start_on_etcd(lab: &Lab, control: &Host, tunnel: Tunnel, etcd: &Etcd, count: u16) -> Result<Deployment> {
+        let mut store = format!("etcd.endpoints = {:?}", etcd.endpoints());
+        if let Some([ca, certificate, key]) = etcd.client() {
+            store += &format!("\netcd.ca = {ca:?}\netcd.certificate = {certificate:?}\netcd.key = {key:?}");
+        }
+        Deployment::start_servers(lab, control, tunnel, &store, count)
+    }
+
+    fn start_servers(lab: &Lab, control: &Host, tunnel: Tunnel, store: &str, count: u16) -> Result<Deployment> {
         let dir = lab.dir().join("ladon");
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         let programs = programs()?;
@@ -73,35 +114,27 @@ impl Deployment {
             control.run(&mut command, READY)?.ok().context("making certificates")
         };
         pki(&["server"])?;
-        let socket = dir.join("api.sock");
-        let config = dir.join("server.toml");
-        let (pki_dir, store) = (dir.join("pki"), dir.join("store.redb"));
-        let text = format!(
-            "[store]\npath = {store:?}\n\n[api]\nlisten = ['127.0.0.1:9696']\nsocket = {socket:?}\n\n[network]\ntunnel = '{}'\nmtu = {}\n\n\
-             [views]\nlisten = '[::]:{VIEWS_PORT}'\ncertificate = {:?}\nkey = {:?}\nca = {:?}\n",
-            tunnel.kind,
-            if tunnel.is_v6 { 1430 } else { 1450 },
-            pki_dir.join("server.crt"),
-            pki_dir.join("server.key"),
-            pki_dir.join("ca.crt"),
-        );
-        fs::write(&config, text)?;
-        let mut command = control.command(&programs.join("ladon").to_string_lossy());
-        command.args(["server", "--config"]).arg(&config);
-        let server = control.spawn("ladon-server", &command)?;
-        let api = Api::new(control, socket);
-        let deployment = Deployment { control: control.clone(), dir, programs, tunnel, server, api, nodes: Vec::new(), kube: None };
+        let mut others = Vec::new();
+        for number in 0..count {
+            others.push(start_server(control, &dir, &programs, tunnel, store, number)?);
+        }
+        let ServerParts { process: server, api } = others.remove(0);
+        let (control, nodes) = (control.clone(), Vec::new());
+        let deployment = Deployment { control, dir, programs, tunnel, server, api, others, nodes, kube: None };
         deployment.wait_for_server()?;
         Ok(deployment)
     }
 
-    /// Until the server answers.
+    /// Until every server answers.
     pub fn wait_for_server(&self) -> Result<()> {
-        self.server.wait_until("the server's API", READY, || match self.api.get("/v2.0/networks") {
-            Ok(_) => Ok(Some(())),
-            Err(error) => Err(format!("{error:#}")),
-        })?;
-        Ok(())
+        serves(&self.server, &self.api)?;
+        self.others.iter().try_for_each(ServerParts::wait_until_it_serves)
+    }
+
+    /// Every server's process and API, the first one's first.
+    pub fn servers(&self) -> Vec<(&Process, &Api)> {
+        let others = self.others.iter().map(|server| (&server.process, &server.api));
+        std::iter::once((&self.server, &self.api)).chain(others).collect()
     }
 
     /// Starts `ladon node` on `host`; with `worker`, it serves CNI there.
@@ -128,13 +161,15 @@ impl Deployment {
     fn node_config(&self, host: &Host, ovs: &Ovs, worker: Option<&Worker>, state: &Path, run_dir: &Path) -> String {
         let pki = self.dir.join("pki");
         let (server, address) = if self.tunnel.is_v6 {
-            (format!("[{}]:{VIEWS_PORT}", self.control.ipv6()), host.ipv6().to_string())
+            (format!("[{}]", self.control.ipv6()), host.ipv6().to_string())
         } else {
-            (format!("{}:{VIEWS_PORT}", self.control.ipv4()), host.ipv4().to_string())
+            (self.control.ipv4().to_string(), host.ipv4().to_string())
         };
+        let count = self.others.len() as u16 + 1;
+        let servers: Vec<String> = (0..count).map(|number| format!("{server}:{}", VIEWS_PORT + number * NEXT_SERVER)).collect();
         let cni = worker.map(|worker| format!("\n[cni]\nconfig_dir = {:?}\n", worker.cni_conf())).unwrap_or_default();
         format!(
-            "host = '{name}'\nservers = ['{server}']\ncertificate = {:?}\nkey = {:?}\nauthority = {:?}\nstate_dir = {:?}\nrun_dir = {run_dir:?}\n\n\
+            "host = '{name}'\nservers = {servers:?}\ncertificate = {:?}\nkey = {:?}\nauthority = {:?}\nstate_dir = {:?}\nrun_dir = {run_dir:?}\n\n\
              [ovs]\ndb_socket = {:?}\nrun_dir = {:?}\ndatapath = 'netdev'\n\n[tunnel]\ntype = '{}'\naddresses = ['{address}']\n{cni}",
             pki.join(format!("node-{}.crt", host.name())),
             pki.join(format!("node-{}.key", host.name())),
@@ -193,7 +228,8 @@ impl Deployment {
     pub fn ladon_text(&self, node: &NodeParts, args: &[&str]) -> Result<String> {
         let mut command = node.host.command(&self.program());
         command.arg("--control").arg(node.run_dir.join("node.sock"));
-        command.arg("--api").arg(format!("unix:{}", self.dir.join("api.sock").display()));
+        let sockets = (0..=self.others.len()).map(|number| format!("unix:{}", socket(&self.dir, number as u16).display()));
+        command.arg("--api").arg(sockets.collect::<Vec<_>>().join(","));
         command.args(["--output", "json"]).args(args);
         Ok(node.host.run(&mut command, Duration::from_secs(60))?.ok()?)
     }
@@ -214,7 +250,34 @@ impl Deployment {
 
     /// The last lines that every part wrote, for a failure.
     pub fn logs(&self) -> String {
-        let parts = [&self.server].into_iter().chain(&self.kube).chain(self.nodes.iter().map(|node| &node.process));
+        let servers = self.servers().into_iter().map(|(process, _)| process);
+        let parts = servers.chain(&self.kube).chain(self.nodes.iter().map(|node| &node.process));
         parts.map(|part| format!("--- {}\n{}\n", part.name(), part.log_tail(15))).collect()
     }
+}
+
+/// The socket of a server's API.
+fn socket(dir: &Path, number: u16) -> PathBuf {
+    dir.join(if number == 0 { "api.sock".into() } else { format!("api-{number}.sock") })
+}
+
+/// Starts server `number` on `control`, with `store` as the section of that name.
+fn start_server(control: &Host, dir: &Path, programs: &Path, tunnel: Tunnel, store: &str, number: u16) -> Result<ServerParts> {
+    let name = if number == 0 { String::new() } else { format!("-{number}") };
+    let (socket, config, pki) = (socket(dir, number), dir.join(format!("server{name}.toml")), dir.join("pki"));
+    let (api, views) = (API_PORT + number * NEXT_SERVER, VIEWS_PORT + number * NEXT_SERVER);
+    let text = format!(
+        "[store]\n{store}\n\n[api]\nlisten = ['127.0.0.1:{api}']\nsocket = {socket:?}\n\n[network]\ntunnel = '{}'\nmtu = {}\n\n\
+         [views]\nlisten = '[::]:{views}'\ncertificate = {:?}\nkey = {:?}\nca = {:?}\n",
+        tunnel.kind,
+        if tunnel.is_v6 { 1430 } else { 1450 },
+        pki.join("server.crt"),
+        pki.join("server.key"),
+        pki.join("ca.crt"),
+    );
+    fs::write(&config, text)?;
+    let mut command = control.command(&programs.join("ladon").to_string_lossy());
+    command.args(["server", "--config"]).arg(&config);
+    let process = control.spawn(&format!("ladon-server{name}"), &command)?;
+    Ok(ServerParts { process, api: Api::new(control, socket) })
 }

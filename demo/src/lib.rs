@@ -15,7 +15,7 @@ mod workload;
 pub mod world;
 
 pub use api::Api;
-pub use deployment::{Deployment, NodeParts, Tunnel};
+pub use deployment::{Deployment, NodeParts, ServerParts, Tunnel};
 pub use pair::{Pair, Plugged, id};
 pub use sandbox::Sandbox;
 pub use workload::Workload;

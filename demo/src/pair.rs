@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use lab::{Lab, Ovs, Underlay};
+use lab::etcd::{Etcd, Options};
+use lab::{Host, Lab, Ovs, Underlay};
 use serde_json::{Value, json};
 
 use crate::{Api, Deployment, Tunnel, Workload};
@@ -12,6 +13,8 @@ use crate::{Api, Deployment, Tunnel, Workload};
 pub struct Pair {
     // Dropped in this order: what runs before what it runs on.
     pub ladon: Deployment,
+    /// The store, where it is not the server's file.
+    pub etcd: Option<Etcd>,
     pub ovs: [Ovs; 2],
     pub underlay: Underlay,
     pub lab: Lab,
@@ -32,14 +35,28 @@ pub fn id(object: &Value) -> &str {
 
 impl Pair {
     pub fn start(tunnel: Tunnel) -> Result<Pair> {
+        Pair::around(|_| Ok(None), |lab, one, _| Deployment::start(lab, one, tunnel))
+    }
+
+    /// The same with `servers` servers on an etcd like `options`, all of them on the first node.
+    pub fn start_on_etcd(tunnel: Tunnel, options: &Options, servers: u16) -> Result<Pair> {
+        let etcd = |one: &Host| Ok(Some(Etcd::start_on(one, "etcd", options)?));
+        Pair::around(etcd, |lab, one, etcd| Deployment::start_on_etcd(lab, one, tunnel, etcd.context("it was started")?, servers))
+    }
+
+    fn around(
+        etcd: impl FnOnce(&Host) -> Result<Option<Etcd>>,
+        servers: impl FnOnce(&Lab, &Host, Option<&Etcd>) -> Result<Deployment>,
+    ) -> Result<Pair> {
         let lab = Lab::scratch()?;
         let underlay = Underlay::new(&lab)?;
         let (one, two) = (underlay.host("n1", 11)?, underlay.host("n2", 12)?);
         let ovs = [Ovs::start(&one)?, Ovs::start(&two)?];
-        let mut ladon = Deployment::start(&lab, &one, tunnel)?;
+        let etcd = etcd(&one)?;
+        let mut ladon = servers(&lab, &one, etcd.as_ref())?;
         ladon.add_node(&one, &ovs[0], None)?;
         ladon.add_node(&two, &ovs[1], None)?;
-        Ok(Pair { ladon, ovs, underlay, lab })
+        Ok(Pair { ladon, etcd, ovs, underlay, lab })
     }
 
     pub fn api(&self) -> &Api {
