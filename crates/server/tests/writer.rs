@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{World, network, plain, subnet};
+use common::{Deaf, World, network, plain, subnet};
 use model::*;
 use server::{Core, Tx, WriteError};
 use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates, Wake};
@@ -104,23 +104,6 @@ async fn a_refusal_is_decided_on_the_latest_state() {
     let late = Core::start(Arc::new(Deaf(world.store.clone()))).unwrap();
     world.put(network(1)).await;
     assert_eq!(late.write(add_one).await.unwrap().value, 1451);
-}
-
-/// A store that does not tell of updates unless it is asked, and only tells everything.
-struct Deaf(Arc<store::Memory>);
-
-impl Store for Deaf {
-    fn load(&self) -> Result<Snapshot, StoreError> {
-        self.0.load()
-    }
-
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.0.changes(from)
-    }
-
-    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
-        self.0.transact(transaction)
-    }
 }
 
 #[tokio::test]

@@ -157,9 +157,14 @@ async fn update<R: Resource>(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let revision = if_match(&headers)?;
-    // An object that the caller does not see has no attributes to complain about.
-    resource::visible::<R>(&neutron.core.state(), &id, &caller)?;
-    let fields = body::for_update(&body, resource::shape::<R>(), &caller)?;
+    let fields = match body::for_update(&body, resource::shape::<R>(), &caller) {
+        Ok(fields) => fields,
+        // An object that the caller does not see has no attributes to complain about. Another server may have made it just now.
+        Err(bad) => {
+            neutron.write(caller, move |ask| resource::visible::<R>(ask.state(), &id, ask.caller).map(drop)).await?;
+            return Err(bad);
+        }
+    };
     let rule = move |ask: &mut Ask| {
         let before = own::<R>(ask, &id, "update")?;
         constrain::<R>(&before, revision)?;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use model::*;
 use server::ipam::{self, IpamError, Request};
 use server::{Core, Tx};
+use store::{ChangesError, Commit, Snapshot, Store, StoreError, TransactError, Transaction};
 use uuid::Uuid;
 
 /// A core over a store in memory; time stands still unless it is told to pass.
@@ -15,6 +16,23 @@ pub struct World {
     pub core: Core,
     pub store: Arc<store::Memory>,
     secs: Arc<AtomicI64>,
+}
+
+/// A store that does not tell of updates unless it is asked, and only tells everything.
+pub struct Deaf(pub Arc<store::Memory>);
+
+impl Store for Deaf {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        self.0.load()
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        self.0.changes(from)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        self.0.transact(transaction)
+    }
 }
 
 impl Default for World {
@@ -46,6 +64,12 @@ impl World {
     /// The server started again on the same store.
     pub fn restarted(&self) -> World {
         World::on(self.store.clone(), self.now())
+    }
+
+    /// Another server on the same store, whose watch is late.
+    pub fn late(&self) -> World {
+        let core = Core::start(Arc::new(Deaf(self.store.clone()))).unwrap();
+        World { core, store: self.store.clone(), secs: self.secs.clone() }
     }
 
     pub async fn put(&self, object: impl Into<Object>) {

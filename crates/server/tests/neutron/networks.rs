@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{Api, id};
+use crate::api::{Api, admin, id};
 
 #[tokio::test]
 async fn an_administrator_chooses_a_free_segmentation_id_and_nobody_else_gets_it() {
@@ -112,4 +112,16 @@ async fn ports_gain_and_lose_the_addresses_of_a_slaac_subnet() {
     assert!(state.port(pod.parse().unwrap()).unwrap().block.is_some(), "the pod stays in its block");
     assert_eq!(api.delete(&format!("subnets/{subnet}")).await.status, 204);
     assert_eq!(ips(api.get(&format!("ports/{pod}")).await.body).len(), 1);
+}
+
+#[tokio::test]
+async fn what_another_server_has_just_made_is_found_by_whoever_changes_it() {
+    let api = Api::new();
+    let late = || Api { world: api.world.late(), caller: admin() };
+    let changed = [late(), late(), late(), late()];
+    let path = format!("networks/{}", api.network().await);
+    assert_eq!(changed[0].put(&path, json!({"network": {"mtu": 1300}})).await.status, 200);
+    assert_eq!(changed[1].put(&path, json!({"network": {"mtu": "large"}})).await.status, 400, "it is there, with other attributes");
+    assert_eq!(changed[2].put(&format!("{path}/tags/new"), Value::Null).await.status, 201);
+    assert_eq!(changed[3].delete(&path).await.status, 204);
 }
