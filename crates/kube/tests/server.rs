@@ -155,6 +155,32 @@ async fn services_become_load_balancers_of_the_real_server() -> Claim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_cannot_be_a_member_keeps_no_other_from_being_one() -> Claim {
+    let world = world().await;
+    let _kube = world.start("a").await;
+    let service = world.service("web", json!({"ports": [{"port": 80}]})).await;
+    let vip = service.spec.and_then(|spec| spec.cluster_ip).expect("it has an address");
+    let endpoint = |address: &str| json!({"addresses": [address], "conditions": {"ready": true}});
+    let odd = [&*vip, "239.1.2.3", "255.255.255.255"];
+    world.endpoints("web", odd.iter().chain(&["10.244.1.1"]).map(|address| endpoint(address)).collect()).await;
+    eventually("the others are served", || async { world.members("web").await == ["10.244.1.1:8080=1"] }).await;
+    let is_told = |text: &str| odd.iter().all(|address| text.contains(address));
+    eventually("an Event names what is left out", || async {
+        world.events().await.iter().any(|(reason, note)| reason == "LadonServiceLimited" && is_told(note))
+    })
+    .await;
+    eventually("so does the condition", || async {
+        let service = world.api::<Service>().get("web").await.unwrap();
+        let conditions = service.status.and_then(|status| status.conditions).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "LadonReady" && condition.status == "True" && is_told(&condition.message))
+    })
+    .await;
+    world.endpoints("web", json!([endpoint("10.244.1.1"), endpoint("10.244.1.2")])).await;
+    eventually("later changes arrive", || async { world.members("web").await == ["10.244.1.1:8080=1", "10.244.1.2:8080=1"] }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_another_project_has_under_the_clusters_ids_is_not_adopted() -> Claim {
     let world = world().await;
     let config = world.config("a");

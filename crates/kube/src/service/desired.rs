@@ -5,8 +5,11 @@
 //!
 //! A ready endpoint has weight 1. One that is not ready or is leaving has weight 0, which keeps its connections and gives it no
 //! new ones, until its slice names it no more. Where none is ready, those that leave and still answer have weight 1.
+//!
+//! Slices are written by anybody who may. An address that no member can have is left out, since the server refuses a pool's
+//! members all together: one odd address would keep every later change of the others from arriving.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::facts::{Health, Protocol, Service, ServicePort, Slice};
@@ -57,16 +60,27 @@ fn desired_load_balancer(service: &Service, vip: IpAddr, slices: &[&Slice]) -> D
         name: format!("{}:{}:{}", service.name, port.protocol.word(), port.port),
         protocol: port.protocol,
         port: port.port,
-        members: members(port, vip.is_ipv4(), slices),
+        members: members(port, vip, slices),
     });
     DesiredLb { name: service.name.clone(), service_uid: service.uid.clone(), vip, ports: ports.collect() }
 }
 
-fn members(port: &ServicePort, is_v4: bool, slices: &[&Slice]) -> Members {
+/// False for addresses that the server takes for no member: those at which no router reaches one host, and the pool's own VIP.
+fn can_be_member(address: IpAddr, vip: IpAddr) -> bool {
+    let is_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(is_local || address.is_unspecified() || address.is_loopback() || address.is_multicast() || address == vip)
+}
+
+fn members(port: &ServicePort, vip: IpAddr, slices: &[&Slice]) -> Members {
     let mut health: BTreeMap<(IpAddr, u16), Health> = BTreeMap::new();
     for slice in slices {
         for target in slice.ports.iter().filter(|target| target.name == port.name && target.protocol == port.protocol) {
-            for (address, seen) in slice.endpoints.iter().filter(|(address, _)| address.is_ipv4() == is_v4) {
+            for (address, seen) in
+                slice.endpoints.iter().filter(|(address, _)| address.is_ipv4() == vip.is_ipv4() && can_be_member(*address, vip))
+            {
                 let best = health.entry((*address, target.port)).or_insert(*seen);
                 *best = (*best).max(*seen);
             }
@@ -77,8 +91,30 @@ fn members(port: &ServicePort, is_v4: bool, slices: &[&Slice]) -> Members {
     health.into_iter().map(|(member, health)| (member, u16::from(health >= taking))).collect()
 }
 
+/// Addresses named in one message; of further ones it has the number.
+const ADDRESSES_TOLD_MAX: usize = 8;
+
+/// The endpoints that cannot be members, by their addresses.
+fn left_out(service: &Service, slices: &[&Slice]) -> Option<Shortfall> {
+    let addresses = slices.iter().flat_map(|slice| &slice.endpoints).map(|(address, _)| *address);
+    let is_odd = |address: &IpAddr| service.addresses.iter().any(|vip| !can_be_member(*address, *vip));
+    let odd: BTreeSet<IpAddr> = addresses.filter(is_odd).collect();
+    let mut told: Vec<String> = odd.iter().take(ADDRESSES_TOLD_MAX).map(IpAddr::to_string).collect();
+    if odd.len() > told.len() {
+        told.push(format!("{} more", odd.len() - told.len()));
+    }
+    (!odd.is_empty()).then(|| Shortfall {
+        note: format!(
+            "endpoints of Service {} are left out: {} (a Service's own address, or one that is no single host's); connections go to its other \
+             endpoints; correct its EndpointSlices",
+            service.name,
+            told.join(", ")
+        ),
+    })
+}
+
 /// What the Service asks for and does not get, for its owner to read.
-pub fn shortfalls(service: &Service) -> Vec<Shortfall> {
+pub fn shortfalls(service: &Service, slices: &[&Slice]) -> Vec<Shortfall> {
     let sctp = service.ports.iter().filter(|port| port.protocol == Protocol::Sctp).map(|port| Shortfall {
         note: format!(
             "port {} of Service {} is not served: SCTP is not balanced; connections to it are refused; use TCP or UDP, or a headless Service",
@@ -105,7 +141,7 @@ pub fn shortfalls(service: &Service) -> Vec<Shortfall> {
             service.name
         ),
     });
-    sctp.chain(affinity).chain(outside).chain(local).collect()
+    sctp.chain(affinity).chain(outside).chain(local).chain(left_out(service, slices)).collect()
 }
 
 #[cfg(test)]
@@ -172,12 +208,12 @@ mod tests {
     fn node_port_and_load_balancer_services_have_their_cluster_address() {
         for kind in ["NodePort", "LoadBalancer"] {
             let service = service(json!({"type": kind, "clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]})).unwrap();
-            let [Shortfall { note }] = &shortfalls(&service)[..] else { panic!("it is told once") };
+            let [Shortfall { note }] = &shortfalls(&service, &[])[..] else { panic!("it is told once") };
             assert!(note.starts_with("node ports") && note.contains("LoadBalancer") == (kind == "LoadBalancer"), "{note}");
         }
         let local = service(json!({"clusterIP": "10.96.0.7", "internalTrafficPolicy": "Local", "externalIPs": ["192.0.2.7"],
             "ports": [{"port": 80}]}));
-        let notes: Vec<String> = shortfalls(&local.unwrap()).into_iter().map(|shortfall| shortfall.note).collect();
+        let notes: Vec<String> = shortfalls(&local.unwrap(), &[]).into_iter().map(|shortfall| shortfall.note).collect();
         assert!(notes.len() == 2 && notes[0].starts_with("externalIPs") && notes[1].starts_with("internalTrafficPolicy"), "{notes:?}");
     }
 
@@ -191,6 +227,23 @@ mod tests {
     fn where_none_is_ready_those_that_leave_and_still_answer_are_used() {
         let slices = [slice("IPv4", 80, &[("10.0.0.2", STARTING), ("10.0.0.3", LEAVING), ("10.0.0.4", DYING)])];
         assert_eq!(weights(&web(), &slices), ["10.0.0.2:80=0", "10.0.0.3:80=1", "10.0.0.4:80=0"]);
+    }
+
+    #[test]
+    fn addresses_that_no_member_can_have_are_left_out_and_said_so() {
+        let odd = ["10.96.0.7", "0.0.0.0", "127.0.0.1", "169.254.0.1", "224.0.0.1", "239.1.2.3", "255.255.255.255"];
+        let mut endpoints: Vec<_> = odd.iter().map(|address| (*address, READY)).collect();
+        endpoints.push(("10.0.0.1", LEAVING));
+        let v6 = slice("IPv6", 80, &[("fd00:96::7", READY), ("ff0e::1", READY), ("fe80::1", READY), ("::1", READY), ("fd00::1", READY)]);
+        let slices = [slice("IPv4", 80, &endpoints), v6];
+        assert_eq!(weights(&web(), &slices), ["10.0.0.1:80=1"], "one that is left out is not ready either");
+        let slices: Vec<&Slice> = slices.iter().collect();
+        let members = &desired_load_balancers(&web(), &slices)[1].ports[0].members;
+        assert_eq!(members.keys().map(|(address, _)| address.to_string()).collect::<Vec<_>>(), ["fd00::1"]);
+        let [Shortfall { note }] = &shortfalls(&web(), &slices)[..] else { panic!("it is told once") };
+        assert!(note.contains("shop/web are left out: 0.0.0.0, 10.96.0.7, 127.0.0.1, "), "{note}");
+        assert!(note.contains(", 3 more ") && !note.contains("10.0.0.1"), "{note}");
+        assert_eq!(shortfalls(&web(), &[&slice("IPv4", 80, &[("10.0.0.1", READY)])]), []);
     }
 
     #[test]
@@ -239,7 +292,7 @@ mod tests {
             "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 99, "protocol": "SCTP"}]}))
         .unwrap();
         assert_eq!(desired_load_balancers(&service, &[])[0].ports.len(), 1);
-        let notes: Vec<String> = shortfalls(&service).into_iter().map(|shortfall| shortfall.note).collect();
+        let notes: Vec<String> = shortfalls(&service, &[]).into_iter().map(|shortfall| shortfall.note).collect();
         assert!(notes[0].contains("port 99") && notes[0].contains("SCTP"), "{notes:?}");
         assert!(notes[1].contains("sessionAffinity"), "{notes:?}");
     }

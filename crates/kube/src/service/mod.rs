@@ -221,6 +221,10 @@ impl Services {
         }
     }
 
+    fn slices_of(&self, name: &str) -> Vec<&Slice> {
+        self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice)).collect()
+    }
+
     fn start_due(&mut self) {
         while self.is_listed && self.running.len() < RUNNING_MAX {
             let Some(name) = self.queue.pop(Instant::now()) else { return };
@@ -230,8 +234,7 @@ impl Services {
                 self.queue.done(&name);
                 continue;
             }
-            let slices: Vec<&Slice> = self.slices_of.get(&name).into_iter().flatten().filter_map(|slice| self.slices.get(slice)).collect();
-            let wanted = service.map(|service| desired::desired_load_balancers(service, &slices)).unwrap_or_default();
+            let wanted = service.map(|service| desired::desired_load_balancers(service, &self.slices_of(&name))).unwrap_or_default();
             let worker = Worker { neutron: self.neutron.clone(), keys: self.keys, topology: self.topology.borrow().clone() };
             let work = async move {
                 let (known, result) = worker.reconcile(&name, known, wanted).await;
@@ -266,7 +269,8 @@ impl Services {
 
     fn served(&mut self, name: &str) {
         let Some(service) = self.services.get(name).cloned() else { return };
-        let shortfalls: Vec<String> = desired::shortfalls(&service).into_iter().map(|shortfall| shortfall.note).collect();
+        let shortfalls = desired::shortfalls(&service, &self.slices_of(name));
+        let shortfalls: Vec<String> = shortfalls.into_iter().map(|shortfall| shortfall.note).collect();
         if let Some(known) = self.known.get_mut(name).filter(|known| known.told != shortfalls) {
             known.told.clone_from(&shortfalls);
             for note in &shortfalls {
