@@ -48,7 +48,8 @@ pub struct Config {
     /// Machines that talk to pods and are no Kubernetes Nodes (the one that runs the API server, say). Default: none.
     #[serde(rename = "host")]
     pub hosts: Vec<Host>,
-    /// Seconds between two checks of all ports and load balancers against Kubernetes. Default: 300.
+    /// Seconds between two checks of all ports, and of each Service's load balancers, against Kubernetes: what somebody else changed of
+    /// them is put right after so long at the latest. Default: 300.
     pub resync_secs: u64,
 }
 
@@ -111,9 +112,9 @@ pub struct Lease {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
-    /// The name that `ladon node --host` has there.
+    /// The name that `ladon node --host` has there. Example: `"control"`.
     pub name: String,
-    /// Its addresses on the underlay, as a Node's InternalIP.
+    /// Its addresses on the underlay, as a Node's InternalIP. Example: `["192.0.2.1", "2001:db8::1"]`.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -206,11 +207,14 @@ impl Config {
 }
 
 /// What is wrong with the text, with the line that it is about, unless a token is in it.
-fn told(text: &str, error: &toml::de::Error) -> String {
+pub fn told(text: &str, error: &toml::de::Error) -> String {
     let number = error.span().map_or(0, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
-    match text.lines().nth(number).filter(|line| line.contains("token")) {
-        Some(_) => format!("line {}, which is about a token and not shown: it cannot be read; write a text in quotes", number + 1),
-        None => error.to_string(),
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    match number + 1 {
+        number if line.contains("token") => {
+            format!("line {number}, which is about a token and not shown: it cannot be read; write a text in quotes")
+        }
+        number => format!("line {number}, `{line}`: {}", error.message()),
     }
 }
 

@@ -1,7 +1,10 @@
 //! One Service's load balancers: reading what the server has and doing what differs.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Trouble;
@@ -21,6 +24,8 @@ pub struct Known {
     is_uncertain: bool,
     /// What the Service's owner has been told of what it does not get.
     pub told: Vec<String>,
+    /// When what the server has is read again, whatever is remembered of it.
+    read_again: Option<Instant>,
 }
 
 impl Known {
@@ -39,6 +44,35 @@ impl Known {
     pub fn forget(&mut self) {
         self.balancers.iter_mut().for_each(|(_, actual)| *actual = None);
     }
+
+    /// Something that the server has was not read yet.
+    pub fn is_unread(&self) -> bool {
+        self.balancers.iter().any(|(_, actual)| actual.is_none())
+    }
+
+    /// The Service `name` is looked at: what was read a period ago is forgotten. The first time comes after a part of the period
+    /// that follows from the name, since after a start all Services are looked at together.
+    pub fn look(&mut self, name: &str, now: Instant, period: Duration) {
+        let is_due = self.read_again.is_some_and(|due| due <= now);
+        if is_due {
+            self.forget();
+        }
+        if is_due || self.read_again.is_none() {
+            self.read_again = Some(now + if is_due { period } else { period.mul_f64(share(name)) });
+        }
+    }
+
+    /// When to look again at the latest.
+    pub fn read_again(&self) -> Option<Instant> {
+        self.read_again
+    }
+}
+
+/// A number from 0 to 1 that a name always has.
+fn share(name: &str) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish() as f64 / u64::MAX as f64
 }
 
 /// More steps than any difference takes; who needs more gets answers that never say what was asked for.
@@ -208,5 +242,34 @@ impl Worker {
             }
         }
         Ok(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_has_is_read_again_within_a_period_however_often_a_service_is_looked_at() {
+        const PERIOD: u64 = 300;
+        let begin = Instant::now();
+        let mut first = std::collections::BTreeSet::new();
+        for name in (0..50).map(|number| format!("shop/web-{number}")) {
+            let actual = ActualLb { id: Uuid::nil(), name: name.clone(), vip: [10, 96, 0, 7].into(), listeners: vec![], pools: vec![] };
+            let mut known = Known::default();
+            known.look(&name, begin, Duration::from_secs(PERIOD));
+            let mut read = vec![0];
+            for second in 1..4 * PERIOD {
+                known.balancers = vec![(actual.id, Some(actual.clone()))];
+                known.look(&name, begin + Duration::from_secs(second), Duration::from_secs(PERIOD));
+                if known.is_unread() {
+                    read.push(second);
+                }
+            }
+            let gaps: Vec<u64> = read.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert!(gaps.len() >= 3 && gaps.iter().all(|gap| *gap <= PERIOD), "{name}: {gaps:?}");
+            first.insert(read[1]);
+        }
+        assert!(first.len() > 25, "not all at once: {first:?}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A change of a Service or of one of its slices puts the Service's name into the queue; whatever changed, the work is the
 //! same: compute what should be ([`desired`]), compare with what is ([`diff`]), do what differs. What the server has is
-//! remembered, so that scaling costs one request; after any error, and now and then, it is read again.
+//! remembered, so that scaling costs one request; after any error, and once in every period, it is read again.
 //!
 //! Services of type NodePort and LoadBalancer get their ClusterIP part. Headless ones need nothing.
 //!
@@ -102,6 +102,7 @@ pub struct Services {
     known: HashMap<Name, Known>,
     queue: Queue<Name>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    /// When load balancers are listed; what is in each is read again in a rhythm of its own.
     resync: Interval,
     is_listed: bool,
     status_permits: Arc<Semaphore>,
@@ -150,7 +151,7 @@ impl Services {
                 Some(outcome) = self.running.next() => self.finished(outcome),
                 () = until(due) => {}
                 _ = self.resync.tick(), if self.is_listed => self.list().await,
-                changed = self.topology.changed() => if changed.is_ok() { self.all_again(Duration::ZERO) },
+                changed = self.topology.changed() => if changed.is_ok() { self.all_again() },
             }
             if !self.is_listed && self.services.is_complete() && self.slices.is_complete() {
                 self.list().await;
@@ -196,6 +197,9 @@ impl Services {
                 }
                 Err(error) => {
                     warn!(%error, advice = error.advice(), "cannot list the Services' load balancers; trying again");
+                    if self.is_listed {
+                        self.resync.reset_immediately();
+                    }
                     return tokio::time::sleep(LIST_RETRY).await;
                 }
             }
@@ -204,20 +208,21 @@ impl Services {
         if !self.is_listed || strays > 0 {
             info!(balancers = there.len(), services = self.services.iter().count(), strays, "compared load balancers with Services");
         }
-        let spread = if self.is_listed { self.resync.period() } else { Duration::ZERO };
-        self.is_listed = true;
-        self.all_again(spread);
+        if !self.is_listed {
+            self.is_listed = true;
+            return self.all_again();
+        }
+        let is_news = |(name, known): &(&Name, &Known)| known.is_unread() || self.services.get(name).is_none();
+        for (name, _) in self.known.iter().filter(is_news) {
+            self.queue.push(name.clone(), Instant::now());
+        }
     }
 
-    /// Everything is read and compared again, evenly over a time.
-    fn all_again(&mut self, spread: Duration) {
-        let (now, count) = (Instant::now(), self.known.len().max(1) as u32);
+    /// Everything is read and compared again.
+    fn all_again(&mut self) {
         self.known.values_mut().for_each(Known::forget);
-        let names = self.known.keys().chain(self.services.iter().map(|(name, _)| name).filter(|name| !self.known.contains_key(*name)));
-        for (index, name) in names.enumerate() {
-            let is_stray = self.services.get(name).is_none();
-            let wait = if is_stray { Duration::ZERO } else { spread * index as u32 / count };
-            self.queue.push(name.clone(), now + wait);
+        for name in self.known.keys().chain(self.services.iter().map(|(name, _)| name)) {
+            self.queue.push(name.clone(), Instant::now());
         }
     }
 
@@ -229,7 +234,8 @@ impl Services {
         while self.is_listed && self.running.len() < RUNNING_MAX {
             let Some(name) = self.queue.pop(Instant::now()) else { return };
             let service = self.services.get(&name);
-            let known = self.known.remove(&name).unwrap_or_default();
+            let mut known = self.known.remove(&name).unwrap_or_default();
+            known.look(&name, Instant::now(), self.resync.period());
             if service.is_none() && known.is_nothing() {
                 self.queue.done(&name);
                 continue;
@@ -246,11 +252,16 @@ impl Services {
 
     fn finished(&mut self, outcome: Outcome) {
         let Outcome { name, known, result } = outcome;
-        if !known.is_nothing() {
+        let again = known.read_again();
+        let is_there = !known.is_nothing();
+        if is_there {
             self.known.insert(name.clone(), known);
         }
         match result {
             Ok(()) => {
+                if let Some(again) = again.filter(|_| is_there) {
+                    self.queue.push(name.clone(), again);
+                }
                 self.queue.done(&name);
                 self.served(&name);
             }
