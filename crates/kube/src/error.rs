@@ -20,6 +20,12 @@ pub enum Error {
     Client(#[source] Box<kube::Error>),
 }
 
+/// What began it: clients of HTTP tell what matters in the last of an error's causes only.
+pub fn first_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&cause| cause.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
+}
+
 /// A mistake in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::error::first_cause;
+
 /// Renewals and attempts in one duration.
 const ATTEMPTS: u32 = 6;
 
@@ -78,9 +80,22 @@ fn decide(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration, duration: Du
     if holder.is_empty() || unchanged >= theirs { Decision::Take { transitions: transitions + 1 } } else { Decision::Wait }
 }
 
+/// What to do about a kube-apiserver that gives no Lease.
+fn advice(error: &kube::Error) -> &'static str {
+    match error {
+        kube::Error::Api(status) if [401, 403].contains(&status.code) => {
+            "let the account of `ladon kube` get, create and update leases in the Lease's namespace"
+        }
+        kube::Error::Api(_) => "see what kube-apiserver says, and that lease.namespace exists",
+        _ => "see that kube-apiserver runs and can be reached there, and that the setting kubeconfig names this cluster's file",
+    }
+}
+
 /// Our claim on the Lease.
 pub struct Elector {
     api: Api<Lease>,
+    /// kube-apiserver's address.
+    kubernetes: String,
     name: String,
     me: String,
     duration: Duration,
@@ -89,9 +104,10 @@ pub struct Elector {
 }
 
 impl Elector {
-    pub fn new(client: Client, config: &crate::config::Config, me: String, fence: watch::Sender<Instant>) -> Elector {
+    pub fn new(client: Client, kubernetes: String, config: &crate::config::Config, me: String, fence: watch::Sender<Instant>) -> Elector {
         Elector {
             api: Api::namespaced(client, &config.lease.namespace),
+            kubernetes,
             name: config.lease.name.clone(),
             me,
             duration: config.lease_duration(),
@@ -112,7 +128,10 @@ impl Elector {
                 Ok(true) => return info!(lease = self.name, holder = self.me, "active: the Lease is ours"),
                 Ok(false) if !is_told => info!(lease = self.name, "standing by: another instance holds the Lease"),
                 Ok(false) => {}
-                Err(error) => warn!(lease = self.name, %error, "cannot read or take the Lease; trying again"),
+                Err(error) => self.warn(
+                    &error,
+                    "cannot read or take the Lease: pods and Services that are new or change wait, unless another instance is active; trying again",
+                ),
             }
             is_told = true;
             sleep(self.interval()).await;
@@ -129,12 +148,17 @@ impl Elector {
                     self.fence.send_replace(Instant::now());
                     return warn!(lease = self.name, "another instance took the Lease; standing by");
                 }
-                Err(error) => warn!(lease = self.name, %error, "cannot renew the Lease"),
+                Err(error) => self.warn(&error, "cannot renew the Lease; trying again"),
             }
             if Instant::now() >= *self.fence.borrow() {
                 return warn!(lease = self.name, "the Lease could not be renewed in time; no more writes until it is ours again");
             }
         }
+    }
+
+    fn warn(&self, error: &kube::Error, what: &str) {
+        let (kubernetes, lease) = (&self.kubernetes, &self.name);
+        warn!(kubernetes, lease, error = first_cause(error), advice = advice(error), "{what}");
     }
 
     /// Gives the Lease back, so that another instance need not wait.
@@ -234,6 +258,16 @@ mod tests {
         let lease = held_by("you");
         assert_eq!(decide(Some(&lease), "me", Duration::from_secs(14), DURATION), Decision::Wait);
         assert_eq!(decide(Some(&lease), "me", Duration::from_secs(15), DURATION), Decision::Take { transitions: 4 });
+    }
+
+    #[tokio::test]
+    async fn a_kube_apiserver_that_is_away_is_told_in_words_and_with_what_to_do() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = Client::try_from(kube::Config::new(format!("http://{closed}").parse().unwrap())).unwrap();
+        let error = Api::<Lease>::namespaced(client, "kube-system").get("ladon-kube").await.unwrap_err();
+        assert!(first_cause(&error).contains("refused"), "{}", first_cause(&error));
+        assert!(advice(&error).contains("can be reached there"));
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let holder = config.holder()?;
     let (fence_end, fence) = Fence::new();
     let neutron = Neutron::new(&config, fence)?;
-    let client = client(&config).await?;
-    let mut elector = Elector::new(client.clone(), &config, holder.clone(), fence_end);
+    let (client, address) = client(&config).await?;
+    let mut elector = Elector::new(client.clone(), address, &config, holder.clone(), fence_end);
     let config = Arc::new(config);
     let result = tokio::select! {
         () = shutdown => Ok(()),
@@ -126,12 +126,15 @@ async fn first_topology(builder: &Builder) -> Result<Topology, Error> {
     }
 }
 
-async fn client(config: &Config) -> Result<Client, Error> {
+/// A client for Kubernetes, and kube-apiserver's address.
+async fn client(config: &Config) -> Result<(Client, String), Error> {
     let config = match &config.kubeconfig {
         Some(path) => kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?,
         None => kube::Config::incluster()?,
     };
-    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+    let address = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
+    Ok((client, address))
 }
 
 /// Waits until then; for ever where there is nothing to wait for.

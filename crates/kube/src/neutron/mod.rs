@@ -23,7 +23,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, first_cause};
 use crate::lease::Fence;
 
 /// Longest a read may take: a page of a list.
@@ -202,9 +202,7 @@ fn doing(method: &Method, path: &str) -> String {
 }
 
 fn no_answer(doing: &str, error: &hyper_util::client::legacy::Error) -> ApiError {
-    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |&cause| cause.source());
-    let why = causes.last().map(ToString::to_string).unwrap_or_default();
-    ApiError::NoAnswer { doing: doing.to_owned(), why }
+    ApiError::NoAnswer { doing: doing.to_owned(), why: first_cause(error) }
 }
 
 fn parse<T: DeserializeOwned>(method: &Method, path: &str, body: &[u8]) -> Result<T, ApiError> {
