@@ -1,4 +1,4 @@
-//! What `ladon node` is told: a TOML file, every key optional but `servers`.
+//! What `ladon node` is told: a TOML file. Keys that must be there have an example in their meaning, the others a default.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,13 +13,15 @@ pub struct Config {
     /// The node's name, as in `binding:host_id` and in its certificate. Default: the machine's host name.
     #[serde(default)]
     pub host: Option<NodeName>,
-    /// Servers' view addresses (`https://host:9697`), tried in turn.
+    /// Where the servers serve views (their `views.listen`), tried in turn: `host:port`, and `https://` may stand before it.
+    /// Example: `["192.0.2.1:9697"]`.
     pub servers: Vec<String>,
     /// The node's certificate, PEM. It names the node by the URI `node:<host>` as subject alternative name.
+    /// Example: `"/etc/ladon/node.crt"`.
     pub certificate: PathBuf,
-    /// The certificate's private key, PEM, readable by root only.
+    /// The certificate's private key, PEM, readable by root only. Example: `"/etc/ladon/node.key"`.
     pub key: PathBuf,
-    /// The authority that signed the servers' certificates, PEM.
+    /// The authority that signed the servers' certificates, PEM. Example: `"/etc/ladon/ca.crt"`.
     pub authority: PathBuf,
     /// Where the node keeps what it must remember over a restart. Default: `/var/lib/ladon`.
     #[serde(default = "state_dir")]
@@ -72,7 +74,7 @@ pub struct Tunnel {
     /// `geneve` (the default) or `vxlan`; the same on all nodes.
     #[serde(default, rename = "type")]
     pub kind: TunnelType,
-    /// The machine's own addresses on the underlay where tunnels end, the preferred one first.
+    /// The machine's own addresses on the underlay where tunnels end, the preferred one first. Example: `["192.0.2.11"]`.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -146,7 +148,31 @@ impl Ovs {
     }
 }
 
+/// Why a configuration is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(
+        "`tunnel.addresses` is empty: other nodes could not reach this one, so the node does not start; write the machine's underlay addresses \
+         there"
+    )]
+    NoTunnelAddress,
+    #[error(
+        "`servers` has '{0}', which is no address of a server, so the node does not start; write host:port, as in \"192.0.2.1:9697\" \
+         (https:// may stand before it)"
+    )]
+    Server(String),
+}
+
 impl Config {
+    /// Refuses what no type can.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.tunnel.addresses.is_empty() {
+            return Err(ConfigError::NoTunnelAddress);
+        }
+        let odd = self.servers.iter().find(|server| stream::authority(server).is_none());
+        odd.map_or(Ok(()), |server| Err(ConfigError::Server(server.clone())))
+    }
+
     /// The node's name: the configured one, or the machine's.
     pub fn node(&self) -> NodeName {
         self.host.clone().unwrap_or_else(|| {
@@ -158,12 +184,27 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    fn config(servers: &str, addresses: &str) -> Config {
+        let keys = "certificate = 'c'\nkey = 'k'\nauthority = 'a'";
+        toml::from_str(&format!("servers = {servers}\n{keys}\n[tunnel]\naddresses = {addresses}")).unwrap()
+    }
+
     #[test]
     fn a_short_file_is_enough() {
-        let text =
-            "servers = ['https://192.0.2.1:9697']\ncertificate = 'c'\nkey = 'k'\nauthority = 'a'\n[tunnel]\naddresses = ['192.0.2.11']";
-        let config: super::Config = toml::from_str(text).unwrap();
+        let config = config("['https://192.0.2.1:9697', '[2001:db8::1]:9697']", "['192.0.2.11']");
+        assert_eq!(config.check(), Ok(()));
         assert_eq!(config.ovs.management_socket().to_str(), Some("/var/run/openvswitch/br-int.mgmt"));
         assert!(!config.ovs.is_userspace());
+    }
+
+    #[test]
+    fn what_is_no_address_of_a_server_is_refused_by_its_value() {
+        for odd in ["http://192.0.2.1:9697", "192.0.2.1", "192.0.2.1:9697/"] {
+            let refused = config(&format!("['192.0.2.1:9697', '{odd}']"), "['192.0.2.11']").check();
+            assert_eq!(refused, Err(ConfigError::Server(odd.into())));
+        }
+        assert_eq!(config("['192.0.2.1:9697']", "[]").check(), Err(ConfigError::NoTunnelAddress));
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::{Agent, AgentError, Ask, Feeds, InForce, Published, SwitchNews};
 use crate::bridge::{self, BridgeSpec, Kept, Link, PortSpec, Settings};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::connections::{Connections, Unixctl, keep_limits, mailbox};
 use crate::control::Control;
 use crate::host::{Host, Machine};
@@ -46,19 +46,17 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
-    #[error("`tunnel.addresses` is empty: other nodes could not reach this one; write the machine's underlay addresses there")]
-    NoTunnelAddress,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("the node's {0} ended unexpectedly; forwarding goes on, and a restart loses nothing")]
     Ended(&'static str),
 }
 
 /// Runs the node until `shutdown`.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+    config.check()?;
     let node = config.node();
     let addresses = config.tunnel.addresses.clone();
-    if addresses.is_empty() {
-        return Err(NodeError::NoTunnelAddress);
-    }
     let _lock = aside(|| Lock::take(&config.state_dir))?;
     let bridge = Link::start(Settings { integration_bridge: config.ovs.bridge.clone(), ..Settings::new(&config.ovs.db_socket) });
     let (switch, switch_events) = Switch::start(Options::new(config.ovs.management_socket()));

@@ -5,7 +5,7 @@ use std::error::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::http::uri::{Authority, PathAndQuery};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -35,8 +35,8 @@ pub struct Following {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
-    #[error("'{address}' is no address of a server: {source}")]
-    Address { address: String, source: tonic::transport::Error },
+    #[error("'{address}' is no address of a server: one is host:port or [address]:port, and https:// may stand before it")]
+    Address { address: String },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot connect to {address}: {reason}")]
@@ -67,16 +67,22 @@ async fn open(target: &Target, hello: Hello) -> Result<Following, FollowError> {
     Ok(Following { inbound: answer.into_inner(), outbound })
 }
 
+/// What to connect to, of an address as people write it; None: it is no address of a server.
+pub fn authority(address: &str) -> Option<Authority> {
+    let authority: Authority = address.strip_prefix("https://").unwrap_or(address).parse().ok()?;
+    let is_complete = !authority.host().is_empty() && authority.port_u16().is_some_and(|port| port != 0);
+    (is_complete && !authority.as_str().contains('@')).then_some(authority)
+}
+
 fn endpoint(target: &Target) -> Result<Endpoint, FollowError> {
-    let address = |source| FollowError::Address { address: target.address.clone(), source };
+    let address = || FollowError::Address { address: target.address.clone() };
     let loaded = target.credentials.load()?;
     let tls = ClientTlsConfig::new()
         .domain_name(SERVER_NAME)
         .ca_certificate(Certificate::from_pem(loaded.ca))
         .identity(Identity::from_pem(loaded.certificate, loaded.key));
-    let authority = target.address.strip_prefix("https://").unwrap_or(&target.address);
-    let url = Bytes::from(format!("https://{authority}"));
-    let endpoint = Endpoint::from_shared(url).map_err(address)?;
+    let authority = authority(&target.address).ok_or_else(address)?;
+    let endpoint = Endpoint::from_shared(Bytes::from(format!("https://{authority}"))).map_err(|_| address())?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -86,7 +92,44 @@ fn endpoint(target: &Target) -> Result<Endpoint, FollowError> {
     endpoint.tls_config(tls).map_err(|error| FollowError::Connect { address: target.address.clone(), reason: describe(&error) })
 }
 
-/// What a status says, or, where the transport ended instead of an answer, why it ended.
-fn reason(status: &Status) -> String {
-    status.source().map_or_else(|| status.message().to_string(), describe)
+/// What a status says, or, where the transport ended instead of an answer, why it ended; and the code that gRPC gives it.
+pub fn reason(status: &Status) -> String {
+    let words = status.source().map_or_else(|| status.message().to_string(), describe);
+    format!("{words} (gRPC code {:?})", status.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_a_server_has_a_host_and_a_port_and_nothing_else() {
+        for good in ["192.0.2.1:9697", "https://192.0.2.1:9697", "ladon.example.org:9697", "[2001:db8::1]:9697"] {
+            assert!(authority(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "https://",
+            ":9697",
+            "192.0.2.1",
+            "192.0.2.1:0",
+            "192.0.2.1:70000",
+            "http://192.0.2.1:9697",
+            "https://192.0.2.1:9697/",
+            "tcp://192.0.2.1:9697",
+            "2001:db8::1:9697",
+            "root@192.0.2.1:9697",
+            "192.0.2.1:9697 192.0.2.2:9697",
+        ] {
+            assert_eq!(authority(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_told_in_words() {
+        let refused = Status::permission_denied("the certificate is n1's");
+        assert_eq!(reason(&refused), "the certificate is n1's (gRPC code PermissionDenied)");
+        let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        assert_eq!(reason(&broken), "connection reset (gRPC code Unknown)");
+    }
 }

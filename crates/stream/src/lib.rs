@@ -28,7 +28,7 @@ pub mod wire;
 
 use std::time::Duration;
 
-pub use follow::{FollowError, Following, Target, follow};
+pub use follow::{FollowError, Following, Target, authority, follow, reason};
 pub use hash::InterestHash;
 pub use serve::{Follower, HANDSHAKES_PER_PEER_MAX, Listener, ServeError};
 pub use tls::{Credentials, TlsError, describe};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::Revision;
 use rustc_hash::FxHasher;
 use stream::wire::{Hello, NodeMessage, Report, node_message, server_message::Body};
-use stream::{Following, HEARTBEAT_INTERVAL, Target, VIEW_FORMAT, describe};
+use stream::{Following, HEARTBEAT_INTERVAL, Target, VIEW_FORMAT, reason};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -236,7 +236,7 @@ impl Task {
             match self.meanwhile(event).await? {
                 None => {}
                 Some(Err(_)) => return Ok(End::Silent),
-                Some(Ok(Err(status))) => return Ok(End::Lost(describe(&status))),
+                Some(Ok(Err(status))) => return Ok(End::Lost(format!("the stream broke off: {}", reason(&status)))),
                 Some(Ok(Ok(None))) => return Ok(End::Lost("it ended the stream".into())),
                 Some(Ok(Ok(Some(message)))) => {
                     reporter.is_due |= matches!(message.body, Some(Body::Heartbeat(_)));

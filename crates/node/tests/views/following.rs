@@ -63,6 +63,20 @@ async fn a_fresh_node_without_a_server_changes_nothing() {
 }
 
 #[tokio::test]
+async fn why_a_server_was_lost_is_told_in_words() {
+    let mut world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    let mut node = world.follow(1);
+    node.next().await;
+    let mut status = node.link.status.clone();
+    soon("it follows", status.wait_for(|status| status.server.is_some())).await.unwrap();
+    world.kill().await;
+    let problem = soon("it says why", status.wait_for(|status| status.problem.is_some())).await.unwrap().problem.clone().unwrap();
+    assert!(!problem.contains(['{', '\\']) && !problem.contains("Error(") && !problem.contains("Some("), "{problem}");
+    node.link.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_starts_from_its_disk_without_a_server() {
     let mut world = World::new().await;
     world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
