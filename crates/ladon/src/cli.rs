@@ -108,7 +108,7 @@ pub enum Command {
     /// Take back an interface that `ladon plug` made, and its port
     #[command(after_help = "Examples:\n  ladon unplug metal0\n  ladon unplug plug0 --keep-port")]
     Unplug(Unplug),
-    /// Export everything in a server's store to a file, or import it into an empty one
+    /// Export everything in a server's store to a file, import it into an empty one, or put a copy of the store back
     ///
     /// To move a deployment from the embedded store to etcd or back: stop the servers, export with the old configuration, import with
     /// the new one, start the servers. Nodes keep forwarding meanwhile, and go on where they were. A store in etcd can be exported
@@ -119,7 +119,10 @@ pub enum Command {
     Store(StoreArgs),
     /// Print the shell code that completes this command line
     #[command(after_help = "Example:\n  ladon completions bash > /etc/bash_completion.d/ladon")]
-    Completions { shell: Shell },
+    Completions {
+        /// The shell that it is for
+        shell: Shell,
+    },
     /// Print every configuration key with its meaning and default, as Markdown
     ConfigReference,
     #[command(flatten)]
@@ -131,7 +134,7 @@ pub enum Command {
 pub enum Daemon {
     /// Keep what should be, serve the APIs and every node's view
     #[command(
-        after_help = "Examples:\n  ladon server                                   with every default: the API on 127.0.0.1:9696, the store in /var/lib/ladon\n  ladon server --config /etc/ladon/server.toml"
+        after_help = "Examples:\n  ladon server                                   with every default: the API on 127.0.0.1:9696, the store in /var/lib/ladon,\n                                                 certificates in /etc/ladon\n  ladon server --config /etc/ladon/server.toml"
     )]
     Server(Run),
     /// Make this machine's Open vSwitch do what the servers say
@@ -153,8 +156,12 @@ pub struct Run {
 
 #[derive(Args)]
 pub struct RunNode {
+    /// TOML file; see `ladon config-reference`. It must have servers, certificate, key, authority and tunnel.addresses; other keys have
+    /// defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
-    pub run: Run,
+    pub logging: Logging,
     /// This machine's name, as in `binding:host_id`; overrides the file. Network namespaces share one host name: name them
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
@@ -225,7 +232,7 @@ pub struct Plug {
     /// A security group of the port, by name or id; once per group. Default: the project's `default`
     #[arg(long, conflicts_with = "port", value_name = "GROUP")]
     pub security_group: Vec<String>,
-    /// Use this port instead of making one
+    /// Use this port, which nobody uses, instead of making one
     #[arg(long, value_name = "ID")]
     pub port: Option<String>,
     /// This machine's default route leads to the network, too
@@ -250,7 +257,7 @@ pub struct Unplug {
 
 #[derive(Args)]
 pub struct StoreArgs {
-    /// The server's configuration, whose `[store]` says where the store is
+    /// The server's configuration, whose `[store]` says where the store is. Default: the embedded store in /var/lib/ladon/store
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(subcommand)]
@@ -260,12 +267,16 @@ pub struct StoreArgs {
 #[derive(Subcommand)]
 pub enum StoreWhat {
     /// Write everything, as it is at one revision, to a new file
-    Export { file: PathBuf },
+    Export {
+        /// The file to make; one that is there is not overwritten
+        file: PathBuf,
+    },
     /// Read what was exported into a store that is empty
     Import {
         /// What was exported is older than what nodes have seen, as after a loss: go on beyond that. Every node gets a snapshot
         #[arg(long)]
         restore: bool,
+        /// The file that `ladon store export` wrote
         file: PathBuf,
     },
     /// Put a copy of the embedded store's file back, with the server stopped
@@ -273,7 +284,10 @@ pub enum StoreWhat {
     /// The copy goes on at a revision beyond all that nodes have seen: when the server starts, each gets a snapshot and is what
     /// the copy says. A copy that is put back otherwise may leave nodes different without a word. What was there is kept beside it.
     #[command(after_help = "Example:\n  ladon store --config /etc/ladon/server.toml restore /root/ladon-store")]
-    Restore { copy: PathBuf },
+    Restore {
+        /// The copy of the store's file; it stays as it is
+        copy: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -322,10 +336,15 @@ mod tests {
     }
 
     #[test]
-    fn every_command_says_what_it_does() {
-        for command in Cli::command().get_subcommands() {
+    fn every_command_and_what_it_takes_says_what_it_does() {
+        fn look(command: &clap::Command) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(look);
         }
+        look(&Cli::command());
     }
 
     #[test]

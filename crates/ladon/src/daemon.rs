@@ -1,7 +1,6 @@
-//! What `ladon server`, `ladon node` and `ladon kube` have in common: logs, signals, the file with their configuration.
+//! What `ladon server`, `ladon node` and `ladon kube` have in common: logs and signals.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,12 +24,6 @@ pub struct Logging {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-/// Reads the configuration's text; without a file every key has its default.
-pub fn read_config(path: Option<&Path>) -> anyhow::Result<String> {
-    let Some(path) = path else { return Ok(String::new()) };
-    std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))
 }
 
 /// Runs a part until it ends or SIGTERM or SIGINT comes. `stop` then tells it to finish; a second signal does not wait.

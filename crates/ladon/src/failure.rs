@@ -10,6 +10,8 @@ pub struct Failure {
     pub what_happened: String,
     pub what_it_means: String,
     pub what_to_do: String,
+    /// Lines of a file, as they could be.
+    pub example: Vec<String>,
     pub exit_code: u8,
 }
 
@@ -20,7 +22,8 @@ pub const EXIT_TIMEOUT: u8 = 3;
 
 impl Failure {
     pub fn new(what_happened: impl Into<String>, what_it_means: impl Into<String>, what_to_do: impl Into<String>) -> Failure {
-        Failure { what_happened: what_happened.into(), what_it_means: what_it_means.into(), what_to_do: what_to_do.into(), exit_code: 1 }
+        let (what_happened, what_it_means, what_to_do) = (what_happened.into(), what_it_means.into(), what_to_do.into());
+        Failure { what_happened, what_it_means, what_to_do, example: Vec::new(), exit_code: 1 }
     }
 
     pub fn exit_code(self, exit_code: u8) -> Failure {
@@ -32,6 +35,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "ladon: {}", visible(&self.what_happened))?;
         writeln!(f, "  traffic: {}", visible(&self.what_it_means))?;
-        write!(f, "  to do:   {}", visible(&self.what_to_do))
+        write!(f, "  to do:   {}", visible(&self.what_to_do))?;
+        self.example.iter().try_for_each(|line| write!(f, "\n           {}", visible(line)))
     }
 }

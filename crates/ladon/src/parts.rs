@@ -3,45 +3,81 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use kube_bridge::config::told;
 use model::NodeName;
 
 use crate::cli::{Daemon, RunNode};
-use crate::daemon::{self, read_config};
+use crate::daemon;
+use crate::failure::{Failure, Result};
 use crate::output;
+use crate::reference::{self, Needed};
+
+/// A part, and what it means for traffic that it does not start.
+struct Part {
+    name: &'static str,
+    without_it: &'static str,
+}
+
+const SERVER: Part =
+    Part { name: "server", without_it: "not affected; nodes keep forwarding with what they have, and this server changes nothing" };
+const NODE: Part = Part { name: "node", without_it: "this machine's switch forwards as it did; nothing changes it until the node runs" };
+const KUBE: Part =
+    Part { name: "kube", without_it: "not affected; pods and Services that are new or change wait, unless another instance is active" };
 
 /// Runs a part to its end. What ends it goes to standard error, with its reasons.
 pub fn run(part: &Daemon) -> ExitCode {
     let outcome = match part {
         Daemon::Server(run) => server_config(run.config.as_deref())
-            .and_then(|config| daemon::run("server", &run.logging, async |stop| Ok(server::run(config, stop.cancelled_owned()).await?))),
-        Daemon::Node(wanted) => node_config(wanted)
-            .and_then(|config| daemon::run("node", &wanted.run.logging, async |stop| Ok(node::run(config, stop.cancelled_owned()).await?))),
+            .map(|config| daemon::run("server", &run.logging, async |stop| Ok(server::run(config, stop.cancelled_owned()).await?))),
+        Daemon::Node(run) => node_config(run)
+            .map(|config| daemon::run("node", &run.logging, async |stop| Ok(node::run(config, stop.cancelled_owned()).await?))),
         Daemon::Kube(run) => kube_config(run.config.as_deref())
-            .and_then(|config| daemon::run("kube", &run.logging, async |stop| Ok(kube_bridge::run(config, stop.cancelled_owned()).await?))),
+            .map(|config| daemon::run("kube", &run.logging, async |stop| Ok(kube_bridge::run(config, stop.cancelled_owned()).await?))),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::tell(&format!("ladon: {}", stream::describe(error.as_ref())));
-            ExitCode::FAILURE
-        }
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => output::tell(&format!("ladon: {}", stream::describe(error.as_ref()))),
+        Err(failure) => output::tell(&failure.to_string()),
     }
+    ExitCode::FAILURE
 }
 
-pub fn server_config(path: Option<&Path>) -> anyhow::Result<server::Config> {
-    toml::from_str(&read_config(path)?).with_context(|| naming(path))
+pub fn server_config(path: Option<&Path>) -> Result<server::Config> {
+    read(&SERVER, path, |text| toml::from_str(text))
 }
 
-fn node_config(wanted: &RunNode) -> anyhow::Result<node::Config> {
-    let path = wanted.run.config.as_deref();
-    let mut config: node::Config = toml::from_str(&read_config(path)?).with_context(|| naming(path))?;
-    config.host = wanted.host.clone().map(NodeName).or(config.host);
+fn node_config(run: &RunNode) -> Result<node::Config> {
+    let mut config: node::Config = read(&NODE, run.config.as_deref(), |text| toml::from_str(text))?;
+    config.host = run.host.clone().map(NodeName).or(config.host);
     Ok(config)
 }
 
-fn kube_config(path: Option<&Path>) -> anyhow::Result<kube_bridge::config::Config> {
-    kube_bridge::config::Config::from_toml(&read_config(path)?).with_context(|| naming(path))
+fn kube_config(path: Option<&Path>) -> Result<kube_bridge::config::Config> {
+    read(&KUBE, path, |text| toml::from_str(text))
+}
+
+/// Reads a part's configuration; without a file every key has its default, if it has one.
+fn read<T>(part: &Part, path: Option<&Path>, parse: impl Fn(&str) -> std::result::Result<T, toml::de::Error>) -> Result<T> {
+    let failure = |what: String, what_to_do: &str| Failure::new(what, part.without_it, what_to_do);
+    let text = path.map_or(Ok(String::new()), std::fs::read_to_string).map_err(|error| {
+        failure(format!("{} cannot be read: {error}", naming(path)), "name a file with --config that is there and can be read")
+    })?;
+    parse(&text).map_err(|error| {
+        let needed = if error.message().starts_with("missing field") { reference::missing(part.name, &text) } else { Vec::new() };
+        if needed.is_empty() {
+            let what = format!("{} cannot be used: {}", naming(path), told(&text, &error));
+            return failure(what, "correct it; `ladon config-reference` says what may be there");
+        }
+        let names: Vec<String> = needed.iter().map(|key| format!("`{}`", key.name)).collect();
+        let (what, what_to_do) = match path {
+            Some(_) => (format!("{} lacks {}", naming(path), names.join(", ")), "add to it, with values that are yours:"),
+            None => (
+                format!("no file is named with --config, and `ladon {}` has no default for {}", part.name, names.join(", ")),
+                "name a file with --config in which there is, with values that are yours:",
+            ),
+        };
+        Failure { example: needed.iter().flat_map(Needed::lines).collect(), ..failure(what, what_to_do) }
+    })
 }
 
 /// Which configuration an error is about.
@@ -75,8 +111,35 @@ mod tests {
         let [server, node, kube] = &files[..] else { panic!("one each for server, node and kube, in this order") };
         server_config(Some(server.path())).unwrap().check().unwrap();
         let logging = daemon::Logging { log_format: daemon::LogFormat::Text };
-        let node = RunNode { run: crate::cli::Run { config: Some(node.path().into()), logging }, host: None };
-        assert!(node_config(&node).unwrap().cni.is_some());
+        let node = node_config(&RunNode { config: Some(node.path().into()), logging, host: None }).unwrap();
+        assert!(node.cni.is_some() && node.check().is_ok());
         kube_config(Some(kube.path())).unwrap();
+    }
+    #[test]
+    fn who_leaves_out_what_is_needed_is_told_all_of_it_with_examples() {
+        let node = |text: &str| read(&NODE, Some(Path::new("/node.toml")), |_| toml::from_str::<node::Config>(text)).map(drop);
+        let none = read(&NODE, None, |text| toml::from_str::<node::Config>(text)).unwrap_err();
+        assert!(none.to_string().starts_with(
+            "ladon: no file is named with --config, and `ladon node` has no default for `servers`, `certificate`, `key`, `authority`, \
+             `tunnel.addresses`\n  traffic: this machine's switch"
+        ));
+        // What is told is a configuration.
+        assert_eq!(toml::from_str::<node::Config>(&none.example.join("\n")).unwrap().check(), Ok(()));
+        let some = "servers = ['192.0.2.1:9697']\ncertificate = 'c'\nkey = 'k'\n[tunnel]\naddresses = ['192.0.2.11']";
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(some.as_bytes()).unwrap();
+        let failure = read(&NODE, Some(file.path()), |text| toml::from_str::<node::Config>(text)).unwrap_err();
+        assert_eq!(failure.what_happened, format!("the configuration {} lacks `authority`", file.path().display()));
+        assert_eq!(failure.example.last().unwrap(), "authority = \"/etc/ladon/ca.crt\"");
+        let absent = node("").unwrap_err().what_happened;
+        assert!(absent.starts_with("the configuration /node.toml cannot be read: No such file"), "{absent}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_with_its_line() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"[network]\nmtu = 'much'\n").unwrap();
+        let what = server_config(Some(file.path())).unwrap_err().what_happened;
+        assert!(what.contains("cannot be used: line 2, `mtu = 'much'`: invalid type"), "{what}");
     }
 }

@@ -39,6 +39,55 @@ pub fn markdown() -> String {
     text
 }
 
+/// A key that a part cannot do without and that has no default.
+pub struct Needed {
+    /// With its table: `tunnel.addresses`.
+    pub name: String,
+    meaning: String,
+    example: String,
+}
+
+impl Needed {
+    /// As a configuration has it, the meaning first.
+    pub fn lines(&self) -> Vec<String> {
+        let (table, key) = self.name.rsplit_once('.').map_or((None, &*self.name), |(table, key)| (Some(table), key));
+        let heading = table.map(|table| format!("[{table}]"));
+        heading.into_iter().chain([format!("# {}", self.meaning), format!("{key} = {}", self.example)]).collect()
+    }
+}
+
+/// The keys that a part's configuration must have and this text has not. Lists of tables are not looked into.
+pub fn missing(part: &str, text: &str) -> Vec<Needed> {
+    let Some((_, source)) = PARTS.iter().find(|(name, _)| *name == part) else { return Vec::new() };
+    let given: toml::Table = toml::from_str(text).unwrap_or_default();
+    let sections = sections(source);
+    let mut missing = Vec::new();
+    for (section, heading) in placed(&sections) {
+        let table = heading.trim_matches(['`', '[', ']']);
+        let is_list = heading.starts_with("`[[");
+        for (key, (meaning, example)) in section.keys.iter().filter(|_| !is_list).filter_map(|key| Some((key, example(&key.doc)?))) {
+            let name = if table.is_empty() { key.name.clone() } else { format!("{table}.{}", key.name) };
+            if !has(&given, &name) {
+                missing.push(Needed { name, meaning: meaning.into(), example: example.into() });
+            }
+        }
+    }
+    missing
+}
+
+/// A meaning, and the example at its end, which keys have that must be there.
+fn example(doc: &str) -> Option<(&str, &str)> {
+    let (meaning, example) = doc.split_once(" Example: `")?;
+    Some((meaning, example.strip_suffix("`.")?))
+}
+
+fn has(table: &toml::Table, name: &str) -> bool {
+    match name.split_once('.') {
+        None => table.contains_key(name),
+        Some((first, rest)) => table.get(first).and_then(toml::Value::as_table).is_some_and(|table| has(table, rest)),
+    }
+}
+
 fn heading(part: &str) -> String {
     format!("\n## `ladon {part}`\n\nA TOML file, named with `--config`.\n")
 }
@@ -193,7 +242,8 @@ pub struct Host {
             for (section, _) in placed(&sections) {
                 assert!(!section.doc.is_empty(), "{part}: {} has no doc comment", section.name);
                 for key in section.keys.iter().filter(|key| child(key, &sections).is_none()) {
-                    assert!(!key.doc.is_empty(), "{part}: {}.{} has no doc comment", section.name, key.name);
+                    let is_said = key.doc.contains("efault") || example(&key.doc).is_some();
+                    assert!(is_said, "{part}: {}.{} has neither a default nor an example at its end", section.name, key.name);
                 }
             }
         }

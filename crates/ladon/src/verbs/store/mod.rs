@@ -18,10 +18,10 @@ const UNTOUCHED: &str = "not affected; switches go on with what they have";
 
 /// Exports, imports or puts a copy back; says what it was.
 pub fn store(args: &StoreArgs) -> Result<String> {
-    let config = parts::server_config(args.config.as_deref()).and_then(|config| config.check().map(|()| config).map_err(Into::into));
-    let config = config.map_err(|error| {
-        Failure::new(stream::describe(error.as_ref()), UNTOUCHED, "name the server's configuration with --config, and correct it")
-    })?;
+    let config = parts::server_config(args.config.as_deref())?;
+    config
+        .check()
+        .map_err(|error| Failure::new(error.to_string(), UNTOUCHED, "name the server's configuration with --config, and correct it"))?;
     match &args.what {
         StoreWhat::Export { file } => {
             if let Some(path) = config.store.file().filter(|path| !path.exists()) {
