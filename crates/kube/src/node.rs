@@ -195,6 +195,7 @@ impl Machines {
             host: name.to_owned(),
             security_groups: vec![topology.group],
             allowed_address_pairs: pairs(&machine.addresses),
+            place: None,
             project_id: self.neutron.project().map(str::to_owned),
         }
     }
@@ -236,6 +237,7 @@ mod tests {
             device_id: "n1".into(),
             status: "ACTIVE".into(),
             host: Some("n1".into()),
+            mac_address: None,
             fixed_ips: Vec::new(),
             allowed_address_pairs: pairs.iter().map(|pair| AddressPair { ip_address: (*pair).into() }).collect(),
         }

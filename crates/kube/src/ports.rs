@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::events::{Report, Reporter, reference};
 use crate::ids::Keys;
 use crate::mirror::{Change, Mirror, watch};
-use crate::neutron::types::{NewPort, Port};
+use crate::neutron::types::{NewPort, Place, Port};
 use crate::neutron::{ApiError, Neutron};
 use crate::pod::{DesiredPort, OWNER, desired_port};
 use crate::queue::Queue;
@@ -50,6 +50,8 @@ type Uid = String;
 /// A port that is there.
 struct Actual {
     id: Uuid,
+    /// None where the server does not tell.
+    place: Option<Box<Place>>,
     /// Number of the list that was the latest when the port was seen or made.
     epoch: u64,
 }
@@ -82,6 +84,8 @@ pub struct Ports {
     uncertain: HashSet<Uid>,
     /// Pods whose port was refused: they are tried alone, so that they spoil no batch again.
     refused: HashSet<Uid>,
+    /// Ports that somebody deleted under running pods: they are made again as they were, while their addresses are free.
+    lost: HashMap<Uid, (Uuid, Box<Place>)>,
     /// Second ports of pods, which go.
     duplicates: Vec<Uuid>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -109,6 +113,7 @@ impl Ports {
             queue: Queue::new(),
             uncertain: HashSet::new(),
             refused: HashSet::new(),
+            lost: HashMap::new(),
             duplicates: Vec::new(),
             running: FuturesUnordered::new(),
             listing: None,
@@ -156,6 +161,7 @@ impl Ports {
     }
 
     fn pod_gone(&mut self, old: DesiredPort, now: Instant) {
+        self.lost.remove(&old.uid);
         if self.desired.get(&old.uid).is_some_and(|known| known.name == old.name) {
             self.desired.remove(&old.uid);
             // Only what a mirror says of itself can be said by two.
@@ -235,6 +241,7 @@ impl Ports {
             host: pod.host.clone(),
             security_groups: vec![topology.group],
             allowed_address_pairs: Vec::new(),
+            place: self.lost.get(&pod.uid).map(|(_, place)| Place::clone(place)),
             project_id: self.neutron.project().map(str::to_owned),
         }
     }
@@ -292,7 +299,14 @@ impl Ports {
         match result {
             Ok(port) => {
                 debug!(uid, port = %port.id, "a pod has its port");
-                self.actual.insert(uid.clone(), Actual { id: port.id, epoch: self.epoch });
+                let (id, place) = (port.id, Place::of(&port).map(Box::new));
+                if let Some((old, _)) = self.lost.remove(&uid).filter(|(old, was)| *old != id || place.as_ref() != Some(was)) {
+                    warn!(uid, port = %id, %old, "a pod's port was made again and is another one");
+                    if let Some(pod) = self.desired.get(&uid) {
+                        self.reporter.warn(replaced(pod));
+                    }
+                }
+                self.actual.insert(uid.clone(), Actual { id, place, epoch: self.epoch });
                 self.uncertain.remove(&uid);
                 self.refused.remove(&uid);
                 self.queue.done(&uid);
@@ -303,6 +317,10 @@ impl Ports {
                 suspects.insert(uid.clone());
                 let Some(pod) = self.desired.get(&uid) else { return };
                 debug!(pod = pod.name, %error, failures, "no port");
+                // Somebody else has the addresses, or may have: the pod gets others.
+                if error.is_refusal() && self.lost.remove(&uid).is_some() {
+                    return self.reporter.warn(replaced(pod));
+                }
                 if error.is_refusal() || failures >= SILENT_FAILURES {
                     self.reporter.warn(failure(pod, &error));
                 }
@@ -325,9 +343,9 @@ impl Ports {
         let now = Instant::now();
         let (kept, duplicates) = self.one_each(ports);
         let before: HashSet<Uid> = self.actual.keys().cloned().collect();
-        for (uid, id) in &kept {
+        for (uid, port) in &kept {
             if !before.contains(uid) && !self.queue.is_running(uid) {
-                self.actual.insert(uid.clone(), Actual { id: *id, epoch });
+                self.actual.insert(uid.clone(), Actual { id: port.id, place: Place::of(port).map(Box::new), epoch });
                 // A static pod whose mirror is not there may be about to get it back.
                 self.queue.push(uid.clone(), now);
             }
@@ -336,10 +354,11 @@ impl Ports {
         let lost: Vec<Uid> = self.actual.iter().filter(|(uid, port)| is_lost(uid, port)).map(|(uid, _)| uid.clone()).collect();
         for uid in lost {
             warn!(uid, "a pod's port was deleted by someone else; making it again");
-            if let Some(pod) = self.desired.get(&uid) {
-                self.reporter.warn(replaced(pod));
+            match (self.desired.get(&uid), self.actual.remove(&uid)) {
+                (Some(_), Some(Actual { id, place: Some(place), .. })) => drop(self.lost.insert(uid.clone(), (id, place))),
+                (Some(pod), _) => self.reporter.warn(replaced(pod)),
+                (None, _) => {}
             }
-            self.actual.remove(&uid);
             self.queue.push(uid, now);
         }
         let orphans = self.actual.keys().filter(|uid| !self.desired.contains_key(*uid)).count();
@@ -351,14 +370,14 @@ impl Ports {
     }
 
     /// One port for each uid: the one with the id that we would give it, else the one that works. The rest is too much.
-    fn one_each(&self, mut ports: Vec<Port>) -> (HashMap<Uid, Uuid>, Vec<Uuid>) {
+    fn one_each(&self, mut ports: Vec<Port>) -> (HashMap<Uid, Port>, Vec<Uuid>) {
         ports.sort_by_key(|port| (port.id != self.keys.pod(&port.device_id), port.status != "ACTIVE", port.id));
         let (mut kept, mut duplicates) = (HashMap::new(), Vec::new());
         for port in ports {
             if kept.contains_key(&port.device_id) {
                 duplicates.push(port.id);
             } else {
-                kept.insert(port.device_id, port.id);
+                kept.insert(port.device_id.clone(), port);
             }
         }
         (kept, duplicates)

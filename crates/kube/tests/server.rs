@@ -80,6 +80,37 @@ async fn a_lost_answer_makes_no_second_port_on_the_real_server() -> Claim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_somebody_deletes_under_a_pod_is_made_again_as_it_was() -> Claim {
+    let world = world().await;
+    let mut config = world.config("a");
+    config.resync_secs = 1;
+    let _kube = world.start_with(config).await;
+    world.pod("web", json!({})).await;
+    let ports = || async { world.ports().await };
+    eventually("it has a port", || async { ports().await.len() == 1 }).await;
+    let before = ports().await.remove(0);
+    let place = |port: &Value| ["id", "mac_address", "fixed_ips", "device_id"].map(|field| port[field].clone());
+    let path = format!("/v2.0/ports/{}", before["id"].as_str().unwrap());
+    for _ in 0..3 {
+        world.ask("DELETE", &path, Value::Null).await;
+        eventually("it is there again", || async { ports().await.iter().any(|port| place(port) == place(&before)) }).await;
+    }
+    assert!(world.events().await.iter().all(|(reason, _)| reason != "LadonPortReplaced"));
+
+    world.front.set_down(true);
+    world.ask("DELETE", &path, Value::Null).await;
+    let thief = json!({"port": {"network_id": before["network_id"], "name": "thief", "fixed_ips": before["fixed_ips"]}});
+    assert!(world.ask("POST", "/v2.0/ports", thief).await["port"]["id"].is_string());
+    world.front.set_down(false);
+    eventually("it gets other addresses", || async {
+        ports().await.iter().any(|port| port["device_id"] == before["device_id"] && port["fixed_ips"] != before["fixed_ips"])
+    })
+    .await;
+    eventually("and its pod is told", || async { world.events().await.iter().any(|(reason, _)| reason == "LadonPortReplaced") }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_a_host_on_the_network() -> Claim {
     let world = world().await;
     let _kube = world.start("a").await;
@@ -177,6 +208,31 @@ async fn an_endpoint_that_cannot_be_a_member_keeps_no_other_from_being_one() -> 
     .await;
     world.endpoints("web", json!([endpoint("10.244.1.1"), endpoint("10.244.1.2")])).await;
     eventually("later changes arrive", || async { world.members("web").await == ["10.244.1.1:8080=1", "10.244.1.2:8080=1"] }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_changes_of_a_load_balancer_is_put_right() -> Claim {
+    let world = world().await;
+    let mut config = world.config("a");
+    config.resync_secs = 2;
+    let _kube = world.start_with(config).await;
+    world.service("web", json!({"ports": [{"port": 80}]})).await;
+    world.endpoints("web", json!([{"addresses": ["10.244.1.1"], "conditions": {"ready": true}}])).await;
+    let listeners = || async {
+        let name = format!("{}/web:TCP:80", world.namespace);
+        let all = world.list("/v2.0/lbaas/listeners").await;
+        all.into_iter().filter(|listener| listener["name"] == *name).collect::<Vec<_>>()
+    };
+    eventually("it is served", || async { world.members("web").await == ["10.244.1.1:8080=1"] && listeners().await.len() == 1 }).await;
+    let id = listeners().await[0]["id"].as_str().unwrap().to_owned();
+    for _ in 0..2 {
+        world.ask("DELETE", &format!("/v2.0/lbaas/listeners/{id}"), Value::Null).await;
+        eventually("it is there again", || async { listeners().await.len() == 1 }).await;
+    }
+    let id = world.balancers("web").await[0]["id"].as_str().unwrap().to_owned();
+    world.ask("DELETE", &format!("/v2.0/lbaas/loadbalancers/{id}?cascade=true"), Value::Null).await;
+    eventually("so is the load balancer", || async { world.members("web").await == ["10.244.1.1:8080=1"] }).await;
     Ok(())
 }
 

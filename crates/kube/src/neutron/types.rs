@@ -71,13 +71,15 @@ pub struct Port {
     #[serde(default, rename = "binding:host_id")]
     pub host: Option<String>,
     #[serde(default)]
+    pub mac_address: Option<String>,
+    #[serde(default)]
     pub fixed_ips: Vec<FixedIp>,
     #[serde(default)]
     pub allowed_address_pairs: Vec<AddressPair>,
 }
 
 /// The fields of [`Port`], for `fields=`.
-pub const PORT_FIELDS: &[&str] = &["id", "device_id", "status", "binding:host_id", "fixed_ips", "allowed_address_pairs"];
+pub const PORT_FIELDS: &[&str] = &["id", "device_id", "status", "binding:host_id", "mac_address", "fixed_ips", "allowed_address_pairs"];
 
 /// A port to be made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -91,8 +93,25 @@ pub struct NewPort {
     pub security_groups: Vec<Uuid>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_address_pairs: Vec<AddressPair>,
+    /// Where it must have certain addresses; else the server chooses.
+    #[serde(flatten)]
+    pub place: Option<Place>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
+}
+
+/// What a running pod knows of its port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Place {
+    pub mac_address: String,
+    pub fixed_ips: Vec<FixedIp>,
+}
+
+impl Place {
+    /// None where the server tells no MAC.
+    pub fn of(port: &Port) -> Option<Place> {
+        Some(Place { mac_address: port.mac_address.clone()?, fixed_ips: port.fixed_ips.clone() })
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
