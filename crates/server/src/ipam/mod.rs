@@ -16,7 +16,10 @@ mod track;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{BlockId, FixedIp, Mac, Network, NetworkId, NodeName, Port, PortId, Subnet, SubnetId, eui64, owner};
+use model::{
+    BlockId, FixedIp, Mac, Network, NetworkId, NodeName, Port, PortId, PortStatus, ProjectId, Standard, Subnet, SubnetId, eui64, owner,
+};
+use uuid::Uuid;
 
 use crate::writer::{Tx, WriteError};
 
@@ -103,6 +106,43 @@ pub fn allocate(tx: &mut Tx, request: &Request) -> Result<Allocation, IpamError>
     let fixed_ips = Addresses { tx, request, subnets: &subnets, mac, chosen: Vec::new() }.all()?;
     let block = block_of(tx, request, &fixed_ips, mac);
     Ok(Allocation { fixed_ips, mac, block })
+}
+
+/// A port of the server's own making, for a router's interface or a VIP: it has no home, and works as soon as it is there.
+/// Its bookkeeping is the caller's.
+pub fn homeless_port(
+    tx: &mut Tx,
+    network: NetworkId,
+    wanted: Wanted,
+    project: &ProjectId,
+    device_owner: &str,
+    device_id: String,
+) -> Result<Port, IpamError> {
+    let request = Request { network, device_owner, host: None, wanted: Some(&[wanted]), mac: None, existing: None };
+    let Allocation { fixed_ips, mac, block: _ } = allocate(tx, &request)?;
+    Ok(Port {
+        id: PortId(Uuid::new_v4()),
+        key: tx.port_key()?,
+        network,
+        project: project.clone(),
+        name: String::new(),
+        description: String::new(),
+        is_admin_up: true,
+        mac,
+        fixed_ips,
+        address_pairs: Vec::new(),
+        is_port_security: false,
+        security_groups: Vec::new(),
+        device_owner: device_owner.to_string(),
+        device_id,
+        host: None,
+        claimed_by: None,
+        vnic_type: "normal".to_string(),
+        dhcp_options: Vec::new(),
+        block: None,
+        status: PortStatus::Active,
+        standard: Standard::default(),
+    })
 }
 
 /// The subnets of a network, oldest first.

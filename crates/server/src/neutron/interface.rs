@@ -222,38 +222,8 @@ fn widen(ask: &mut Ask, mut port: Port, wanted: Wanted) -> Result<Port, ApiError
 }
 
 fn new_interface(ask: &mut Ask, router: &Router, subnet: &Subnet, wanted: Wanted) -> Result<Port, ApiError> {
-    let request = ipam::Request {
-        network: subnet.network,
-        device_owner: owner::ROUTER_INTERFACE,
-        host: None,
-        wanted: Some(&[wanted]),
-        mac: None,
-        existing: None,
-    };
-    let allocation = ipam::allocate(ask.tx, &request)?;
-    let port = Port {
-        id: PortId(Uuid::new_v4()),
-        key: ask.tx.port_key()?,
-        network: subnet.network,
-        project: router.project.clone(),
-        name: String::new(),
-        description: String::new(),
-        is_admin_up: true,
-        mac: allocation.mac,
-        fixed_ips: allocation.fixed_ips,
-        address_pairs: Vec::new(),
-        is_port_security: false,
-        security_groups: Vec::new(),
-        device_owner: owner::ROUTER_INTERFACE.to_string(),
-        device_id: router.id.to_string(),
-        host: None,
-        claimed_by: None,
-        vnic_type: "normal".to_string(),
-        dhcp_options: Vec::new(),
-        block: None,
-        status: PortStatus::Active,
-        standard: ask.born(),
-    };
+    let port = ipam::homeless_port(ask.tx, subnet.network, wanted, &router.project, owner::ROUTER_INTERFACE, router.id.to_string())?;
+    let port = Port { standard: ask.born(), ..port };
     ask.tx.put(port.clone());
     Ok(port)
 }

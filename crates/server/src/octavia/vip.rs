@@ -6,12 +6,11 @@ use model::{
     FixedIp, Kind, LoadBalancer, LoadBalancerId, Network, NetworkId, ObjectKey, Port, PortId, PortStatus, ProjectId, Subnet, SubnetId,
     VipPort, owner,
 };
-use uuid::Uuid;
 
 use super::Ask;
 use super::body::{self, Fields};
 use super::error::Fault;
-use crate::ipam::{self, Request, Wanted};
+use crate::ipam::{self, Wanted};
 
 /// The name of a port that a load balancer made for itself.
 fn port_name(id: LoadBalancerId) -> String {
@@ -64,32 +63,13 @@ fn adopt(ask: &mut Ask, id: LoadBalancerId, port: PortId, fields: &Fields) -> Re
 fn make(ask: &mut Ask, id: LoadBalancerId, project: &ProjectId, fields: &Fields) -> Result<Vip, Fault> {
     let address = fields.address("vip_address")?;
     let (network, wanted) = place(ask, fields, address)?;
-    let request =
-        Request { network: network.id, device_owner: owner::LOAD_BALANCER, host: None, wanted: Some(&[wanted]), mac: None, existing: None };
-    let got = ipam::allocate(ask.tx, &request)?;
-    let fixed = *got.fixed_ips.first().ok_or_else(|| Fault::validation("the VIP network has no subnet."))?;
+    let port = ipam::homeless_port(ask.tx, network.id, wanted, project, owner::LOAD_BALANCER, device(id))?;
+    let fixed = *port.fixed_ips.first().ok_or_else(|| Fault::validation("the VIP network has no subnet."))?;
     let port = Port {
-        id: PortId(Uuid::new_v4()),
-        key: ask.tx.port_key()?,
-        network: network.id,
-        project: project.clone(),
         name: port_name(id),
-        description: String::new(),
-        is_admin_up: true,
-        mac: got.mac,
-        fixed_ips: got.fixed_ips,
-        address_pairs: Vec::new(),
         is_port_security: network.is_port_security_default,
-        security_groups: Vec::new(),
-        device_owner: owner::LOAD_BALANCER.into(),
-        device_id: device(id),
-        host: None,
-        claimed_by: None,
-        vnic_type: "normal".into(),
-        dhcp_options: Vec::new(),
-        block: None,
-        status: PortStatus::Active,
         standard: body::standard(ask.tx, &Fields::default())?,
+        ..port
     };
     let vip = Vip { port: port.id, network: network.id, fixed, origin: VipPort::Made };
     ask.tx.put(port);
