@@ -331,7 +331,7 @@ fn pick<T>(all: &BTreeMap<String, T>, random: &mut Random) -> Option<String> {
 pub fn settle(ladon: &Deployment) -> Result<()> {
     ladon.wait_for_server()?;
     wait::until("every node to be connected", DEADLINE, || {
-        let all = ladon.api.get("/ladon/v1/nodes").map_err(|error| format!("{error:#}"))?;
+        let all = ladon.ladon(&ladon.nodes[0], &["nodes"]).map_err(|error| format!("{error:#}"))?;
         let good = all["nodes"].as_array().into_iter().flatten().filter(|node| node["is_connected"] == true).count();
         if good == ladon.nodes.len() { Ok(Some(())) } else { Err(all.to_string()) }
     })?;
@@ -358,7 +358,7 @@ fn ports_are_right(population: &Population<'_>) -> Result<()> {
 }
 
 /// Every object that the API shows.
-fn objects(api: &Api) -> Result<BTreeMap<String, Value>> {
+pub fn objects(api: &Api) -> Result<BTreeMap<String, Value>> {
     let kinds = ["network", "subnet", "port", "router", "security_group", "security_group_rule", "loadbalancer", "listener", "pool"];
     let mut all = BTreeMap::new();
     for kind in kinds {
@@ -372,18 +372,18 @@ fn objects(api: &Api) -> Result<BTreeMap<String, Value>> {
     Ok(all)
 }
 
-/// A server, nodes and switches that begin with nothing but what is on the disks have the same.
+/// Servers, nodes and switches that begin with nothing but what is on the disks have the same.
 pub fn fresh_start_says_the_same(ladon: &Deployment, switches: &[&Ovs]) -> Result<()> {
     let dumps = switches.iter().map(|ovs| Dump::of(ovs)).collect::<Result<Vec<_>>>()?;
     let before = objects(&ladon.api)?;
-    ladon.server.kill9()?;
+    ladon.servers().into_iter().try_for_each(|(server, _)| server.kill9())?;
     ladon.nodes.iter().try_for_each(|node| node.process.kill9())?;
     for ovs in switches {
         ovs.ofctl(&["del-flows", BRIDGE])?;
         ovs.ofctl(&["del-groups", BRIDGE])?;
     }
     ladon.nodes.iter().try_for_each(|node| node.process.restart())?;
-    ladon.server.restart()?;
+    ladon.servers().into_iter().try_for_each(|(server, _)| server.restart())?;
     settle(ladon)?;
     for (dump, ovs) in dumps.iter().zip(switches) {
         wait_dump(ovs, dump, DEADLINE).with_context(|| format!("a fresh start on {}", ovs.host().name()))?;
@@ -393,7 +393,7 @@ pub fn fresh_start_says_the_same(ladon: &Deployment, switches: &[&Ovs]) -> Resul
     Ok(())
 }
 
-fn difference(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> Vec<String> {
+pub fn difference(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> Vec<String> {
     let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let differ = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
     differ.map(|key| format!("{key}: {:?} -> {:?}", before.get(key), after.get(key))).collect()

@@ -7,6 +7,7 @@
 mod certificates;
 mod clock;
 mod disks;
+mod etcd;
 mod kubernetes;
 mod level;
 mod servers;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::world::{DEADLINE, Dump, World, cost, is_long, let_pass, ms};
 
-fn addresses(port: &Value) -> Result<Vec<std::net::IpAddr>> {
+pub fn addresses(port: &Value) -> Result<Vec<std::net::IpAddr>> {
     port["fixed_ips"].as_array().into_iter().flatten().map(|fixed| Ok(fixed["ip_address"].as_str().unwrap_or_default().parse()?)).collect()
 }
 
