@@ -193,10 +193,11 @@ fn servers_that_are_killed_at_any_moment_lose_and_double_nothing() {
         working.store(false, Ordering::SeqCst);
         outcomes.into_iter().for_each(|outcome| outcome.unwrap());
     });
-    assert!(kills.load(Ordering::SeqCst) > 2, "hardly anything was killed");
+    assert!(kills.load(Ordering::SeqCst) > 0, "nothing was killed");
     let wanted = CLIENTS * PORTS * 3 / 4;
+    // What was answered by others comes to it with its watch.
+    soon("the first server shows all that was made", || ports(&servers[0]).len() == wanted);
     let first = ports(&servers[0]);
-    assert_eq!(first.len(), wanted);
     for (what, value) in [("id", "/id"), ("address", "/fixed_ips/0/ip_address"), ("MAC", "/mac_address"), ("name", "/name")] {
         assert_eq!(distinct(&first, |port| port.pointer(value).unwrap().to_string()), wanted, "{what}s are all different");
     }
