@@ -194,6 +194,59 @@ async fn a_server_that_is_always_too_late_says_so_and_writes_nothing() {
     assert_eq!(core.state().revision().0, 1 + u64::from(server::ATTEMPTS_MAX), "it has taken in what others wrote");
 }
 
+/// A shared store that tells when it is asked to write, and goes away then.
+struct Away {
+    memory: Arc<store::Memory>,
+    asked: std::sync::mpsc::SyncSender<()>,
+    leave: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Store for Away {
+    fn load(&self) -> Result<Snapshot, StoreError> {
+        self.memory.load()
+    }
+
+    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        self.memory.changes(from)
+    }
+
+    fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+        self.asked.send(()).unwrap();
+        match self.leave.lock().unwrap().recv() {
+            Ok(()) => Err(TransactError::Unknown("it is away".into())),
+            Err(_) => self.memory.transact(transaction),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_behind_a_write_that_a_store_did_not_answer_is_not_kept_waiting_as_long_again() {
+    let world = World::new();
+    let ((asked, is_asked), (leave, left)) = (std::sync::mpsc::sync_channel(9), std::sync::mpsc::channel());
+    let core = Core::start(Arc::new(Away { memory: world.store.clone(), asked, leave: left.into() })).unwrap();
+    let first = tokio::spawn({
+        let core = core.clone();
+        async move { core.write(put_network(1)).await }
+    });
+    tokio::task::block_in_place(|| is_asked.recv().unwrap());
+    // It is in the queue from the first look on.
+    let second = core.write(put_network(2));
+    tokio::pin!(second);
+    assert!(futures::poll!(second.as_mut()).is_pending());
+    leave.send(()).unwrap();
+    let unknown = first.await.unwrap().unwrap_err();
+    assert!(matches!(unknown, WriteError::StoreUnknown(_)), "{unknown}");
+    assert_eq!(second.await, Err(WriteError::StoreAway));
+    assert!(is_asked.try_recv().is_err(), "it was not asked to write the second");
+    // Once it is back, it is.
+    drop(leave);
+    core.write(put_network(3)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_closure_that_fails_leaves_nothing_behind() {
     let world = World::new();

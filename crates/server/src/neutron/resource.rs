@@ -175,7 +175,9 @@ impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> ApiError {
         use axum::http::StatusCode;
         let (status, kind) = match &error {
-            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped | WriteError::StoreAway => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+            }
             WriteError::StoreUnknown(_) => (StatusCode::GATEWAY_TIMEOUT, "HTTPGatewayTimeout"),
             WriteError::StoreFull => (StatusCode::INSUFFICIENT_STORAGE, "StoreFull"),
             WriteError::KeysExhausted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "NoNetworkAvailable"),

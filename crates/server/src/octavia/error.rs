@@ -77,9 +77,11 @@ impl From<BadKey> for Fault {
 impl From<WriteError> for Fault {
     fn from(error: WriteError) -> Fault {
         let status = match error {
-            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped | WriteError::KeysExhausted { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            WriteError::TooBusy
+            | WriteError::Contended
+            | WriteError::Stopped
+            | WriteError::StoreAway
+            | WriteError::KeysExhausted { .. } => StatusCode::SERVICE_UNAVAILABLE,
             WriteError::StoreUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
             WriteError::StoreFull => StatusCode::INSUFFICIENT_STORAGE,
             WriteError::StoreFailed(_) | WriteError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -66,6 +66,11 @@ pub enum WriteError {
     /// What the store says, in its three parts.
     #[error("{0}")]
     StoreUnknown(String),
+    /// It was not tried: whoever waited behind a write for which a shared store had no answer is not kept waiting as long again.
+    #[error(
+        "the store has just failed another write; nothing was written and traffic is not affected; look at the etcd cluster that holds it, and try again"
+    )]
+    StoreAway,
     #[error("all numbers for {kind}s are in use; nothing was written and traffic is not affected; delete {kind}s that nobody needs")]
     KeysExhausted { kind: &'static str },
     #[error("the write failed in the server: {0}; nothing was written and traffic is not affected; report it with the server's log")]
@@ -378,18 +383,36 @@ impl Writer {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
         }
         let is_due = self.retry.is_some_and(|(at, _)| at <= Instant::now());
-        if self.has_news.swap(false, Ordering::SeqCst) || is_due {
-            drop(self.catch_up(self.revision()));
-        }
+        let is_news = self.has_news.swap(false, Ordering::SeqCst) || is_due;
+        let caught_up = if is_news { self.catch_up(self.revision()) } else { Ok(()) };
         let closures = batch.len();
-        if closures > 0 {
-            let result = self.write(&mut batch);
-            if let Err(error) = &result {
-                tracing::error!("{closures} writes were refused: {error}");
-            }
-            batch.into_iter().for_each(|job| job.answer(result.clone()));
+        let result = match caught_up {
+            Err(error) => Err(error.into()),
+            Ok(()) if closures == 0 => Ok(self.revision()),
+            Ok(()) => self.write(&mut batch),
+        };
+        if closures > 0
+            && let Err(error) = &result
+        {
+            tracing::error!("{closures} writes were refused: {error}");
+        }
+        batch.into_iter().for_each(|job| job.answer(result.clone()));
+        if matches!(result, Err(WriteError::StoreFailed(_) | WriteError::StoreUnknown(_))) && self.store.is_shared() {
+            self.refuse_waiting();
         }
         closures
+    }
+
+    /// Refuses what came while a store that others share, and that may be away, was tried.
+    fn refuse_waiting(&mut self) {
+        let waiting = self.turns.len();
+        for turn in (0..waiting).map_while(|_| self.turns.try_recv().ok()) {
+            match turn {
+                Turn::Job(job) => job.answer(Err(WriteError::StoreAway)),
+                // It is not told again.
+                Turn::News => drop(self.retry.get_or_insert((Instant::now(), RETRY_PAUSE))),
+            }
+        }
     }
 
     fn revision(&self) -> Revision {
