@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::api::Api;
 
 /// Longest time that a part may take until it serves.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(120);
 /// Where the first server's API is. Each further server's ports are [`NEXT_SERVER`] above.
 const API_PORT: u16 = 9696;
 /// Where nodes reach the first server.

@@ -24,7 +24,7 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// Folders that containerd, CNI and kubelet make; removed when empty, children first.
 const SHARED: &[&str] = &["/run/containerd/s", "/run/containerd", LOG_LINKS, CNI_RESULTS, "/var/lib/cni/networks", "/var/lib/cni"];
 /// How long the kernel may take to let go of a control group whose processes were killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The bundles of a lab, read before its folder goes.
 #[derive(Default)]

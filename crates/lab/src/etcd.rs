@@ -1,10 +1,12 @@
 //! etcd clusters: one member or several on the loopback of this machine or of a host, Debian's etcd or the newest one built from its
 //! Go module.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Doing, LabError, Result};
@@ -21,7 +23,7 @@ use crate::state::{make_dir, write_whole};
 /// The etcd that is built from its module.
 pub const ETCD_VERSION: &str = "v3.6.4";
 /// How long a cluster may take to be ready on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(120);
 
 /// Whose etcd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -248,7 +250,7 @@ impl Member {
 /// What a member that tells it at this port says of its health.
 fn ask(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -256,7 +258,17 @@ fn ask(port: u16) -> std::io::Result<String> {
 }
 
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: std::io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let ports = listeners.and_then(|listeners| listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect());
-    ports.map_err(|error| LabError::Unfit(format!("no port is free on loopback: {error}")))
+    /// It takes a while until somebody listens on them: another cluster of this process must not get them meanwhile.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut held, mut ports) = (Vec::new(), Vec::new());
+    while ports.len() < count {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
+        let (port, listener) = free.map_err(|error| LabError::Unfit(format!("no port is free on loopback: {error}")))?;
+        held.push(listener);
+        if given.insert(port) {
+            ports.push(port);
+        }
+    }
+    Ok(ports)
 }

@@ -22,7 +22,7 @@ pub const BRIDGE: &str = "br-phy";
 /// The database schema that the package brings.
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// How long a daemon may take to answer after it was started.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(120);
 
 /// The switch of one host.
 pub struct Ovs {

@@ -18,7 +18,7 @@ use crate::{procfs, sys, wait};
 pub use crate::state::Spec;
 
 /// How long a process may take to end after a signal that it cannot refuse.
-const DEATH: Duration = Duration::from_secs(10);
+const DEATH: Duration = Duration::from_secs(60);
 /// Lines of the log that an error quotes.
 const QUOTED_LINES: usize = 8;
 

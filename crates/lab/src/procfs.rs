@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::wait;
 
 /// How long a process may take to be gone after SIGKILL.
-const DEATH: Duration = Duration::from_secs(20);
+const DEATH: Duration = Duration::from_secs(60);
 
 /// A process: its number and, in clock ticks since boot, when it started.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use lab::kubernetes::{self, AGNHOST, Cluster};
 use lab::{Lab, Progress, Underlay, traffic};
 
+const DEADLINE: Duration = Duration::from_secs(180);
+
 /// Debian's plainest plugin, standing for a network: this test is about the lab.
 const CONFLIST: &str = r#"{"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge", "bridge": "cni0",
   "isGateway": true, "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.99.0.0/24"}]]}}]}"#;
@@ -44,20 +46,20 @@ fn a_cluster_comes_up_runs_a_pod_and_leaves_nothing() {
     }
     fs::write(worker.cni_conf().join("10-plain.conflist"), CONFLIST.replace("DIR", &dir.to_string_lossy())).unwrap();
     cluster.wait_nodes_ready().unwrap();
-    let second = Duration::from_secs(1);
-    cluster.wait_for("the default account", "/api/v1/namespaces/default/serviceaccounts/default", 20 * second, |_| true).unwrap();
+    cluster.wait_for("the default account", "/api/v1/namespaces/default/serviceaccounts/default", DEADLINE, |_| true).unwrap();
     cluster.kubectl(&["run", "web", "--image", AGNHOST, "--image-pull-policy=Never", "--", "netexec"]).unwrap();
     let is_running = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["ready"] == true;
-    let pod = cluster.wait_for("the pod to run", "/api/v1/namespaces/default/pods/web", 30 * second, is_running).unwrap();
+    let pod = cluster.wait_for("the pod to run", "/api/v1/namespaces/default/pods/web", DEADLINE, is_running).unwrap();
     let address = format!("{}:8080", pod["status"]["podIP"].as_str().unwrap()).parse().unwrap();
-    let page = || traffic::http_get(worker.host().netns(), address, "/hostname", 5 * second);
-    lab::wait::until("the pod to serve", 20 * second, || Ok::<_, lab::LabError>((page()?.text() == "web").then_some(()))).unwrap();
+    let page = || traffic::http_get(worker.host().netns(), address, "/hostname", Duration::from_secs(5));
+    lab::wait::until("the pod to serve", DEADLINE, || Ok::<_, lab::LabError>((page()?.text() == "web").then_some(()))).unwrap();
     let inside = worker.pod_netns("default", "web").unwrap();
-    assert!(traffic::is_reachable(&inside, "10.99.0.1".parse().unwrap()).unwrap());
+    let is_reached = || traffic::is_reachable(&inside, "10.99.0.1".parse().unwrap()).map(|is| is.then_some(()));
+    lab::wait::until("the pod to reach its gateway", DEADLINE, is_reached).unwrap();
     assert!(cluster.kubectl(&["exec", "web", "--", "nc", "-h"]).is_ok());
     cluster.deploy_dns().unwrap();
     let is_running = |deployment: &serde_json::Value| deployment["status"]["replicas"] == 1;
-    cluster.wait_for("DNS", "/apis/apps/v1/namespaces/kube-system/deployments/coredns", 20 * second, is_running).unwrap();
+    cluster.wait_for("DNS", "/apis/apps/v1/namespaces/kube-system/deployments/coredns", DEADLINE, is_running).unwrap();
     let user = cluster.kubeconfig("somebody", None).unwrap();
     assert!(cluster.kubectl(&["--kubeconfig", &user.to_string_lossy(), "get", "pods"]).is_err(), "RBAC binds nobody yet");
 

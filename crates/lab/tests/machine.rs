@@ -5,13 +5,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use lab::vm::{self, Vm};
-use lab::{Lab, Ovs, Progress, Underlay, traffic};
+use lab::{Lab, Ovs, Progress, Underlay, traffic, wait};
 
 /// What Neutron's subnets say, from the smallest DHCP server at hand: router and MTU, name server, a classless route
 /// (which, by RFC 3442, makes the router option void).
 const UDHCPD: &str = "start 10.5.0.9\nend 10.5.0.9\ninterface tap-vm2\nlease_file DIR/leases\npidfile DIR/pid\n\
     option subnet 255.255.255.0\noption router 10.5.0.254\noption mtu 1400\noption dns 10.5.0.53\n\
     option staticroutes 10.7.0.0/16 10.5.0.7, 0.0.0.0/0 10.5.0.1\n";
+
+const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_machine_takes_what_dhcp_offers() {
@@ -29,13 +31,14 @@ fn a_machine_takes_what_dhcp_offers() {
     vm.wait_booted().unwrap();
     let expected = ["10.5.0.9/24", "mtu 1400", "default via 10.5.0.1", "10.7.0.0/16 via 10.5.0.7", "nameserver 10.5.0.53"];
     server
-        .wait_until("the lease", Duration::from_secs(30), || {
+        .wait_until("the lease", DEADLINE, || {
             let show = "ip address show eth0; ip route; cat /etc/resolv.conf";
             let seen = vm.run(show).map_err(|error| error.to_string())?.output;
             if expected.iter().all(|one| seen.contains(one)) { Ok(Some(())) } else { Err(seen) }
         })
         .unwrap();
-    assert!(traffic::is_reachable(host.netns(), "10.5.0.9".parse().unwrap()).unwrap());
+    let is_reached = || traffic::is_reachable(host.netns(), "10.5.0.9".parse().unwrap()).map(|is| is.then_some(()));
+    wait::until("the machine to be reached", DEADLINE, is_reached).unwrap();
 }
 
 #[test]
@@ -58,8 +61,8 @@ fn a_machine_boots_and_is_reached_through_its_tap() {
 
     vm.run("ip address add 192.0.2.77/24 dev eth0").unwrap().ok().unwrap();
     let page = || traffic::http_get(host.netns(), "192.0.2.77:80".parse().unwrap(), "/", Duration::from_secs(5));
-    assert_eq!(page().unwrap().text(), "vm1");
-    assert!(vm.run("ping -c 3 -i 0.2 192.0.2.11").unwrap().exit == 0);
+    wait::until("its page", DEADLINE, || page().map(|page| (page.text() == "vm1").then_some(()))).unwrap();
+    assert!(vm.run("ping -c 3 -i 0.2 -W 20 192.0.2.11").unwrap().exit == 0);
     vm.run("modprobe openvswitch && modprobe 8021q && modprobe geneve").unwrap().ok().unwrap();
     vm.stop().unwrap();
     assert!(!host.tool("ip", &["-brief", "link"]).unwrap().contains("tap-vm1"));

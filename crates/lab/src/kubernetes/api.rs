@@ -17,7 +17,7 @@ use crate::kubernetes::pki::Identity;
 use crate::netns::Netns;
 
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection's worth of knowledge: where the server is, who it must be and who we are.
 pub struct Api {

@@ -68,7 +68,7 @@ fn kubernetes_go_mod(module: &Path) -> Result<String> {
     download.args(["mod", "download", "-json", &wanted]).current_dir(module).env("GOWORK", "off");
     // An old go.mod of ours must not matter here.
     let _ = fs::remove_file(module.join("go.mod"));
-    let said = command::run(&mut download, TOOL * 20)?.ok()?;
+    let said = command::run(&mut download, TOOL * 5)?.ok()?;
     let described: serde_json::Value =
         serde_json::from_str(&said).map_err(|error| LabError::Unfit(format!("`go mod download {wanted}` printed no JSON ({error})")))?;
     let path = described["GoMod"].as_str().unwrap_or_default().to_owned();

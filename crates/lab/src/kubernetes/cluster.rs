@@ -26,9 +26,9 @@ use crate::wait;
 /// Where the API server listens.
 pub(super) const PORT: u16 = 6443;
 /// How long the API server may take to be ready on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(180);
 /// How long a node may take to register after that.
-const REGISTERED: Duration = Duration::from_secs(60);
+const REGISTERED: Duration = Duration::from_secs(180);
 /// The user that everything is allowed to.
 pub(super) const ADMIN: &str = "admin";
 /// Where every kubelet has the socket for device plugins, whatever it is told.

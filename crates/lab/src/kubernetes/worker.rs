@@ -21,7 +21,7 @@ use crate::process::Process;
 use crate::state::{make_dir, write_whole};
 
 /// How long containerd may take to answer.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(120);
 /// Where containerd keeps Kubernetes' containers apart.
 const NAMESPACE: &str = "k8s.io";
 /// Where Debian puts CNI plugins; every node gets the plugin `loopback` from it, which containerd needs for each pod.

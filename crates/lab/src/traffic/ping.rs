@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::error::{Doing, Result};
 use crate::netns::Netns;
 
 /// How long after the last request an answer still counts.
-const LATE: Duration = Duration::from_millis(1000);
+const LATE: Duration = Duration::from_secs(3);
 /// Bytes of payload in an echo request.
 const PAYLOAD: usize = 56;
 
@@ -59,6 +59,7 @@ pub fn is_reachable(from: &Netns, target: IpAddr) -> Result<bool> {
 #[must_use = "nothing is learned unless it is stopped"]
 pub struct Pinging {
     stop: Arc<AtomicBool>,
+    answers: Arc<AtomicU32>,
     thread: JoinHandle<Result<PingReport>>,
 }
 
@@ -66,11 +67,16 @@ impl Pinging {
     /// Begin to send one request every `interval`.
     pub fn start(from: &Netns, target: IpAddr, interval: Duration) -> Result<Pinging> {
         let mut echo = Echo::new(from, target)?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, answers) = (Arc::new(AtomicBool::new(false)), echo.answers.clone());
         let stopped = stop.clone();
         let work = move || echo.go_on(interval, |_| !stopped.load(Ordering::Relaxed));
         let thread = thread::Builder::new().name("lab-ping".into()).spawn(work);
-        Ok(Pinging { stop, thread: thread.doing(|| "starting a thread".into())? })
+        Ok(Pinging { stop, answers, thread: thread.doing(|| "starting a thread".into())? })
+    }
+
+    /// Requests that were answered so far.
+    pub fn answers(&self) -> u32 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// Stop, wait for the last answers and tell what was lost.
@@ -96,6 +102,8 @@ struct Echo {
     rtts: Vec<Duration>,
     gap: Duration,
     received: u32,
+    /// The same, for others.
+    answers: Arc<AtomicU32>,
     duplicates: u32,
 }
 
@@ -115,6 +123,7 @@ impl Echo {
             rtts: Vec::new(),
             gap: Duration::ZERO,
             received: 0,
+            answers: Arc::default(),
             duplicates: 0,
         })
     }
@@ -186,6 +195,7 @@ impl Echo {
         };
         self.answered.insert(sequence, now);
         self.received += 1;
+        self.answers.store(self.received, Ordering::Relaxed);
         self.rtts.push(now - sent);
         self.gap = self.gap.max(self.last_answer.map_or(Duration::ZERO, |last| now - last));
         self.last_answer = Some(now);

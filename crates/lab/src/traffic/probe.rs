@@ -109,13 +109,13 @@ mod tests {
     #[test]
     fn a_closed_port_refuses_and_an_open_one_answers() {
         let here = Netns::at("/proc/self/ns/net");
-        let second = Duration::from_secs(1);
+        let patience = Duration::from_secs(20);
         let closed = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(tcp(&here, closed, b"", second).unwrap(), Probe::Refused);
-        assert_eq!(udp(&here, closed, b"x", second).unwrap(), Probe::Refused);
-        let _server = EchoServer::start(&here, 47_811).unwrap();
-        let open = "127.0.0.1:47811".parse().unwrap();
-        assert_eq!(udp(&here, open, b"echo", second).unwrap(), Probe::Answered(b"echo".to_vec()));
-        assert!(tcp(&here, open, b"x", second).unwrap().text().starts_with("hello"));
+        assert_eq!(tcp(&here, closed, b"", patience).unwrap(), Probe::Refused);
+        assert_eq!(udp(&here, closed, b"x", patience).unwrap(), Probe::Refused);
+        let _server = EchoServer::start(&here, 27_811).unwrap();
+        let open = "127.0.0.1:27811".parse().unwrap();
+        assert_eq!(udp(&here, open, b"echo", patience).unwrap(), Probe::Answered(b"echo".to_vec()));
+        assert!(tcp(&here, open, b"x", patience).unwrap().text().starts_with("hello"));
     }
 }

@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_connection_that_nobody_disturbs_hears_every_word() {
         let here = Netns::at("/proc/self/ns/net");
-        let streaming = Streaming::start(&here, &here, "127.0.0.1:47812".parse().unwrap(), Duration::from_millis(1)).unwrap();
+        let streaming = Streaming::start(&here, &here, "127.0.0.1:27812".parse().unwrap(), Duration::from_millis(1)).unwrap();
         wait::until("two words", CONNECT, || Ok::<_, String>((streaming.echoed() > 1).then_some(()))).unwrap();
         let report = streaming.stop();
         assert!(report.echoed > 1 && report.broken.is_none(), "{report:?}");

@@ -103,7 +103,7 @@ fn fetch(package: &Path, tree: &Path) -> Result<()> {
     let file = only_entry(package)?;
     let draft = package.join("draft");
     let (file, draft_text) = (package.join(file), draft.to_string_lossy().into_owned());
-    command::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&draft_text), TOOL * 2)?.ok()?;
+    command::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&draft_text), TOOL)?.ok()?;
     fs::rename(&draft, tree).doing(|| format!("putting {} into place", tree.display()))
 }
 

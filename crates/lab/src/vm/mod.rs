@@ -23,9 +23,9 @@ use crate::process::Process;
 pub use image::{VmImage, cache_dir, image};
 
 /// How long a guest may take to boot on a busy machine without hardware virtualisation.
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(300);
 /// How long a command in the guest may take, unless told otherwise.
-const COMMAND: Duration = Duration::from_secs(30);
+const COMMAND: Duration = Duration::from_secs(120);
 /// What the guest says on its console when it obeys.
 const BOOTED: &str = "guest obeys";
 /// The guest's memory.
