@@ -165,7 +165,7 @@ mod tests {
         let waits = tokio::spawn(async {
             let (done, others_done) = std::sync::mpsc::channel();
             tokio::spawn(async move { done.send(()) });
-            aside(move || others_done.recv_timeout(std::time::Duration::from_secs(10)))
+            aside(move || others_done.recv_timeout(std::time::Duration::from_secs(120)))
         });
         waits.await.unwrap().expect("the other task ran");
     }

@@ -14,7 +14,7 @@ use node::switch::{Commit, Event, Options, Switch};
 use node::{install, translate};
 use pipeline::{Fingerprint, Generation};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 const HALF: Generation = Generation::A;
 const TUNNEL: u32 = 2;
 const WEB: u16 = 7;

@@ -15,7 +15,7 @@ use openflow::{METER_ALL, Message, Meter, MeterCommand, MeterMod};
 use pipeline::Punt;
 use programmed::{Programmed, objects, snapshot};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 /// Meters that the userspace datapath has (`ovs-ofctl meter-features`).
 const METERS_OF_A_DATAPATH: u32 = 1 << 18;
 
@@ -51,10 +51,13 @@ impl World {
 
     /// Until what the port asks passes its meter.
     fn wait_until_questions_are_metered(&self) {
+        let mut before = None;
         wait_for("questions to pass their meter", || {
-            let before = self.metered();
             self.ask_for_an_address();
-            before.is_some() && self.metered() > before
+            let now = self.metered();
+            let more = now.is_some() && before.is_some() && now > before;
+            before = now;
+            more
         });
     }
 }
@@ -63,8 +66,11 @@ impl World {
 async fn meters_that_others_delete_are_put_back_and_flows_pass_them_again() {
     let world = world(DummyOvs::start()).await;
     world.wait_until_questions_are_metered();
-    world.0.ovs.ofctl("del-meters", &[]);
-    assert_eq!(world.metered(), None);
+    // They may be put back before anybody looks.
+    wait_for("a look at the switch without them", || {
+        world.0.ovs.ofctl("del-meters", &[]);
+        world.metered().is_none()
+    });
     // Somebody's meter has the place in the datapath that the first of Ladon's had.
     world.0.ovs.ofctl("add-meter", &["meter=60000,pktps,burst,bands=type=drop,rate=1,burst_size=1"]);
     world.wait_until_questions_are_metered();

@@ -436,7 +436,7 @@ impl FakeSwitch {
         });
         let (mut stream, _) = accepted.expect("ovs-ofctl ended without a word");
         stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
         stream.write_all(&Message::Hello(Hello::ours()).to_bytes(1).unwrap()).unwrap();
         let found = loop {
             let mut bytes = vec![0; 8];

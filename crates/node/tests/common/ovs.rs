@@ -9,7 +9,7 @@ use tempfile::TempDir;
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
 /// How long anything may take on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One Open vSwitch.
 pub struct DummyOvs {

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::common::DummyOvs;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The objects that are put.
 pub fn objects(changes: impl IntoIterator<Item = Change>) -> Vec<Arc<Object>> {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Everything that is waited for must be there by then.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits for `event`; the test fails with `what` if it does not come.
 pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {

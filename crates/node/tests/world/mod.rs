@@ -28,7 +28,7 @@ pub use wire::Wire;
 
 pub const BRIDGE: &str = "br-int";
 /// How long anything may take on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 /// The number of a node without a tunnel among the underlay's hosts.
 const ALONE: u8 = 250;
 /// The number of a node with one: its address is then that of a scenario's node.
@@ -275,11 +275,16 @@ impl Workload {
 
     /// A TCP connection to `to`, or how it failed.
     pub fn connect(&self, to: &str) -> std::io::Result<Talk> {
+        self.connect_within(to, DEADLINE)
+    }
+
+    /// The same, where none is expected.
+    pub fn connect_within(&self, to: &str, patience: Duration) -> std::io::Result<Talk> {
         let to: SocketAddr = to.parse().unwrap();
         self.netns()
             .within(|| {
-                let stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
-                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                let stream = TcpStream::connect_timeout(&to, patience)?;
+                stream.set_read_timeout(Some(DEADLINE))?;
                 Ok(Talk(stream))
             })
             .unwrap()
@@ -290,7 +295,7 @@ impl Workload {
         let to: SocketAddr = to.parse().unwrap();
         let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
         let socket = self.netns().within(|| UdpSocket::bind(any).and_then(|socket| socket.connect(to).map(|()| socket))).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Datagrams(socket)
     }
 }

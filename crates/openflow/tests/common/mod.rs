@@ -14,7 +14,7 @@ use openflow::{
     MultipartBody, MultipartRequest, Reassembly, Xid, decode, frame_len,
 };
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
 /// One ovsdb-server and one ovs-vswitchd with one bridge; both end with the value.
