@@ -69,6 +69,10 @@ struct Sighting {
     since: Instant,
 }
 
+fn silent() -> kube::Error {
+    kube::Error::Service("no answer from kube-apiserver".into())
+}
+
 fn decide(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration, duration: Duration) -> Decision {
     let Some(spec) = lease else { return Decision::Create };
     let holder = spec.holder_identity.as_deref().unwrap_or("");
@@ -161,15 +165,22 @@ impl Elector {
         warn!(kubernetes, lease, error = first_cause(error), advice = advice(error), "{what}");
     }
 
-    /// Gives the Lease back, so that another instance need not wait.
+    /// Gives the Lease back, so that another instance need not wait. After its duration it has run out by itself.
     pub async fn release(&mut self) {
         self.fence.send_replace(Instant::now());
-        let Ok(Ok(mut lease)) = timeout(self.interval(), self.api.get(&self.name)).await else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.me)) else { return };
-        spec.holder_identity = None;
-        if let Err(error) = self.api.replace(&self.name, &PostParams::default(), &lease).await {
-            warn!(lease = self.name, %error, "cannot give the Lease back; it runs out by itself");
+        let tried = timeout(self.duration, self.try_to_release()).await;
+        if let Err(error) = tried.unwrap_or_else(|_| Err(silent())) {
+            self.warn(&error, "cannot give the Lease back; it runs out by itself");
         }
+    }
+
+    async fn try_to_release(&self) -> Result<(), kube::Error> {
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+        if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.me)) {
+            spec.holder_identity = None;
+            self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
     }
 
     /// One try to take or renew; true if the Lease is ours now.
@@ -177,7 +188,7 @@ impl Elector {
         let began = Instant::now();
         let limit = self.interval();
         let tried = timeout(limit, self.try_once()).await;
-        let is_ours = tried.unwrap_or_else(|_| Err(kube::Error::Service("no answer from kube-apiserver".into())))?;
+        let is_ours = tried.unwrap_or_else(|_| Err(silent()))?;
         if is_ours {
             self.fence.send_replace(began + self.duration * 2 / 3);
         }
@@ -273,6 +284,33 @@ mod tests {
     #[test]
     fn a_lease_given_back_is_taken_at_once() {
         assert_eq!(decide(Some(&held_by("")), "me", Duration::ZERO, DURATION), Decision::Take { transitions: 4 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_given_back_to_a_server_that_answers_late() {
+        let (written, lease) = watch::channel(Lease { spec: Some(held_by("me")), ..Lease::default() });
+        let answer = move |request: hyper::Request<kube::client::Body>| {
+            let written = written.clone();
+            async move {
+                sleep(DURATION / 3).await;
+                if request.method() == hyper::Method::PUT {
+                    written.send_replace(serde_json::from_slice(&request.into_body().collect_bytes().await?)?);
+                }
+                let text = serde_json::to_vec(&*written.borrow())?;
+                Ok::<_, tower::BoxError>(hyper::Response::new(kube::client::Body::from(text)))
+            }
+        };
+        let mut elector = Elector {
+            api: Api::namespaced(Client::new(tower::service_fn(answer), "n"), "n"),
+            kubernetes: "k".into(),
+            name: "l".into(),
+            me: "me".into(),
+            duration: DURATION,
+            fence: Fence::new().0,
+            seen: Sighting { version: None, since: Instant::now() },
+        };
+        elector.release().await;
+        assert_eq!(lease.borrow().spec.as_ref().unwrap().holder_identity, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ use tower::ServiceExt;
 
 use front::Front;
 
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Waits for a condition.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
@@ -90,7 +90,7 @@ impl World {
 
     pub fn config(&self, holder: &str) -> Config {
         let text = format!(
-            "cluster = '{0}'\nresync_secs = 3600\n[lease]\nname = 'ladon-{0}'\nnamespace = '{0}'\nduration_secs = 6\nholder = '{holder}'\n",
+            "cluster = '{0}'\nresync_secs = 3600\n[lease]\nname = 'ladon-{0}'\nnamespace = '{0}'\nduration_secs = 60\nholder = '{holder}'\n",
             self.namespace
         );
         let mut config = Config::from_toml(&text).unwrap();
