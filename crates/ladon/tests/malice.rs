@@ -2,8 +2,8 @@
 //!
 //! Real packets: Open vSwitch's userspace datapath in a namespace, a real node with the capabilities of its unit. One port sends
 //! as fast as a socket takes frames, for as long as another port is asked three things: does it get its address by DHCP, does its
-//! neighbour answer, and does a third port that is plugged in meanwhile get its flows. The bounds are generous: the machine's
-//! processors are shared by the sender, the switch and everything else.
+//! neighbour answer, and does a third port that is plugged in meanwhile get its flows. The bounds are generous, and who fails them
+//! is attacked again: the machine's processors are shared by the sender, the switch and everything else.
 
 #[path = "world/parts.rs"]
 mod parts;
@@ -28,6 +28,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 const PINGS: u32 = 40;
 /// Of the pings, so many have to be answered: what the sender's own queue loses is not the node's.
 const ANSWERED_MIN: u32 = PINGS / 2;
+/// A machine that stands still for a while fails an attack, but not each time.
+const TRIES: u32 = 3;
 
 type Frame = [u8];
 
@@ -119,15 +121,13 @@ impl World {
     }
 }
 
-/// How long the machine takes to get its address by DHCP.
-fn dhcp(machine: &Machine) -> Duration {
+/// How long the machine takes to get its address by DHCP; none if it does not get it.
+fn dhcp(machine: &Machine) -> Option<Duration> {
     let began = Instant::now();
     let mut client = machine.host.command("busybox");
     client.args(["udhcpc", "-i", "data0", "-f", "-q", "-n", "-t", "30", "-T", "1", "-s", "/bin/true"]);
-    let output = machine.host.run(&mut client, DEADLINE).unwrap();
-    let said = format!("{output:?}");
-    assert!(said.contains(&machine.ip()), "{said}");
-    began.elapsed()
+    let said = format!("{:?}", machine.host.run(&mut client, DEADLINE).unwrap());
+    said.contains(&machine.ip()).then(|| began.elapsed())
 }
 
 /// How many pings the neighbour answers.
@@ -294,9 +294,12 @@ fn one_port_cannot_stop_its_nodes_service_to_others() {
     for machine in [&victim, &neighbour] {
         machine.host.netns().ip(&[format!("address add {}/24 dev data0", machine.ip())]).unwrap();
     }
-    let quiet = (dhcp(&victim), pings(&victim, &neighbour.ip()));
-    assert_eq!(quiet.1, PINGS, "before any attack");
-    eprintln!("no attack: DHCP {:?}, pings {}/{PINGS}", quiet.0, quiet.1);
+    let quiet = || -> Result<_, String> {
+        let (address, answered) = (dhcp(&victim), pings(&victim, &neighbour.ip()));
+        let line = format!("no attack: DHCP {address:?}, pings {answered}/{PINGS}");
+        if address.is_some() && answered == PINGS { Ok(Some(line)) } else { Err(line) }
+    };
+    eprintln!("{}", lab::wait::until("everything to be answered before any attack", DEADLINE, quiet).unwrap());
 
     let (mac, gateway) = (evil.mac(), world.gateway);
     let own: [u8; 4] = evil.ip().parse::<std::net::Ipv4Addr>().unwrap().octets();
@@ -313,17 +316,22 @@ fn one_port_cannot_stop_its_nodes_service_to_others() {
     ];
     let mut failures = Vec::new();
     for (number, (name, frames)) in attacks.into_iter().enumerate() {
-        let flood = Flood::start(&evil, frames);
-        let address = dhcp(&victim);
-        let answered = pings(&victim, &neighbour.ip());
-        let third = format!("third{number}");
-        let (machine, plugged) = world.plug(&third);
-        let rate = flood.end();
-        world.unplug(&third, &machine);
-        let line = format!("{name} at {rate}/s: DHCP {address:?}, pings {answered}/{PINGS}, plugged in {plugged:?}");
-        eprintln!("{line}");
-        if address > ANSWER_MAX || plugged > ANSWER_MAX || answered < ANSWERED_MIN {
-            failures.push(line);
+        let mut is_withstood = |attempt: u32| {
+            let flood = Flood::start(&evil, frames.clone());
+            let address = dhcp(&victim);
+            let answered = pings(&victim, &neighbour.ip());
+            let third = format!("third{number}{attempt}");
+            let (machine, plugged) = world.plug(&third);
+            let rate = flood.end();
+            world.unplug(&third, &machine);
+            let line = format!("{name} at {rate}/s: DHCP {address:?}, pings {answered}/{PINGS}, plugged in {plugged:?}");
+            eprintln!("{line}");
+            let is_in_time = address.is_some_and(|took| took <= ANSWER_MAX) && plugged <= ANSWER_MAX;
+            if is_in_time && answered >= ANSWERED_MIN { Ok(()) } else { Err(line) }
+        };
+        let tried: Vec<String> = (0..TRIES).map_while(|attempt| is_withstood(attempt).err()).collect();
+        if tried.len() == TRIES as usize {
+            failures.push(tried);
         }
     }
     assert!(failures.is_empty(), "{failures:#?}\n{}", world.parts.logs());

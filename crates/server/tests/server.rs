@@ -177,7 +177,7 @@ async fn the_openstack_client_makes_a_load_balancer_and_it_is_there_after_a_rest
     let before = server.core().state();
     server.stop().await;
 
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     let server = loop {
         match Server::start(config.clone()).await {
             Ok(server) => break server,

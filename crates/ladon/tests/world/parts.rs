@@ -7,7 +7,7 @@ use std::time::Duration;
 use lab::{Host, Lab, Ovs, Process, Underlay};
 use serde_json::Value;
 
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 pub const TOKEN: &str = "token-that-nobody-may-see";
 
 pub fn ladon() -> &'static str {

@@ -206,7 +206,7 @@ pub fn slaac(network: &Network, cidr: &str) -> Subnet {
 
 /// Waits until `is_so`.
 pub async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while !is_so() {
         assert!(std::time::Instant::now() < deadline, "{what}");
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;

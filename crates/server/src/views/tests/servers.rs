@@ -25,9 +25,7 @@ use crate::views::shown::Encoder;
 use crate::views::{ByHand, Followed, STATUS_BATCH_MAX, Views, closure};
 use crate::writer::{Core, Tx, WriteError, Writer};
 
-const DEADLINE: Duration = Duration::from_secs(30);
-/// Long enough to see that something does not happen.
-const MOMENT: Duration = Duration::from_millis(300);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A store that several servers share.
 #[derive(Clone, Default)]
@@ -188,9 +186,15 @@ async fn report(following: &Following, is_installed: bool) {
     following.outbound.send(node_message::Body::Report(report).into()).await.unwrap();
 }
 
+/// What it is told next, signs of life left out.
 async fn next(following: &mut Following) -> Body {
-    let message = tokio::time::timeout(DEADLINE, following.inbound.message()).await.expect("a message");
-    message.unwrap().expect("not the end").body.unwrap()
+    loop {
+        let message = tokio::time::timeout(DEADLINE, following.inbound.message()).await.expect("a message");
+        match message.unwrap().expect("not the end").body.unwrap() {
+            Body::Heartbeat(_) => {}
+            body => return body,
+        }
+    }
 }
 
 async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -200,6 +204,29 @@ async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(DEADLINE, seen).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// The same, where the answer is to be waited for.
+async fn ask_until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let seen = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, seen).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Until what they do because of `revision` has been done: each has taken it in, and again and again all that its owner and its
+/// writer had to do then.
+async fn settled(servers: &[&Server], revision: Revision) {
+    for server in servers {
+        let mut seen = server.views.revision.clone();
+        tokio::time::timeout(DEADLINE, seen.wait_for(|seen| *seen >= revision)).await.expect("it is taken in").unwrap();
+        for _ in 0..50 {
+            server.views.picture().await.unwrap();
+            server.core.write(|_: &mut Tx| Ok::<_, WriteError>(())).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +245,7 @@ async fn only_the_server_that_a_node_follows_decides_about_its_ports() {
     // A change of the port is no reason for the first one to say again what it once heard.
     let written =
         first.put(vec![Port { description: "changed".into(), ..first.core.state().port(port_id(11)).unwrap().clone() }.into()]).await;
-    tokio::time::sleep(MOMENT).await;
+    settled(&[&first, &second], written).await;
     assert_eq!((first.status(), first.core.state().revision()), (PortStatus::Down, written));
     report(&new, true).await;
     soon("it is ACTIVE again", || first.status() == PortStatus::Active).await;
@@ -236,12 +263,12 @@ async fn a_node_that_one_server_forgets_is_forgotten_by_the_one_that_it_followed
     report(&following, true).await;
     soon("it is claimed and ACTIVE", || second.port().claimed_by == Some(name(1)) && second.status() == PortStatus::Active).await;
     drop(following);
-    while first.is_connected().await {}
+    ask_until("the first one sees the stream's end", async || !first.is_connected().await).await;
     second.forget().await;
     let is_free = |server: &&Server| server.core.state().node(&name(1)).is_none() && server.port() == port(11, 1);
     soon("both servers know that it is free", || [&first, &second].iter().all(is_free)).await;
     let forgotten = second.core.state().revision();
-    tokio::time::sleep(MOMENT).await;
+    settled(&[&first, &second], forgotten).await;
     let after = [&first, &second].map(|server| (server.core.state().revision(), server.port()));
     assert_eq!(after, [(forgotten, port(11, 1)), (forgotten, port(11, 1))], "nobody writes what it once heard");
 }
@@ -278,10 +305,8 @@ async fn of_a_node_that_follows_another_server_nothing_is_guessed() {
     server.put(vec![vm(12, 1, 3).into()]).await;
     // The second has no ports: nothing can be in force there or not.
     let elsewhere_in = |answer: &Value| answer["elsewhere"].as_array().unwrap().iter().map(|row| row["node"].clone()).collect::<Vec<_>>();
-    let mut answer = server.ask("/ladon/v1/wait?timeout=0").await;
-    while elsewhere_in(&answer) != ["n3"] {
-        answer = server.ask("/ladon/v1/wait?timeout=0").await;
-    }
+    let wait = "/ladon/v1/wait?timeout=0";
+    ask_until("the third node's server is to be asked", async || elsewhere_in(&server.ask(wait).await) == ["n3"]).await;
     let nodes = server.ask("/ladon/v1/nodes").await["nodes"].clone();
     let known = ["is_connected", "is_up_to_date", "revision_in_force", "interfaces"];
     let nothing = |row: &Value| known.iter().all(|key| row[key].is_null());
@@ -289,9 +314,7 @@ async fn of_a_node_that_follows_another_server_nothing_is_guessed() {
     assert!(nothing(&nodes[1]) && nothing(&nodes[2]) && !nodes[1]["elsewhere"].is_null(), "{nodes}");
     // Without any port there, nobody is waited for.
     server.put(vec![Port { is_admin_up: false, host: None, ..vm(12, 1, 3) }.into(), Port { host: None, ..vm(11, 1, 1) }.into()]).await;
-    while answer["is_in_force"] != true {
-        answer = server.ask("/ladon/v1/wait?timeout=0").await;
-    }
+    ask_until("all is in force", async || server.ask(wait).await["is_in_force"] == true).await;
 }
 
 #[tokio::test]
