@@ -84,7 +84,7 @@ fn a_killed_node_finds_its_flows_and_changes_none() -> Result<()> {
     let node = &pair.ladon.nodes[0].process;
     node.kill9()?;
     node.restart()?;
-    let said = node.wait_until("the node to have compared its switch", Duration::from_secs(10), || {
+    let said = node.wait_until("the node to have compared its switch", Duration::from_secs(120), || {
         let log = node.log_tail(50);
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("compared the switch")).collect();
         if lines.len() > 1 { Ok(lines.last().map(|line| line.to_string())) } else { Err(log) }

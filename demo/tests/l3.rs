@@ -6,9 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use demo::{Pair, Plugged, Tunnel, id};
 use lab::traffic::{EchoServer, ping, tcp, udp};
+use lab::{LabError, wait};
 use serde_json::json;
 
 const BRIEF: Duration = Duration::from_millis(10);
+/// How long anything may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn reaches(from: &Plugged, target: IpAddr) -> Result<()> {
     ping(from.workload.netns(), target, 2, Duration::from_millis(50))?;
@@ -56,7 +59,10 @@ fn a_datagram_in_pieces_passes_a_rule_for_its_port_as_the_first_of_a_connection(
     udp(client.workload.netns(), (server.v4, 8081).into(), b"hello", Duration::from_millis(300))?;
     for ip in [server.v4, server.v6] {
         let said = vec![b'x'; LARGE];
-        assert_eq!(udp(client.workload.netns(), (ip, 8080).into(), &said, patience)?.text().len(), LARGE, "{ip}");
+        wait::until(&format!("an answer as large from {ip}"), DEADLINE, || {
+            let answer = udp(client.workload.netns(), (ip, 8080).into(), &said, patience)?;
+            Ok::<_, LabError>((answer.text().len() == LARGE).then_some(()))
+        })?;
         assert!(!udp(client.workload.netns(), (ip, 8081).into(), &said, patience)?.is_answered(), "no rule lets {ip}:8081 in");
     }
     Ok(())
@@ -81,10 +87,9 @@ fn a_security_group_lets_in_what_its_rules_say_and_nothing_else() -> Result<()> 
     let patience = Duration::from_millis(600);
     for ip in [server.v4, server.v6] {
         for port in [8080, 8081] {
-            let probe = (0..3)
-                .map(|_| tcp(client.workload.netns(), (ip, port).into(), b"hello", patience))
-                .find(|probe| probe.as_ref().is_ok_and(|probe| probe.is_answered()));
-            assert!(probe.is_some(), "{ip}:{port} is allowed");
+            wait::until(&format!("{ip}:{port}, which is allowed"), DEADLINE, || {
+                Ok::<_, LabError>(tcp(client.workload.netns(), (ip, port).into(), b"hello", patience)?.is_answered().then_some(()))
+            })?;
         }
         for (from, port) in [(&client, 8082), (&stranger, 8080)] {
             assert!(!tcp(from.workload.netns(), (ip, port).into(), b"hello", patience)?.is_answered(), "{ip}:{port} is not allowed");

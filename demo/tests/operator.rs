@@ -41,7 +41,7 @@ fn a_host_joins_a_network_keeps_it_over_a_kill_and_leaves_it() -> Result<()> {
     node.process.restart()?;
     reach(peer.v4)?;
     let ready = || Ok::<_, anyhow::Error>(node.run_dir.join("node.sock").exists().then_some(()));
-    lab::wait::until("the node's socket", Duration::from_secs(10), ready).map_err(anyhow::Error::from)?;
+    lab::wait::until("the node's socket", Duration::from_secs(120), ready).map_err(anyhow::Error::from)?;
 
     pair.ladon.ladon(node, &["unplug", &interface])?;
     assert_eq!(ping(node.host.netns(), peer.v4, 3, BRIEF)?.received, 0);
@@ -58,7 +58,7 @@ fn a_node_clears_away_what_it_missed_and_mends_its_bridge() -> Result<()> {
     let there = pair.plug(&blue, 1, "there", json!({"port_security_enabled": false}))?;
     let (node, ovs) = (&pair.ladon.nodes[0], &pair.ovs[0]);
     let until = |what: &str, is_so: &dyn Fn() -> Result<bool>| {
-        lab::wait::until(what, Duration::from_secs(30), || Ok::<_, anyhow::Error>(is_so()?.then_some(()))).map_err(anyhow::Error::from)
+        lab::wait::until(what, Duration::from_secs(120), || Ok::<_, anyhow::Error>(is_so()?.then_some(()))).map_err(anyhow::Error::from)
     };
     let reach = || Ok(ping(here.workload.netns(), there.v4, 2, BRIEF)?.received > 0);
     let ports = || -> Result<Vec<String>> { Ok(ovs.vsctl(&["list-ports", "br-int"])?.lines().map(str::to_string).collect()) };
@@ -98,12 +98,12 @@ fn an_operator_sees_nodes_ports_flows_and_waits_for_a_change() -> Result<()> {
     let node = &pair.ladon.nodes[0];
     let nodes = pair.ladon.ladon(node, &["nodes"])?.to_string();
     assert!(nodes.contains("n1") && nodes.contains("n2"), "{nodes}");
-    pair.ladon.ladon(node, &["wait", "--timeout", "10"])?;
+    pair.ladon.ladon(node, &["wait", "--timeout", "60"])?;
     let ports = pair.ladon.ladon(node, &["ports", "web"])?.to_string();
     assert!(ports.contains("ACTIVE") && ports.contains(&web.v4.to_string()), "{ports}");
     let mut flows = node.host.command(&pair.ladon.program());
     flows.arg("--control").arg(node.run_dir.join("node.sock")).args(["flows", "--object", "web", "--packets"]);
-    let flows = node.host.run(&mut flows, Duration::from_secs(20))?.ok()?;
+    let flows = node.host.run(&mut flows, Duration::from_secs(120))?.ok()?;
     for table in ["Classify", "SpoofGuard", "EgressTrack", "L2Lookup", "Deliver"] {
         assert!(flows.contains(table), "{table}: {flows}");
     }

@@ -9,6 +9,8 @@ use lab::kubernetes::{self, AGNHOST, Cluster};
 use lab::traffic::{http_get, ping};
 use lab::{Lab, Ovs, Progress, Underlay};
 
+/// How long anything may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(180);
 const PODS: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
@@ -66,10 +68,10 @@ fn pods_of_two_nodes_reach_each_other_and_a_service() -> Result<()> {
 fn try_pods(cluster: &Cluster, control: &lab::Host) -> Result<()> {
     cluster.wait_nodes_ready()?;
     let account = "/api/v1/namespaces/default/serviceaccounts/default";
-    cluster.wait_for("the default account", account, Duration::from_secs(20), |_| true)?;
+    cluster.wait_for("the default account", account, DEADLINE, |_| true)?;
     cluster.apply(&PODS.replace("IMAGE", AGNHOST))?;
     let path = "/apis/apps/v1/namespaces/default/deployments/web";
-    cluster.wait_for("two pods to be ready", path, Duration::from_secs(40), |web| web["status"]["readyReplicas"] == 2)?;
+    cluster.wait_for("two pods to be ready", path, DEADLINE, |web| web["status"]["readyReplicas"] == 2)?;
     let pods = cluster.api().get("/api/v1/namespaces/default/pods")?.json();
     let pods = pods["items"].as_array().context("a list of pods")?;
     let addresses = |pod: &serde_json::Value| -> Vec<IpAddr> {
@@ -86,7 +88,7 @@ fn try_pods(cluster: &Cluster, control: &lab::Host) -> Result<()> {
         let report = ping(&first, target, 10, Duration::from_millis(10))?;
         assert_eq!(report.lost, 0, "{target}: {report:?}");
     }
-    let patience = Duration::from_secs(3);
+    let patience = Duration::from_secs(20);
     for from in [&first, control.netns()] {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..20 {
