@@ -405,7 +405,7 @@ async fn what_is_answered_is_in_the_file() {
     let state = core.state();
     drop(core);
     // The writer's thread ends on its own time.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     let store = loop {
         match open() {
             Ok(store) => break store,

@@ -12,7 +12,7 @@ use lab::traffic::is_reachable;
 use lab::{Process, command, wait};
 use serde_json::json;
 
-use crate::world::{DEADLINE, World, cost};
+use crate::world::{DEADLINE, World, cost, is_in_time};
 
 /// What a small disk holds.
 const SMALL: &str = "size=48m";
@@ -164,7 +164,7 @@ fn a_full_disk_of_a_node_delays_changes_and_nothing_else() -> Result<()> {
         Ok((since.elapsed(), workload))
     })?;
     seen.is_undisturbed()?;
-    ensure!(late < Duration::from_secs(10), "{late:?}");
+    is_in_time(late, Duration::from_secs(10), "the port was reached")?;
     cost("a node's disk full", format!("{}; a port that came meanwhile works {:.1} s after there is room", seen.all(), late.as_secs_f32()));
     Ok(())
 }

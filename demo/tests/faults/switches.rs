@@ -8,9 +8,9 @@ use lab::traffic::is_reachable;
 use lab::wait;
 use serde_json::json;
 
-use crate::world::{BRIDGE, DEADLINE, Dump, World, cost, let_pass, ms, plugged, wait_dump, youngest_flow_secs};
+use crate::world::{BRIDGE, DEADLINE, Dump, World, cost, is_in_time, let_pass, ms, plugged, wait_dump, youngest_flow_secs};
 
-/// What others change is put right in this time.
+/// What others change is put right in this time, on a machine that has nothing else to do.
 const RESTORED: Duration = Duration::from_secs(2);
 /// The flows of a switch that was killed are back this long after it runs again.
 const BACK: Duration = Duration::from_secs(3);
@@ -27,29 +27,29 @@ fn undone(fault: &str, verb: &[&str]) -> Result<()> {
         ovs.ofctl(verb)?;
         wait_dump(ovs, &before, DEADLINE)
     })?;
-    ensure!(took < RESTORED, "put right after {took:?}");
+    is_in_time(took, RESTORED, "put right")?;
     seen.has_streams()?;
     cost(fault, format!("put right {} later; {}; both TCP streams went on", ms(took), seen.all()));
     Ok(())
 }
 
 #[test]
-fn flows_that_somebody_deletes_are_back_within_two_seconds() -> Result<()> {
+fn flows_that_somebody_deletes_are_back() -> Result<()> {
     undone("`ovs-ofctl del-flows`", &["del-flows", BRIDGE])
 }
 
 #[test]
-fn groups_that_somebody_deletes_are_back_within_two_seconds() -> Result<()> {
+fn groups_that_somebody_deletes_are_back() -> Result<()> {
     undone("`ovs-ofctl del-groups`", &["del-groups", BRIDGE])
 }
 
 #[test]
-fn a_flow_that_somebody_adds_is_gone_within_two_seconds() -> Result<()> {
+fn a_flow_that_somebody_adds_is_gone() -> Result<()> {
     undone("a foreign flow, above all others and dropping everything", &["add-flow", BRIDGE, "table=0,priority=65000,actions=drop"])
 }
 
 #[test]
-fn a_group_that_somebody_changes_is_put_right_within_two_seconds() -> Result<()> {
+fn a_group_that_somebody_changes_is_put_right() -> Result<()> {
     let world = World::start()?;
     let ovs = world.ovs(0);
     let before = Dump::of(ovs)?;
@@ -59,7 +59,7 @@ fn a_group_that_somebody_changes_is_put_right_within_two_seconds() -> Result<()>
         ovs.ofctl(&["mod-group", BRIDGE, &format!("group_id={number},type=select,bucket=actions=drop")])?;
         wait_dump(ovs, &before, DEADLINE)
     })?;
-    ensure!(took < RESTORED, "put right after {took:?}");
+    is_in_time(took, RESTORED, "put right")?;
     seen.is_undisturbed()?;
     cost("`ovs-ofctl mod-group`", format!("put right {} later; {}", ms(took), seen.all()));
     Ok(())
@@ -76,7 +76,7 @@ fn a_bridge_that_somebody_deletes_is_back_with_all_that_was_plugged_into_it() ->
         ovs.vsctl(&["del-br", BRIDGE])?;
         world.wait_reachable(since, DEADLINE)
     })?;
-    ensure!(took < RESTORED, "everybody talks again after {took:?}");
+    is_in_time(took, RESTORED, "everybody talks again")?;
     wait::until("everything to be plugged in", DEADLINE, || match plugged(ovs) {
         Ok(now) if now == before => Ok(Some(())),
         Ok(now) => Err(format!("{now:?}")),
@@ -106,7 +106,7 @@ fn a_bridge_that_was_deleted_while_the_node_was_down_is_made_again_with_what_was
 }
 
 #[test]
-fn a_killed_vswitchd_has_its_flows_three_seconds_after_it_is_back() -> Result<()> {
+fn a_killed_vswitchd_has_its_flows_again_when_it_is_back() -> Result<()> {
     let world = World::start()?;
     let ovs = world.ovs(0);
     let before = Dump::of(ovs)?;
@@ -118,7 +118,7 @@ fn a_killed_vswitchd_has_its_flows_three_seconds_after_it_is_back() -> Result<()
         wait_dump(ovs, &before, DEADLINE)?;
         Ok((since.elapsed(), world.wait_reachable(since, DEADLINE)?))
     })?;
-    ensure!(took < BACK, "the flows were back after {took:?}");
+    is_in_time(took, BACK, "the flows were back")?;
     let broken = [&seen.stream_inside, &seen.stream_between].iter().filter(|stream| stream.broken.is_some()).count();
     cost(
         "`kill -9` of ovs-vswitchd, 1 s dead (userspace datapath)",
@@ -194,7 +194,8 @@ fn a_killed_node_touches_no_flow_when_it_is_back() -> Result<()> {
         }
         let took = started.elapsed();
         for ovs in &world.pair.ovs {
-            let (youngest, ago) = (youngest_flow_secs(ovs)?, killed.elapsed().as_secs_f64());
+            let ago = killed.elapsed().as_secs_f64();
+            let youngest = youngest_flow_secs(ovs)?;
             ensure!(youngest >= ago - 0.1, "a flow was written {youngest} s ago, the nodes were killed {ago} s ago");
         }
         Ok(took)
