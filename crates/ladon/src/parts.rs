@@ -26,6 +26,9 @@ const KUBE: Part =
 
 /// Runs a part to its end. What ends it goes to standard error, with its reasons.
 pub fn run(part: &Daemon) -> ExitCode {
+    if let Daemon::Node(_) = part {
+        allocate_in_one_arena();
+    }
     let outcome = match part {
         Daemon::Server(run) => server_config(run.config.as_deref())
             .map(|config| daemon::run("server", &run.logging, async |stop| Ok(server::run(config, stop.cancelled_owned()).await?))),
@@ -78,6 +81,17 @@ fn read<T>(part: &Part, path: Option<&Path>, parse: impl Fn(&str) -> std::result
         };
         Failure { example: needed.iter().flat_map(Needed::lines).collect(), ..failure(what, what_to_do) }
     })
+}
+
+/// A node's work is one task's, which moves from thread to thread: an arena per thread would keep its peaks several times over.
+fn allocate_in_one_arena() {
+    #[cfg(target_env = "gnu")]
+    {
+        use nix::libc::{M_ARENA_MAX, mallopt};
+        // SAFETY: mallopt(3) only sets a parameter of the allocator, and no other thread runs yet.
+        #[allow(unsafe_code)]
+        let _ = unsafe { mallopt(M_ARENA_MAX, 1) };
+    }
 }
 
 /// Which configuration an error is about.

@@ -132,7 +132,7 @@ impl fmt::Display for Zone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Zone::Number(number) => number.fmt(f),
-            Zone::Field(field) => f.write_str(field.name),
+            Zone::Field(field) => f.write_str(field.name()),
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn pipeline_markdown() -> String {
     for (field, doc) in fields::ALL {
         let (first, last) = field.life();
         let bits = format!("{}..{}", field.offset, field.offset + field.bits - 1);
-        writeln!(page, "| {} | reg{} | {bits} | {first:?} | {last:?} | {} |", field.name, field.register, doc.trim())
+        writeln!(page, "| {} | reg{} | {bits} | {first:?} | {last:?} | {} |", field.name(), field.register, doc.trim())
             .expect("a String takes everything");
     }
     page

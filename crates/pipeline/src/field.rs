@@ -3,15 +3,18 @@
 //! Two fields may share bits when they never live at the same time; a test proves it. A flow that matches a field where it
 //! is dead is refused ([`crate::Flow::misuse`]).
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use crate::header::{Place, Test};
 use crate::table::Table;
 
 /// A named piece of a register.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Field {
-    pub name: &'static str,
+    /// A thin reference: a node has very many tests and actions, and each holds a field.
+    name: &'static &'static str,
     /// First register (0 to 15); a 128-bit field takes four, most significant first.
     pub register: u8,
     /// Lowest bit within the register, counted from the least significant.
@@ -22,15 +25,24 @@ pub struct Field {
 }
 
 impl Field {
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What makes it this field and no other: no two share a bit while both live.
+    fn identity(&self) -> (u8, u8, u8, Table, Table) {
+        (self.register, self.offset, self.bits, self.first, self.last)
+    }
+
     /// A piece of one 32-bit register.
-    pub const fn register(name: &'static str, register: u8, bits: Range<u8>) -> Field {
+    pub const fn register(name: &'static &'static str, register: u8, bits: Range<u8>) -> Field {
         assert!(register < 16, "OVS has registers 0 to 15");
         assert!(bits.start < bits.end && bits.end <= 32, "a register has 32 bits");
         Field { name, register, offset: bits.start, bits: bits.end - bits.start, first: Table::Classify, last: Table::Deliver }
     }
 
     /// A 128-bit register: four 32-bit ones from `register`, which is a multiple of four.
-    pub const fn wide(name: &'static str, register: u8) -> Field {
+    pub const fn wide(name: &'static &'static str, register: u8) -> Field {
         assert!(register < 16 && register.is_multiple_of(4), "a 128-bit register starts at a multiple of four");
         Field { name, register, offset: 0, bits: 128, first: Table::Classify, last: Table::Deliver }
     }
@@ -66,6 +78,33 @@ impl Field {
     }
 }
 
+impl PartialEq for Field {
+    fn eq(&self, other: &Field) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Field {}
+
+impl Hash for Field {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl PartialOrd for Field {
+    fn partial_cmp(&self, other: &Field) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// By name: pages and tests show flows in this order.
+impl Ord for Field {
+    fn cmp(&self, other: &Field) -> Ordering {
+        self.name().cmp(other.name()).then_with(|| self.identity().cmp(&other.identity()))
+    }
+}
+
 /// True if `a` and `b` share a bit while both live.
 pub fn live_together(a: &Field, b: &Field) -> bool {
     let shares_register = a.registers().start < b.registers().end && b.registers().start < a.registers().end;
@@ -90,51 +129,51 @@ pub mod fields {
 
     fields! {
         /// Port that the packet came from: its key. Zero: not from a port of this node.
-        SRC_PORT = Field::register("src_port", 0, 0..32);
+        SRC_PORT = Field::register(&"src_port", 0, 0..32);
         /// Network that the packet is on: its key, also the VNI. Routing changes it.
-        NETWORK = Field::register("network", 1, 0..32);
+        NETWORK = Field::register(&"network", 1, 0..32);
         /// Port of this node that the packet goes to: its key.
-        DST_PORT = Field::register("dst_port", 2, 0..32).live(Neighbours, Deliver);
+        DST_PORT = Field::register(&"dst_port", 2, 0..32).live(Neighbours, Deliver);
         /// Connection tracking zone of the port whose rules are asked: the source's, from Receive on the destination's.
-        RULES_ZONE = Field::register("rules_zone", 3, 0..16);
+        RULES_ZONE = Field::register(&"rules_zone", 3, 0..16);
         /// Zone of the translations to members: of the client's port, from Receive on of the destination port.
-        NAT_ZONE = Field::register("nat_zone", 3, 16..32);
+        NAT_ZONE = Field::register(&"nat_zone", 3, 16..32);
         /// Zone of the translations of a port's connections to itself.
-        HAIRPIN_ZONE = Field::register("hairpin_zone", 4, 0..16).live(Classify, LbSelfSource);
+        HAIRPIN_ZONE = Field::register(&"hairpin_zone", 4, 0..16).live(Classify, LbSelfSource);
         /// The packet came through a tunnel and must not leave through one.
-        FROM_TUNNEL = Field::register("from_tunnel", 4, 16..17);
+        FROM_TUNNEL = Field::register(&"from_tunnel", 4, 16..17);
         /// The packet goes back where it came from.
-        TURN_BACK = Field::register("turn_back", 4, 17..18);
+        TURN_BACK = Field::register(&"turn_back", 4, 17..18);
         /// The destination port is a pod: its own node is always let in.
-        TO_POD = Field::register("to_pod", 4, 18..19).live(Receive, IngressState);
+        TO_POD = Field::register(&"to_pod", 4, 18..19).live(Receive, IngressState);
         /// The source port is a member of some pool and may be answering itself.
-        IS_MEMBER = Field::register("is_member", 4, 19..20).live(Classify, Hairpin);
+        IS_MEMBER = Field::register(&"is_member", 4, 19..20).live(Classify, Hairpin);
         /// Always zero, and never written. Tests of it under different masks make several flows of one match, where one flow
         /// would be too long for a message.
-        PAGE = Field::register("page", 4, 20..28);
+        PAGE = Field::register(&"page", 4, 20..28);
         /// Routing domain of the source port, from Receive on of the destination port: the smallest key of the networks that
         /// routers connect with the port's own.
-        DOMAIN = Field::register("domain", 5, 0..32);
+        DOMAIN = Field::register(&"domain", 5, 0..32);
         /// Identity (set of security groups) of the port whose rules are asked.
-        OWN_IDENTITY = Field::register("own_identity", 6, 0..32);
+        OWN_IDENTITY = Field::register(&"own_identity", 6, 0..32);
         /// Identity (set of security groups) of the other side. Zero: none that a rule names.
-        REMOTE_IDENTITY = Field::register("remote_identity", 7, 0..32).live(EgressRemote, IngressRules);
+        REMOTE_IDENTITY = Field::register(&"remote_identity", 7, 0..32).live(EgressRemote, IngressRules);
         /// Router by which the packet leaves for a VIP; or, with the highest bit, the network on which the packet and the VIP are.
-        GATEWAY = Field::register("gateway", 8, 0..32).live(Gateway, Vip);
+        GATEWAY = Field::register(&"gateway", 8, 0..32).live(Gateway, Vip);
         /// Router that the packet passes.
-        ROUTER = Field::register("router", 8, 0..32).live(RouterMac, Route);
+        ROUTER = Field::register(&"router", 8, 0..32).live(RouterMac, Route);
         /// The load balancer whose VIP the packet was sent to: the key of its VIP port.
-        VIP = Field::register("vip", 9, 0..32).live(Vip, LbSelfSource);
+        VIP = Field::register(&"vip", 9, 0..32).live(Vip, LbSelfSource);
         /// A place to keep a MAC while source and destination change places.
-        KEPT_MAC = Field::wide("kept_mac", 12).live(Hairpin, LbSelfSource);
+        KEPT_MAC = Field::wide(&"kept_mac", 12).live(Hairpin, LbSelfSource);
         /// A place to keep an IPv4 address while an answer is written.
-        SCRATCH = Field::register("scratch", 9, 0..32).live(Neighbours, Neighbours);
+        SCRATCH = Field::register(&"scratch", 9, 0..32).live(Neighbours, Neighbours);
         /// The part of a network's nodes that the packet is copied to.
-        FLOOD_PART = Field::register("flood_part", 9, 0..32).live(Flood, FloodPart);
+        FLOOD_PART = Field::register(&"flood_part", 9, 0..32).live(Flood, FloodPart);
         /// IPv4 address of the next hop.
-        NEXT_HOP = Field::register("next_hop", 9, 0..32).live(RouterMac, NextHop);
+        NEXT_HOP = Field::register(&"next_hop", 9, 0..32).live(RouterMac, NextHop);
         /// IPv6 address of the next hop.
-        NEXT_HOP6 = Field::wide("next_hop6", 12).live(RouterMac, NextHop);
+        NEXT_HOP6 = Field::wide(&"next_hop6", 12).live(RouterMac, NextHop);
     }
 }
 
@@ -146,7 +185,7 @@ mod tests {
     fn no_two_fields_share_a_bit_while_both_live() {
         for (i, (a, _)) in fields::ALL.iter().enumerate() {
             for (b, _) in &fields::ALL[i + 1..] {
-                assert!(!live_together(a, b), "{} and {}", a.name, b.name);
+                assert!(!live_together(a, b), "{} and {}", a.name(), b.name());
             }
         }
     }

@@ -47,7 +47,7 @@ fn description() -> String {
     for (field, meaning) in fields::ALL {
         let (first, last) = field.life();
         let bits = format!("{} {} {}", field.register, field.offset, field.bits);
-        writeln!(text, "field {} {bits} {first:?} {last:?} {}", field.name, meaning.trim()).expect("a String takes everything");
+        writeln!(text, "field {} {bits} {first:?} {last:?} {}", field.name(), meaning.trim()).expect("a String takes everything");
     }
     use Priority::{Fallback, Guard, High, Low, Normal, Prefix};
     for priority in [Fallback, Low, Normal, High, Guard, Prefix(0), Prefix(128)] {

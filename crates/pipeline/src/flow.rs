@@ -13,6 +13,7 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 
 use model::ObjectKey;
 
@@ -99,8 +100,8 @@ impl Reason {
 pub struct FlowKey {
     pub table: Table,
     pub priority: Priority,
-    /// Sorted.
-    pub tests: Vec<Test>,
+    /// Sorted. Shared by all copies of the key: a node has many flows, and each is in several maps.
+    pub tests: Arc<[Test]>,
 }
 
 /// A complete flow.
@@ -126,9 +127,7 @@ impl Table {
         let mut tests: Vec<Test> = tests.into_iter().filter(|test| test.mask != 0).collect();
         tests.sort_by_key(|test| (test.place.name(), *test));
         tests.dedup();
-        // A switch has many flows, and they stay.
-        tests.shrink_to_fit();
-        Draft { key: FlowKey { table: self, priority: Priority::Normal, tests }, actions: Vec::new(), goto: None }
+        Draft { key: FlowKey { table: self, priority: Priority::Normal, tests: tests.into() }, actions: Vec::new(), goto: None }
     }
 }
 
@@ -223,7 +222,7 @@ impl Flow {
         });
         let upwards = continues.chain(self.goto).find(|next| *next <= table).map(|goto| Misuse::Upwards { table, goto });
         let dead = |place: &Place| match place {
-            Place::Field(field) if !field.is_live_at(table) => Some(Misuse::DeadField { table, field: field.name }),
+            Place::Field(field) if !field.is_live_at(table) => Some(Misuse::DeadField { table, field: field.name() }),
             _ => None,
         };
         // A flow may write a field that lives from the next table on.

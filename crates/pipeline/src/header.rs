@@ -97,7 +97,7 @@ impl Place {
 
     pub fn name(self) -> &'static str {
         match self {
-            Place::Field(field) => field.name,
+            Place::Field(field) => field.name(),
             Place::Header(header) => header.name(),
         }
     }

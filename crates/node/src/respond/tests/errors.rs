@@ -75,7 +75,7 @@ fn no_route_and_no_host_say_so() {
 fn an_error_goes_to_the_port_through_unnat() {
     let registers = [(fields::SRC_PORT, 4), (fields::NETWORK, 7), (fields::DOMAIN, 7), (fields::NAT_ZONE, 33), (fields::RULES_ZONE, 32)];
     // NAT_ZONE and RULES_ZONE share a register.
-    let merged = [registers[0], registers[1], registers[2], (pipeline::Field::register("both", 3, 0..32), 33 << 16 | 32)];
+    let merged = [registers[0], registers[1], registers[2], (pipeline::Field::register(&"both", 3, 0..32), 33 << 16 | 32)];
     let said = said(Punt::TimeExceeded, &merged, from_web("10.8.0.5").udp((1, 2), b"").unwrap()).unwrap();
     let set = |field, value: u32| translate::set(field, value.into());
     let wanted = [set(fields::DST_PORT, 4), set(fields::DOMAIN, 7), set(fields::NAT_ZONE, 33), set(fields::RULES_ZONE, 32)];
