@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use model::Revision;
@@ -110,22 +110,27 @@ pub struct Redb {
     options: Options,
     /// None after a failure, until it is opened anew.
     database: Mutex<Option<Arc<Database>>>,
-    /// The file as the latest commit left it.
+    /// The file as the latest writing left it.
     left: Mutex<Option<FileState>>,
+    /// What somebody else did to the file. Nothing is written any more, not even at the end: what lies there may be a copy that was
+    /// put back.
+    spoilt: OnceLock<String>,
 }
 
-/// What tells whether a file is the same, and as long as it was.
+/// What tells whether a file is the same, and as it was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct FileState {
     device: u64,
     inode: u64,
     length: u64,
+    /// Seconds and nanoseconds of the latest write to it.
+    modified: (i64, i64),
 }
 
 impl FileState {
     fn of(path: &Path) -> std::io::Result<FileState> {
         let file = std::fs::metadata(path)?;
-        Ok(FileState { device: file.dev(), inode: file.ino(), length: file.len() })
+        Ok(FileState { device: file.dev(), inode: file.ino(), length: file.len(), modified: (file.mtime(), file.mtime_nsec()) })
     }
 
     fn is_same_file(self, other: FileState) -> bool {
@@ -135,6 +140,7 @@ impl FileState {
     /// What happened to a file that was left like this and is like `now`.
     fn changed_to(self, now: FileState) -> String {
         match self.is_same_file(now) {
+            true if now.length == self.length => "somebody else has written into it".to_owned(),
             true => format!("it has {} bytes and was left with {}: somebody else has written it or cut it off", now.length, self.length),
             false => "it is another file than the one that was opened".to_owned(),
         }
@@ -151,7 +157,7 @@ impl Redb {
             tracing::warn!("{}", made(&path));
         }
         let left = Mutex::new(FileState::of(&path).ok());
-        Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))), left })
+        Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))), left, spoilt: OnceLock::new() })
     }
 
     /// Goes on far beyond every revision that was ever told, with an empty log, and tells where. To be done with a copy that
@@ -162,36 +168,47 @@ impl Redb {
     /// it, and until the year 2255 JSON's numbers hold it.
     pub fn leap(&self) -> Result<Revision, TransactError> {
         let database = self.database()?;
-        let write = database.begin_write().map_err(failed("beginning a transaction"))?;
-        let next = Revision((revision_in(&write)?.0 + 1).max(unix_micros()));
-        write.delete_table(LOG).map_err(failed("clearing the log"))?;
-        write.open_table(LOG).map_err(failed("opening a table"))?;
-        set(&write, LOG_BYTES, 0)?;
-        set(&write, REVISION, next.0)?;
-        self.commit(write, &mut self.left())?;
-        Ok(next)
+        self.writing(&mut self.left(), || {
+            let write = database.begin_write().map_err(failed("beginning a transaction"))?;
+            let next = Revision((revision_in(&write)?.0 + 1).max(unix_micros()));
+            write.delete_table(LOG).map_err(failed("clearing the log"))?;
+            write.open_table(LOG).map_err(failed("opening a table"))?;
+            set(&write, LOG_BYTES, 0)?;
+            set(&write, REVISION, next.0)?;
+            commit(write)?;
+            Ok(next)
+        })
     }
 
-    /// Makes it durable; `left` is what the file is like then. Whoever writes holds that from before looking at the file, so that nobody
-    /// takes another one's commit for a stranger's.
-    fn commit(&self, write: WriteTransaction, left: &mut Option<FileState>) -> Result<(), TransactError> {
-        write.commit().map_err(failed("making a transaction durable"))?;
-        *left = FileState::of(&self.path).ok();
-        Ok(())
+    /// Does `work`, which writes; `left` is what the file is like then, whatever came of it. Whoever writes holds that from before looking
+    /// at the file, so that nobody takes another one's writing for a stranger's.
+    fn writing<T>(&self, left: &mut Option<FileState>, work: impl FnOnce() -> Result<T, TransactError>) -> Result<T, TransactError> {
+        let done = work();
+        // Another file in its place is found before the next write.
+        if let Ok(now) = FileState::of(&self.path)
+            && left.is_none_or(|left| left.is_same_file(now))
+        {
+            *left = Some(now);
+        }
+        done
     }
 
     fn left(&self) -> MutexGuard<'_, Option<FileState>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error if the file is not as the latest commit `left` it.
-    fn check_file(&self, left: Option<FileState>) -> Result<(), StoreError> {
+    /// An error if the file is not as the latest writing `left` it. One that was moved away may come back.
+    fn check_file(&self, database: &Arc<Database>, left: Option<FileState>) -> Result<(), StoreError> {
         let doing = "looking at its file";
-        match (left, FileState::of(&self.path)) {
-            (_, Err(source)) => Err(StoreError::Failed { doing, source: source.into() }),
-            (Some(left), Ok(now)) if left != now => Err(StoreError::Failed { doing, source: left.changed_to(now).into() }),
-            _ => Ok(()),
+        let now = FileState::of(&self.path).map_err(|source| StoreError::Failed { doing, source: source.into() })?;
+        if let Some(left) = left.filter(|left| *left != now)
+            && self.spoilt.set(left.changed_to(now)).is_ok()
+        {
+            // Closing it would write.
+            std::mem::forget(database.clone());
         }
+        let advice = "stop the server, put the whole file or a copy in its place, and start it again";
+        self.spoilt.get().map_or(Ok(()), |why| Err(StoreError::Failed { doing, source: format!("{why}; {advice}").into() }))
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
@@ -248,7 +265,7 @@ impl Redb {
         nix::sys::statvfs::statvfs(directory).is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 >= needed)
     }
 
-    fn write(&self, database: &Database, transaction: &Transaction, left: &mut Option<FileState>) -> Result<Revision, TransactError> {
+    fn write(&self, database: &Database, transaction: &Transaction) -> Result<Revision, TransactError> {
         let write = database.begin_write().map_err(failed("beginning a transaction"))?;
         let latest = revision_in(&write)?;
         check_base(transaction.base, latest)?;
@@ -262,7 +279,7 @@ impl Redb {
             self.append(&write, next, &log)?;
         }
         set(&write, REVISION, next.0)?;
-        self.commit(write, left)?;
+        commit(write)?;
         Ok(next)
     }
 
@@ -284,6 +301,10 @@ impl Redb {
         }
         set(write, LOG_BYTES, bytes)
     }
+}
+
+fn commit(write: WriteTransaction) -> Result<(), TransactError> {
+    write.commit().map_err(failed("making a transaction durable"))
 }
 
 /// Revision, size and time of the log's first entry.
@@ -475,28 +496,26 @@ impl Store for Redb {
     fn fill(&self, snapshot: &Snapshot) -> Result<(), TransactError> {
         let database = self.database()?;
         check_base(Revision::default(), revision(&database)?)?;
-        let write = database.begin_write().map_err(failed("beginning a transaction"))?;
-        {
-            let mut entries = write.open_table(ENTRIES).map_err(failed("opening a table"))?;
-            let objects = snapshot.objects.iter().map(|object| (Key::Object(object.key()), codec::encode_object(object)));
-            let records = snapshot.records.iter().map(|(name, bytes)| (Key::Record(name.clone()), bytes.clone()));
-            for (key, bytes) in objects.chain(records) {
-                let value = codec::with_revision(snapshot.revision, &bytes);
-                entries.insert(key.to_string().as_bytes(), value.as_slice()).map_err(failed::<StorageError>("writing an entry"))?;
+        self.writing(&mut self.left(), || {
+            let write = database.begin_write().map_err(failed("beginning a transaction"))?;
+            {
+                let mut entries = write.open_table(ENTRIES).map_err(failed("opening a table"))?;
+                let objects = snapshot.objects.iter().map(|object| (Key::Object(object.key()), codec::encode_object(object)));
+                let records = snapshot.records.iter().map(|(name, bytes)| (Key::Record(name.clone()), bytes.clone()));
+                for (key, bytes) in objects.chain(records) {
+                    let value = codec::with_revision(snapshot.revision, &bytes);
+                    entries.insert(key.to_string().as_bytes(), value.as_slice()).map_err(failed::<StorageError>("writing an entry"))?;
+                }
             }
-        }
-        set(&write, REVISION, snapshot.revision.0)?;
-        self.commit(write, &mut self.left())
+            set(&write, REVISION, snapshot.revision.0)?;
+            commit(write)
+        })
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let database = self.database()?;
         let mut left = self.left();
-        if let Err(error) = self.check_file(*left) {
-            drop(left);
-            *self.slot() = None;
-            return Err(error.into());
-        }
+        self.check_file(&database, *left)?;
         // Nobody else writes this file: a conflict follows a failure whose outcome was not known.
         if transaction.ops.is_empty() {
             check_base(transaction.base, revision(&database)?)?;
@@ -506,7 +525,7 @@ impl Store for Redb {
             return Err(TransactError::Full);
         }
         let wanted = Revision(transaction.base.0 + 1);
-        match self.write(&database, transaction, &mut left) {
+        match self.writing(&mut left, || self.write(&database, transaction)) {
             Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
                 drop((database, left));
                 self.settle(failure, wanted)
