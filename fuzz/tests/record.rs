@@ -149,7 +149,7 @@ fn record_a_server_and_a_node() {
         ..NodeHello::default()
     };
     let port_id = port("web", 4, "blue", &[]).id;
-    let interface_of = |id: String, error: &str| Interface { iface_id: id, error: error.into() };
+    let interface_of = |id: String, error: &str| Interface { iface_id: id, error: error.into(), ..Interface::default() };
     let full = Report {
         is_full: true,
         present: vec![interface_of(port_id.to_string(), ""), interface_of("tap0".into(), "could not open")],

@@ -91,7 +91,13 @@ pub struct Interface {
     /// What OVSDB says in the `error` column when the interface has no ofport; empty: it has one.
     #[prost(string, tag = "2")]
     pub error: String,
+    /// All interfaces on this switch that have the iface-id, where it is more than one.
+    #[prost(string, tag = "3")]
+    pub rivals: String,
 }
+
+/// Longest iface-id that a node tells, in bytes. OVSDB has no limit; Neutron's, Nova's and libvirt's are UUIDs.
+pub const IFACE_ID_BYTES_MAX: usize = 255;
 
 /// From a server to a node.
 #[derive(Clone, PartialEq, prost::Message)]

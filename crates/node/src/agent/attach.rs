@@ -12,8 +12,10 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use model::{Kind, NodeName, Object, PortId};
 use pipeline::OfPort;
+use stream::wire::IFACE_ID_BYTES_MAX;
 
 use crate::bridge::{Interface, Interfaces};
+use crate::view::Presence;
 use crate::zones::{Taken, Zones};
 
 /// The ports that are plugged in, by the `iface-id` of their interfaces (as Nova, libvirt and Ladon itself set it). If two
@@ -41,7 +43,7 @@ pub struct Plugs {
     /// The interfaces with an iface-id, by it, and by the port that it names: it may be written in more than one way.
     claims: HashMap<String, BTreeSet<String>>,
     claims_of: HashMap<PortId, BTreeSet<String>>,
-    present: OrdMap<String, String>,
+    present: OrdMap<String, Presence>,
     /// Ports of the view whose home is here.
     homes: BTreeSet<PortId>,
     /// Ports whose attachment may not be what it should be.
@@ -90,8 +92,11 @@ impl Plugs {
             }
         }
         for id in ids {
-            match speaker(&self.interfaces, self.claims.get(&id)).map(error_of) {
-                Some(error) => self.present.insert(id, error),
+            let names = self.claims.get(&id);
+            let there = speaker(&self.interfaces, names).map(|speaker| Presence { error: error_of(speaker), rivals: rivals(names) });
+            let id = id[..id.floor_char_boundary(IFACE_ID_BYTES_MAX)].to_owned();
+            match there {
+                Some(there) => self.present.insert(id, there),
                 None => self.present.remove(&id),
             };
         }
@@ -169,9 +174,9 @@ impl Plugs {
         settled.changes.push(Change::Attach(Attachment { port, ofport, rules_zone, nat_zone, hairpin_zone }));
     }
 
-    /// Every iface-id on the bridge, with Open vSwitch's error where the interface does not work. If two interfaces claim one,
+    /// Every iface-id on the bridge, cut off where it is longer than a server takes: a port's is not. If two interfaces claim one,
     /// the one that was made last speaks.
-    pub fn present(&self) -> &OrdMap<String, String> {
+    pub fn present(&self) -> &OrdMap<String, Presence> {
         &self.present
     }
 
@@ -200,7 +205,46 @@ fn claim<K: Eq + Hash>(claims: &mut HashMap<K, BTreeSet<String>>, key: K, name: 
     }
 }
 
+/// The names of interfaces that claim the same, if they are several.
+fn rivals(names: Option<&BTreeSet<String>>) -> String {
+    let several = names.filter(|names| names.len() > 1).into_iter().flatten();
+    several.map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// The one of several interfaces that was made last.
 fn speaker<'a>(interfaces: &'a Interfaces, names: Option<&BTreeSet<String>>) -> Option<&'a Interface> {
     names?.iter().filter_map(|name| interfaces.get(name)).max_by_key(|interface| (interface.ofport, error_of(interface)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interfaces(all: &[(&str, &str, u32)]) -> Interfaces {
+        let interface = |(name, id, ofport): &(&str, &str, u32)| {
+            let interface =
+                Interface { name: name.to_string(), iface_id: Some(id.to_string()), ofport: Some(OfPort(*ofport)), ..Interface::default() };
+            (name.to_string(), interface)
+        };
+        all.iter().map(interface).collect()
+    }
+
+    #[test]
+    fn interfaces_with_one_iface_id_are_named_until_one_is_left() {
+        let id = "0cf98f79-e0fb-4368-8f9b-65f0e677208c";
+        let mut plugs = Plugs::default();
+        plugs.see(interfaces(&[("tap0", id, 4), ("tap1", id, 5)]));
+        assert_eq!(plugs.present()[id].rivals, "tap0, tap1");
+        plugs.see(interfaces(&[("tap0", id, 4)]));
+        assert_eq!(plugs.present()[id], Presence::default());
+    }
+
+    #[test]
+    fn an_iface_id_is_told_as_far_as_a_server_takes_it() {
+        let mut plugs = Plugs::default();
+        plugs.see(interfaces(&[("tap0", &"ü".repeat(1000), 4)]));
+        assert_eq!(plugs.present().keys().map(String::len).collect::<Vec<_>>(), [254]);
+        plugs.see(Interfaces::default());
+        assert!(plugs.present().is_empty());
+    }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 pub type Interfaces = OrdMap<String, Interface>;
 
 /// One interface. The ids are those that os-vif, libvirt and Ladon's own CNI set on the row.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Interface {
     pub name: String,
     pub uuid: Uuid,

@@ -9,14 +9,23 @@ use stream::wire::{Interface, Report, port_bytes};
 /// What is true on the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
-    /// Interfaces on the switch by iface-id, with OVSDB's `error` where they have no ofport (else empty).
-    pub present: OrdMap<String, String>,
+    /// Interfaces on the switch by iface-id.
+    pub present: OrdMap<String, Presence>,
     /// Ports whose flows are in the switch, with the numbers of their interfaces.
     pub installed: OrdMap<PortId, OfPort>,
     /// The revision of the view whose flows are in the switch.
     pub revision: Revision,
     /// Flows and groups that the switch refuses.
     pub refused: usize,
+}
+
+/// What is true of the interface that has an iface-id.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Presence {
+    /// OVSDB's `error` where it has no ofport; else empty.
+    pub error: String,
+    /// All interfaces with this iface-id, where it is more than one.
+    pub rivals: String,
 }
 
 impl Facts {
@@ -28,10 +37,14 @@ impl Facts {
     /// What a server must be told that was told `before`.
     pub fn since(&self, before: &Facts) -> Report {
         let mut report = Report { revision: self.revision.0, refused: self.refused.try_into().unwrap_or(u32::MAX), ..Report::default() };
-        let interface = |id: &String, error: &String| Interface { iface_id: id.clone(), error: error.clone() };
+        let interface = |id: &String, Presence { error, rivals }: &Presence| Interface {
+            iface_id: id.clone(),
+            error: error.clone(),
+            rivals: rivals.clone(),
+        };
         for item in before.present.diff(&self.present) {
             match item {
-                DiffItem::Add(id, error) | DiffItem::Update { new: (id, error), .. } => report.present.push(interface(id, error)),
+                DiffItem::Add(id, there) | DiffItem::Update { new: (id, there), .. } => report.present.push(interface(id, there)),
                 DiffItem::Remove(id, _) => report.absent.push(id.clone()),
             }
         }
@@ -53,7 +66,8 @@ mod tests {
     use uuid::Uuid;
 
     fn facts(present: &[(&str, &str)], installed: &[u128], revision: u64) -> Facts {
-        let present = present.iter().map(|(id, error)| (id.to_string(), error.to_string())).collect();
+        let presence = |error: &str| Presence { error: error.to_string(), rivals: String::new() };
+        let present = present.iter().map(|(id, error)| (id.to_string(), presence(error))).collect();
         let installed = installed.iter().map(|id| (PortId(Uuid::from_u128(*id)), OfPort(*id as u32))).collect();
         Facts { present, installed, revision: Revision(revision), refused: 0 }
     }

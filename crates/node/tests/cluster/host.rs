@@ -343,7 +343,7 @@ impl Host {
         assert_eq!(self.local, Local::of(fresh.view(), &homes), "{name}: what is known of the ports that live here");
         let expected: BTreeMap<String, String> =
             self.interfaces.values().filter_map(|one| Some((one.iface_id.clone()?, String::new()))).collect();
-        assert_eq!(self.plugs.present().iter().map(|(id, error)| (id.clone(), error.clone())).collect::<BTreeMap<_, _>>(), expected);
+        assert_eq!(self.plugs.present().iter().map(|(id, there)| (id.clone(), there.error.clone())).collect::<BTreeMap<_, _>>(), expected);
         let sorted = |engine: &Engine| {
             let mut flows: Vec<_> = engine.flows().collect();
             flows.sort();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use model::*;
 use node::bridge::OfPort;
-use node::view::{self, Config, Facts, Link, ViewUpdate};
+use node::view::{self, Config, Facts, Link, Presence, ViewUpdate};
 use server::views::Views;
 use server::{Core, Tx, WriteError};
 use store::{ChangesError, Commit, Memory, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates};
@@ -274,7 +274,7 @@ impl Follower {
     }
 
     pub fn report(&self, present: &[u32], installed: &[u32], revision: Revision) {
-        let present = present.iter().map(|n| (port_id(*n).to_string(), String::new())).collect();
+        let present = present.iter().map(|n| (port_id(*n).to_string(), Presence::default())).collect();
         let installed = installed.iter().map(|n| (port_id(*n), OfPort(*n))).collect();
         self.facts.send_replace(Some(Arc::new(Facts { present, installed, revision, refused: 0 })));
     }

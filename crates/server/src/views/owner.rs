@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use model::{Kind, Node, NodeId, NodeName, NodeStream, Object, ObjectKey, Port, PortId, PortStatus, Revision, StoreId};
+use model::{Kind, Node, NodeId, NodeName, NodeStream, Object, ObjectKey, Port, PortId, Revision, StoreId};
 use stream::InterestHash;
 use stream::wire::Report;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -296,14 +296,8 @@ impl Owner {
         let port = |object| Option::and_then(object, |object: &Arc<model::Object>| <&Port>::try_from(&**object).ok());
         if change.key.kind == Kind::Port {
             self.dirty_ports.insert(PortId(change.key.id));
-            match (port(change.before.as_ref()), port(change.after.as_ref())) {
-                (Some(before), Some(after)) if before.home() != after.home() => self.reports.moved(after),
-                // This server never makes a port of a node ACTIVE that it does not know.
-                (Some(before), Some(after)) if before.status != after.status && after.status == PortStatus::Active => {
-                    self.reports.decided(after);
-                }
-                (_, None) => self.reports.deleted(PortId(change.key.id)),
-                _ => {}
+            if let Some(before) = port(change.before.as_ref()) {
+                self.reports.follow(before, port(change.after.as_ref()));
             }
         }
         if let Some(Object::Node(after)) = change.after.as_deref() {
@@ -376,7 +370,10 @@ impl Owner {
     /// Commits were missed. Nodes resume from their own revisions, so they miss nothing.
     pub fn begin_again(&mut self, missed: u64) {
         tracing::warn!("views missed {missed} commits: nodes keep forwarding and resume; the server is overloaded if this repeats");
-        (self.state, self.subscription) = self.core.subscribe();
+        let (state, subscription) = self.core.subscribe();
+        let before = std::mem::replace(&mut self.state, state);
+        self.subscription = subscription;
+        before.all::<Port>().for_each(|port| self.reports.follow(port, self.state.port(port.id)));
         self.nodes.values().filter_map(|track| track.session.as_ref()).for_each(|(_, outbox)| outbox.end("the server fell behind"));
         let state = &self.state;
         self.nodes.retain(|name, track| track.session.is_some() || state.node(name).is_some());

@@ -10,14 +10,12 @@ use std::collections::BTreeSet;
 
 use imbl::{OrdMap, OrdSet};
 use model::{NodeName, Port, PortId, PortStatus};
-use stream::wire::{Report, WireError, port_id};
+use stream::wire::{IFACE_ID_BYTES_MAX, Interface, Report, WireError, port_id};
 use tokio::sync::watch;
 
 /// Interfaces, and ports in force, that the server keeps of one node. More are a fault on the node.
 pub const INTERFACES_MAX: usize = 65_536;
-/// Longest iface-id, in bytes (OVSDB has no limit, Neutron's and Nova's are UUIDs).
-pub const IFACE_ID_BYTES_MAX: usize = 255;
-/// What is kept of the error that OVSDB tells of an interface, in bytes.
+/// What is kept of the error that OVSDB tells of an interface, and of the names of interfaces with one iface-id, in bytes.
 const ERROR_BYTES_MAX: usize = 255;
 
 /// Why a report is not taken in.
@@ -62,11 +60,20 @@ impl Claims {
 /// The latest report of one node.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NodeReport {
-    /// iface-id → OVSDB's error, empty where there is none.
-    pub present: OrdMap<String, String>,
+    /// By iface-id.
+    pub present: OrdMap<String, Presence>,
     pub installed: OrdSet<PortId>,
     /// Flows and groups that its switch refuses.
     pub refused: u32,
+}
+
+/// What a node says of the interface that has an iface-id.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Presence {
+    /// OVSDB's error, empty where there is none.
+    pub error: String,
+    /// All interfaces of the node with this iface-id, where it is more than one.
+    pub rivals: String,
 }
 
 impl Reports {
@@ -83,7 +90,8 @@ impl Reports {
         let before = self.nodes.get(node).cloned().unwrap_or_default();
         let mut after = if report.is_full { NodeReport::default() } else { before.clone() };
         report.absent.iter().for_each(|id| drop(after.present.remove(id)));
-        after.present.extend(report.present.iter().map(|interface| (interface.iface_id.clone(), shortened(&interface.error))));
+        let presence = |said: &Interface| Presence { error: shortened(&said.error), rivals: shortened(&said.rivals) };
+        after.present.extend(report.present.iter().map(|interface| (interface.iface_id.clone(), presence(interface))));
         for id in &uninstalled {
             after.installed.remove(id);
         }
@@ -153,6 +161,17 @@ impl Reports {
         self.forgotten.contains(node)
     }
 
+    /// A port is different now, or gone.
+    pub fn follow(&mut self, before: &Port, after: Option<&Port>) {
+        match after {
+            None => self.deleted(before.id),
+            Some(after) if before.home() != after.home() => self.moved(after),
+            // This server never makes a port of a node ACTIVE that it does not know.
+            Some(after) if before.status != after.status && after.status == PortStatus::Active => self.decided(after),
+            Some(_) => {}
+        }
+    }
+
     /// The port got another home.
     pub fn moved(&mut self, port: &Port) {
         if port.home().is_some_and(|home| self.node(home).is_none()) {
@@ -163,7 +182,7 @@ impl Reports {
     }
 
     /// The port is gone.
-    pub fn deleted(&mut self, port: PortId) {
+    fn deleted(&mut self, port: PortId) {
         self.moved.remove(&port);
     }
 

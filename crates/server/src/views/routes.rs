@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Views;
 use super::owner::{self, Forgotten, NodePicture, Picture, Stranger};
+use super::reports::Presence;
 use crate::auth::Caller;
 use crate::http::error_document;
 use crate::writer::{Tx, WriteError};
@@ -218,9 +219,12 @@ impl Picture {
             None => Some(format!(
                 "its interface is not on the switch of node {home}; it has no traffic; check the pod, virtual machine or plug there"
             )),
-            Some(error) if !error.is_empty() => {
+            Some(Presence { error, .. }) if !error.is_empty() => {
                 Some(format!("the switch of node {home} cannot use its interface: {error}; it has no traffic; see ovs-vsctl show there"))
             }
+            Some(Presence { rivals, .. }) if !rivals.is_empty() => Some(format!(
+                "several interfaces on node {home} have its iface-id ({rivals}); the one that was made last has its traffic; take the others off the bridge"
+            )),
             Some(_) if !report.installed.contains(&port.id) => Some(format!(
                 "its flows are not in the switch of node {home} yet; it has no traffic; see ladon wait, and the log of ladon node there"
             )),

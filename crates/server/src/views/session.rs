@@ -97,8 +97,9 @@ pub(super) async fn connect(views: &Views, facts: Node) -> Option<Result<Admissi
 
 /// Hands the node's reports to the owner.
 async fn listen(views: &Views, node: &NodeName, session: SessionId, mut inbound: Streaming<NodeMessage>) -> Result<(), Ended> {
-    while let Ok(Some(NodeMessage { body: Some(body) })) = inbound.message().await {
-        if let node_message::Body::Report(report) = body {
+    // What a newer node may say besides is nothing to this release.
+    while let Ok(Some(NodeMessage { body })) = inbound.message().await {
+        if let Some(node_message::Body::Report(report)) = body {
             let message = Message::Report { node: node.clone(), session, report };
             views.messages.send(message).await.map_err(|_| Ended)?;
         }

@@ -9,7 +9,7 @@ use crate::views::reports::{INTERFACES_MAX, ReportError, Reports};
 
 /// A full report of ports that are present and, if said so, installed.
 fn full(present: &[u32], installed: &[u32]) -> Report {
-    let present = present.iter().map(|n| Interface { iface_id: port_id(*n).to_string(), error: String::new() });
+    let present = present.iter().map(|n| Interface { iface_id: port_id(*n).to_string(), ..Interface::default() });
     let installed = installed.iter().map(|n| port_bytes(port_id(*n)));
     Report { is_full: true, present: present.collect(), installed: installed.collect(), ..Report::default() }
 }
@@ -130,25 +130,25 @@ fn no_number_of_reports_makes_the_server_keep_more_of_one_node() {
     const EACH: u32 = 32_768;
     let (mut reports, per_report) = (Reports::default(), EACH as usize);
     for n in 0..(INTERFACES_MAX / per_report) as u32 {
-        let interfaces = (n * EACH..(n + 1) * EACH).map(|n| Interface { iface_id: format!("tap{n}"), error: String::new() });
+        let interfaces = (n * EACH..(n + 1) * EACH).map(|n| Interface { iface_id: format!("tap{n}"), ..Interface::default() });
         let installed = (n * EACH..(n + 1) * EACH).map(|n| port_bytes(port_id(n)));
         report(&mut reports, 1, Report { present: interfaces.collect(), installed: installed.collect(), ..Report::default() });
     }
     let before = reports.clone();
-    let present = vec![Interface { iface_id: "one more".into(), error: String::new() }];
+    let present = vec![Interface { iface_id: "one more".into(), ..Interface::default() }];
     let more = Report { present, ..Report::default() };
     assert_eq!(reports.update(&name(1), &more), Err(ReportError::TooMany));
     let more = Report { installed: vec![port_bytes(port_id(u32::MAX))], ..Report::default() };
     assert_eq!(reports.update(&name(1), &more), Err(ReportError::TooMany));
     assert_eq!(reports, before);
-    let present = vec![Interface { iface_id: "x".repeat(256), error: String::new() }];
+    let present = vec![Interface { iface_id: "x".repeat(256), ..Interface::default() }];
     assert_eq!(reports.update(&name(2), &Report { present, ..Report::default() }), Err(ReportError::LongId));
 }
 
 #[test]
 fn an_endless_error_of_an_interface_is_cut() {
     let mut reports = Reports::default();
-    let present = vec![Interface { iface_id: "tap".into(), error: "ü".repeat(10_000) }];
+    let present = vec![Interface { iface_id: "tap".into(), error: "ü".repeat(10_000), ..Interface::default() }];
     report(&mut reports, 1, Report { present, ..Report::default() });
-    assert_eq!(reports.node(&name(1)).unwrap().present["tap"].len(), 254);
+    assert_eq!(reports.node(&name(1)).unwrap().present["tap"].error.len(), 254);
 }
