@@ -24,7 +24,8 @@ pub(crate) type Place = (u32, IpNet);
 #[derive(Default, Debug)]
 struct Own {
     networks: BTreeSet<NetworkId>,
-    groups: BTreeSet<SecurityGroupId>,
+    /// None until it was asked: whoever had the address before may have had other groups.
+    groups: Option<BTreeSet<SecurityGroupId>>,
 }
 
 /// The identities of addresses.
@@ -117,7 +118,7 @@ impl Addresses {
     pub fn set_own(&mut self, place: Place, groups: BTreeSet<SecurityGroupId>) -> Vec<Place> {
         let (domain, prefix) = place;
         if let Some(own) = self.own.get_mut(&place)
-            && std::mem::replace(&mut own.groups, groups.clone()) == groups
+            && own.groups.replace(groups.clone()) == Some(groups)
         {
             return vec![place];
         }
@@ -129,7 +130,7 @@ impl Addresses {
     /// The groups of the place's identity; none if the next wider prefix says it all.
     pub fn groups(&self, place: Place) -> BTreeSet<SecurityGroupId> {
         let (domain, address) = place;
-        let own = |prefix| self.own.get(&(domain, prefix)).map(|own| &own.groups).filter(|groups| !groups.is_empty());
+        let own = |prefix| self.own.get(&(domain, prefix)).and_then(|own| own.groups.as_ref()).filter(|groups| !groups.is_empty());
         if own(address).is_none() {
             return BTreeSet::new();
         }
@@ -162,4 +163,24 @@ fn length((domain, address): Place) -> (u32, bool, u8) {
 fn within(domain: u32, prefix: IpNet) -> std::ops::RangeInclusive<Place> {
     let last = IpNet::from(prefix.broadcast());
     (domain, prefix)..=(domain, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_that_changes_hands_at_once_concerns_what_lies_in_it() {
+        let (network, group) = (NetworkId(Uuid::from_u128(1)), SecurityGroupId(Uuid::from_u128(2)));
+        let places = ["10.0.0.0/24", "10.0.0.5/32"].map(|prefix| (7, prefix.parse().unwrap()));
+        let [wide, one] = places;
+        let mut addresses = Addresses::default();
+        for (place, groups) in places.into_iter().zip([BTreeSet::from([group]), BTreeSet::new()]) {
+            addresses.enter(network, place.1, Some(7));
+            addresses.set_own(place, groups);
+        }
+        addresses.exit(network, wide.1, Some(7));
+        addresses.enter(network, wide.1, Some(7));
+        assert!(addresses.set_own(wide, BTreeSet::new()).contains(&one));
+    }
 }

@@ -160,13 +160,13 @@ fn connected(router: &Router, interface: &Port, network: &Network, subnet: &Subn
     leave(router, subnet.cidr, interface, network).act(copy).because(key(interface))
 }
 
-/// The subnets that a router is on, each with its interface there.
+/// The subnets that a router is on, each with its interface there. An interface that is down leads nowhere.
 pub(crate) fn connected_subnets<'a>(sight: &Sight<'a>, router: &Router) -> Vec<(&'a Port, IpNet)> {
     let subnets_of = |port: &'a Port| {
         let subnets = port.fixed_ips.iter().filter_map(|fixed| sight.subnet(fixed.subnet));
         subnets.map(|subnet| (port, subnet.cidr)).collect::<Vec<_>>()
     };
-    sight.interfaces_of(router.id).into_iter().flat_map(subnets_of).collect()
+    sight.interfaces_of(router.id).into_iter().filter(|port| port.is_admin_up).flat_map(subnets_of).collect()
 }
 
 /// Every extra route whose next hop lies on a connected subnet. Of several to one destination the first holds, and

@@ -52,6 +52,19 @@ fn a_machines_underlay_addresses_lead_to_its_port_and_no_router_lists_them() {
 }
 
 #[test]
+fn an_interface_that_is_down_leads_no_extra_route_and_hides_none() {
+    let route = |destination: &str, nexthop: &str| Route { destination: destination.parse().unwrap(), nexthop: nexthop.parse().unwrap() };
+    let down = Port { is_admin_up: false, ..interface("down", 203, "other", "r", &[("down", "10.9.0.1")]) };
+    let mut engine = engine(world());
+    engine.update(vec![put(network("other", 8)), put(subnet("down", "other", "10.9.0.0/24")), put(down)]);
+    let routes = vec![route("203.0.113.0/24", "10.9.0.7"), route("10.9.0.0/24", "10.244.0.77")];
+    engine.update(vec![put(Router { routes, ..router("r", 5) })]);
+    let flows: Vec<String> = engine.flows().map(|flow| flow.to_string()).filter(|flow| flow.starts_with("Route ")).collect();
+    assert!(flows.iter().all(|flow| !flow.contains("203.0.113.0")), "{flows:#?}");
+    assert!(flows.iter().any(|flow| flow.contains("10.9.0.0") && flow.contains("next_hop:=10.244.0.77")), "{flows:#?}");
+}
+
+#[test]
 fn a_routers_own_route_comes_before_a_machines_address() {
     let route = Route { destination: "192.0.2.11/32".parse().unwrap(), nexthop: "10.244.0.77".parse().unwrap() };
     let mut engine = engine(world());
