@@ -100,6 +100,38 @@ async fn a_slaac_network_has_blocks_with_eui64_addresses() {
 }
 
 #[tokio::test]
+async fn pools_that_shrink_bind_the_blocks_that_are_there() {
+    let (world, network) = world(&["10.244.0.0/16"]).await;
+    assert_eq!(ips(&world.port(pod(network, "n1")).await.unwrap()), ["10.244.255.128"]);
+    let mut subnet = world.core.state().subnets_of(network).next().unwrap().clone();
+    subnet.pools = vec![(ip("10.244.0.2"), ip("10.244.255.127"))];
+    world.put(subnet).await;
+    assert_eq!(ips(&world.port(pod(network, "n1")).await.unwrap()), ["10.244.255.64"], "another block");
+}
+
+#[tokio::test]
+async fn subnets_of_one_second_make_one_block_per_node_in_whatever_order_they_came() {
+    for ids in [[5, 6], [6, 5]] {
+        let (world, network) = (World::new(), network(1));
+        world.put(network.clone()).await;
+        world.put(subnet(&network, "10.244.0.0/16")).await;
+        world.put(slaac(&network, "fd00:1::/64")).await;
+        let first = world.port(pod(network.id, "n1")).await.unwrap();
+        // As a block looks whose second range came later.
+        let mut block = world.core.state().block(first.block.unwrap()).unwrap().clone();
+        let subnets = ids.map(|id| Subnet { id: SubnetId(uuid::Uuid::from_u128(id)), ..slaac(&network, &format!("fd00:{id}::/64")) });
+        for subnet in subnets {
+            world.put(subnet.clone()).await;
+            let ipnet::IpNet::V6(prefix) = subnet.cidr else { panic!("it is IPv6") };
+            block.v6.push(V6Range { subnet: subnet.id, prefix, shape: V6Shape::Eui64 });
+        }
+        world.put(block).await;
+        let second = world.port(pod(network.id, "n1")).await.unwrap();
+        assert_eq!(second.block, first.block, "{ids:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_small_subnet_and_an_own_choice_give_single_addresses() {
     let (world, small) = world(&["10.0.0.0/24"]).await;
     assert_eq!(world.port(pod(small, "n1")).await.unwrap().block, None);

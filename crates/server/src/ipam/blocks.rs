@@ -60,7 +60,9 @@ fn addresses(block: &Block, v4: Ipv4Addr) -> Vec<FixedIp> {
 pub(super) fn allocate(tx: &mut Tx, network: &Network, subnets: &[Subnet], node: &NodeName) -> Option<Allocation> {
     let v4 = subnets.iter().find(|subnet| subnet.cidr.addr().is_ipv4()).filter(|subnet| is_big_enough(subnet))?;
     let v6 = v6_ranges(subnets)?;
-    let fits = |block: &&Block| block.network == network.id && block.subnet == v4.id && block.v6 == v6;
+    // In any order: subnets made within a second are sorted by id, and came as they came.
+    let has_v6 = |block: &Block| block.v6.len() == v6.len() && v6.iter().all(|range| block.v6.contains(range));
+    let fits = |block: &&Block| block.network == network.id && block.subnet == v4.id && has_v6(block);
     let own: Vec<Block> = tx.state().blocks_at(node.clone()).filter(fits).cloned().collect();
     if let Some(allocation) = own.iter().find_map(|block| from(tx, block)) {
         return Some(allocation);
@@ -80,14 +82,17 @@ fn from(tx: &Tx, block: &Block) -> Option<Allocation> {
 }
 
 /// A free address of the block: one never used if there is one, otherwise the one that was freed first. No subnet's gateway,
-/// which may have come into the block after it was made.
+/// and nothing outside the subnet's pools: both may have changed after the block was made.
 pub(super) fn free_in(tx: &Tx, block: &Block) -> Option<Ipv4Addr> {
     let space = tx.spaces().of(block.id.0);
     let state = tx.state();
+    let subnet = state.subnet(block.subnet)?;
     let gateways: Vec<IpAddr> = state.subnets_of(block.network).filter_map(|subnet| subnet.gateway).collect();
     let is_free_ip = |ip: IpAddr| !gateways.contains(&ip) && state.port_by_ip(block.network, ip).is_none();
     let is_free = |v4: &Ipv4Addr| {
-        addresses(block, *v4).iter().all(|fixed| is_free_ip(fixed.ip)) && state.port_by_mac(block.network, Block::mac(*v4)).is_none()
+        pool::is_in_pool(subnet, (*v4).into())
+            && addresses(block, *v4).iter().all(|fixed| is_free_ip(fixed.ip))
+            && state.port_by_mac(block.network, Block::mac(*v4)).is_none()
     };
     let all = u32::from(block.v4.network())..=u32::from(block.v4.broadcast());
     let never_used = all.map(Ipv4Addr::from).filter(|v4| !space.is_queued((*v4).into()));

@@ -72,6 +72,11 @@ fn block_end(tx: &Tx, network: NetworkId, ip: IpAddr) -> Option<u128> {
     }
 }
 
+/// True if the address lies in one of the subnet's pools.
+pub(super) fn is_in_pool(subnet: &Subnet, ip: IpAddr) -> bool {
+    subnet.pools.iter().any(|(first, last)| *first <= ip && ip <= *last)
+}
+
 fn is_free(tx: &Tx, subnet: &Subnet, taken: &[IpAddr], ip: IpAddr) -> bool {
     super::is_host_address(subnet, ip)
         && subnet.gateway != Some(ip)
@@ -81,11 +86,10 @@ fn is_free(tx: &Tx, subnet: &Subnet, taken: &[IpAddr], ip: IpAddr) -> bool {
 
 /// The address that was freed first, if its quarantine is over.
 fn freed(tx: &Tx, subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
-    let is_in_pool = |ip: IpAddr| subnet.pools.iter().any(|(first, last)| *first <= ip && ip <= *last);
     tx.spaces()
         .of(subnet.id.0)
         .reusable(tx.now())
-        .find(|ip| is_in_pool(*ip) && block_end(tx, subnet.network, *ip).is_none() && is_free(tx, subnet, taken, *ip))
+        .find(|ip| is_in_pool(subnet, *ip) && block_end(tx, subnet.network, *ip).is_none() && is_free(tx, subnet, taken, *ip))
 }
 
 /// An address of a block, when the pools hold nothing else.

@@ -157,7 +157,7 @@ impl Resource for Subnets {
     fn delete(ask: &mut Ask, subnet: &Subnet) -> Result<(), ApiError> {
         let has_address = |port: &&Port| port.fixed_ips.iter().any(|fixed| fixed.subnet == subnet.id);
         let (automatic, used): (Vec<&Port>, Vec<&Port>) =
-            ask.state().ports_of(subnet.network).filter(has_address).partition(|port| subnet.is_slaac() && !port.is_router_interface());
+            ask.state().ports_of(subnet.network).filter(has_address).partition(|port| subnet.is_slaac() && !port.is_homeless());
         if !used.is_empty() {
             let message =
                 format!("Unable to complete operation on subnet {}: One or more ports have an IP allocation from this subnet.", subnet.id);

@@ -1,6 +1,11 @@
 //! Networks and subnets: what they do besides looking right.
 
+use axum::Extension;
+use axum::body::Body;
+use axum::http::Request;
+use model::LoadBalancer;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::api::{Api, admin, id};
 
@@ -110,6 +115,18 @@ async fn ports_gain_and_lose_the_addresses_of_a_slaac_subnet() {
     assert_eq!(ips(api.get(&format!("ports/{pod}")).await.body).len(), 2);
     let state = api.world.core.state();
     assert!(state.port(pod.parse().unwrap()).unwrap().block.is_some(), "the pod stays in its block");
+    // Nobody's host makes a VIP.
+    let octavia = server::octavia::routes(api.world.core.clone()).layer(Extension(api.caller.clone()));
+    let ask = |method: &str, path: String, body: Value| {
+        let body = Body::from(body.to_string());
+        octavia.clone().oneshot(Request::builder().method(method).uri(format!("/v2.0/lbaas/{path}")).body(body).unwrap())
+    };
+    let wanted = json!({"loadbalancer": {"vip_subnet_id": subnet, "vip_address": "fd00:9::99"}});
+    assert_eq!(ask("POST", "loadbalancers".into(), wanted).await.unwrap().status(), 201);
+    let balancer = api.world.core.state().all::<LoadBalancer>().next().unwrap().clone();
+    assert_eq!(api.delete(&format!("subnets/{subnet}")).await.error(), (409, "SubnetInUse"));
+    assert_eq!(ips(api.get(&format!("ports/{}", balancer.vip_port)).await.body), ["fd00:9::99"]);
+    assert_eq!(ask("DELETE", format!("loadbalancers/{}", balancer.id), Value::Null).await.unwrap().status(), 204);
     assert_eq!(api.delete(&format!("subnets/{subnet}")).await.status, 204);
     assert_eq!(ips(api.get(&format!("ports/{pod}")).await.body).len(), 1);
 }
