@@ -5,7 +5,8 @@
 //! clocks of machines differ).
 //!
 //! The holder may write only while the [`Fence`] is open: two thirds of the duration, counted from *before* the last renewal that
-//! succeeded. A write takes at most a third of it, so none of ours can meet one of the next holder.
+//! succeeded. A write takes at most a third of it, so none of ours can meet one of a holder that waited for the Lease to run out.
+//! One that takes a Lease that was given back may meet the last of ours: writes are idempotent, and it looks again.
 
 use std::time::Duration;
 

@@ -49,6 +49,8 @@ const SILENT_FAILURES: u32 = 3;
 const STATUS_WRITES_MAX: usize = 32;
 /// Wait after a status that was not written.
 const STATUS_RETRY: Duration = Duration::from_secs(5);
+/// Longest message of a condition.
+const CONDITION_MESSAGE_MAX: usize = 1024;
 /// Wait after a list that failed.
 const LIST_RETRY: Duration = Duration::from_secs(2);
 
@@ -308,6 +310,7 @@ impl Services {
 
     /// Writes our condition into the Service's status, if it says something else now.
     fn tell(&mut self, service: &Service, told: Told) {
+        let told = Told { message: shortened(&told.message, CONDITION_MESSAGE_MAX), ..told };
         if service.told.as_ref() == Some(&told) {
             return;
         }
@@ -316,13 +319,16 @@ impl Services {
             return self.queue.push(service.name.clone(), Instant::now() + STATUS_RETRY);
         };
         let (api, name): (Api<KubeService>, _) = (Api::namespaced(self.client.clone(), namespace), name.to_owned());
-        let condition = json!({
+        let mut condition = json!({
             "type": CONDITION,
             "status": if told.is_true { "True" } else { "False" },
             "reason": told.reason,
-            "message": shortened(&told.message, 1024),
-            "lastTransitionTime": jiff::Timestamp::now(),
+            "message": told.message,
         });
+        // The time of another message is not that of another status.
+        if service.told.as_ref().is_none_or(|before| before.is_true != told.is_true) {
+            condition["lastTransitionTime"] = json!(jiff::Timestamp::now());
+        }
         // Not awaited: the queue must not wait for kube-apiserver. A lost one is written the next time the Service is looked at.
         tokio::spawn(async move {
             let _permit = permit;

@@ -69,6 +69,9 @@ pub enum Trouble {
     Api(#[from] ApiError),
     #[error("reading Kubernetes' ServiceCIDRs: {0}")]
     Kubernetes(#[source] Box<kube::Error>),
+    /// A new kube-apiserver answers before it has made its first ServiceCIDR.
+    #[error("Kubernetes has no ServiceCIDR yet")]
+    NoServiceRangeYet,
 }
 
 impl Trouble {
@@ -77,6 +80,7 @@ impl Trouble {
         match self {
             Trouble::Plan(_) => "change the range that the message names",
             Trouble::Api(error) => error.advice(),
+            Trouble::NoServiceRangeYet => "if this stays so, look at kube-apiserver's --service-cluster-ip-range, or set network.services",
             Trouble::Kubernetes(_) => "check that kube-apiserver runs and that `ladon kube` may read ServiceCIDRs",
         }
     }
@@ -133,6 +137,9 @@ impl Builder {
         for object in list.iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
             let cidrs = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
             ranges.extend(cidrs.filter_map(|cidr| cidr.parse::<IpNet>().ok()));
+        }
+        if ranges.is_empty() {
+            return Err(Trouble::NoServiceRangeYet);
         }
         ranges.sort();
         ranges.dedup();
