@@ -2,25 +2,26 @@
 
 .PHONY: build setup demo demo-down test test-faults bench docs fuzz
 
+# Always the whole workspace: of one package alone, dependencies have other features and are built once more.
 build:
 	cargo build --release --workspace
 
 # Debian packages, Kubernetes' programs and the guest's image, where they are missing.
-setup:
-	cargo run --release --package lab --bin lab-setup
+setup: build
+	target/release/lab-setup
 
-demo: setup build
+demo: setup
 	target/release/demo up
 
-demo-down:
-	cargo run --release --quiet --package demo -- down
+demo-down: build
+	target/release/demo down
 
 test: setup
-	cargo run --release --package lab --bin lab-test
+	target/release/lab-test
 
 # What faults cost, with times as long as they are meant: half an hour. `make test` has a short part of it.
-test-faults: setup build
-	LADON_FAULTS=long cargo run --release --quiet --package lab --bin lab-test -- --test faults -- --include-ignored --nocapture --test-threads=1
+test-faults: setup
+	LADON_FAULTS=long target/release/lab-test --test faults -- --include-ignored --nocapture --test-threads=1
 
 # `make bench` measures everything, `make bench NAME...` some of it, `make bench NAMES=--small` tries all of it out.
 ifeq (bench,$(firstword $(MAKECMDGOALS)))
@@ -28,7 +29,7 @@ NAMES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
 $(foreach name,$(NAMES),$(eval .PHONY: $(name))$(eval $(name): ; @:))
 endif
 
-bench: setup build
+bench: setup
 	target/release/bench $(NAMES)
 
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.

@@ -1,7 +1,8 @@
 //! TCP throughput, round-trip times and new connections per second between two machines, on one node and on two.
 //!
 //! Ladon's ports have security groups, so that every packet passes connection tracking and rules on both sides. The peer is a bridge
-//! in the same Open vSwitch on the same hosts that does nothing but `NORMAL`, with a tunnel of the same kind between them.
+//! in the same Open vSwitch on the same hosts that does nothing but `NORMAL`, with a tunnel of the same kind between them. A second
+//! bridge that tracks connections before `NORMAL` tells how much of a difference that alone makes.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,12 +19,27 @@ use serde_json::{Value, json};
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 
-/// The peer's bridge.
-const BRIDGE: &str = "br-normal";
-/// The network of the peer's machines: 10.99.0.0/24.
-const PEER_NETWORK: [u8; 3] = [10, 99, 0];
-/// The key of the peer's tunnel.
-const KEY: &str = "options:key=99";
+/// A peer: plain Open vSwitch.
+struct Peer {
+    bridge: &'static str,
+    /// Key of its tunnel; its machines are on 10.*key*.0.0/24.
+    key: u8,
+    /// Besides `NORMAL` for everything.
+    flows: &'static [&'static str],
+}
+
+const PEERS: [Peer; 2] = [
+    Peer { bridge: "br-normal", key: 99, flows: &[] },
+    Peer {
+        bridge: "br-tracking",
+        key: 98,
+        flows: &[
+            "table=0,priority=1,ip,actions=ct(table=1,zone=98)",
+            "table=1,priority=1,ip,ct_state=+trk+new,actions=ct(commit,zone=98),NORMAL",
+            "table=1,priority=1,ip,ct_state=+trk+est,actions=NORMAL",
+        ],
+    },
+];
 /// Where connections are accepted, and where iperf3 listens.
 const PORT: u16 = 80;
 const IPERF: u16 = 5201;
@@ -48,12 +64,15 @@ struct Seen {
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let pair = Pair::start(Tunnel::default())?;
     let ours = progress.during("three machines on two nodes of Ladon", || machines(&pair)).with_context(|| pair.ladon.logs())?;
-    let theirs = progress.during("three machines on plain Open vSwitch", || plain(&pair))?;
+    let [normal, tracking] = PEERS;
+    let normal = progress.during("three machines on plain Open vSwitch", || plain(&pair, &normal))?;
+    let tracking = progress.during("three machines on Open vSwitch that tracks connections", || plain(&pair, &tracking))?;
     let mut figures = Vec::new();
     for (place, other) in [("same node", 1), ("two nodes", 2)] {
         let talks = [
             Talk { client: ours[0].workload.netns(), server: ours[other].workload.netns(), to: ours[other].v4 },
-            Talk { client: &theirs[0].netns, server: &theirs[other].netns, to: theirs[other].address },
+            Talk { client: &normal[0].netns, server: &normal[other].netns, to: normal[other].address },
+            Talk { client: &tracking[0].netns, server: &tracking[other].netns, to: tracking[other].address },
         ];
         let seen = progress.during(format!("throughput, round trips and connections, {place}"), || measure(&talks, scale))?;
         figures.extend(judged(place, &seen, scale));
@@ -91,26 +110,28 @@ impl Drop for Plain {
     }
 }
 
-/// The same with the peer.
-fn plain(pair: &Pair) -> Result<[Plain; 3]> {
+/// The same with a peer.
+fn plain(pair: &Pair, peer: &Peer) -> Result<[Plain; 3]> {
+    let (tunnel, key) = (format!("tun{}", peer.key), format!("options:key={}", peer.key));
     for (ovs, other) in [(&pair.ovs[0], &pair.ovs[1]), (&pair.ovs[1], &pair.ovs[0])] {
         let remote = format!("options:remote_ip={}", other.host().ipv4());
-        let bridge = ["add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev", "fail-mode=standalone"];
+        let bridge = ["add-br", peer.bridge, "--", "set", "bridge", peer.bridge, "datapath_type=netdev", "fail-mode=standalone"];
         let tunnel =
-            ["--", "add-port", BRIDGE, "tun99", "--", "set", "interface", "tun99", "type=geneve", &remote, KEY, "options:csum=true"];
+            ["--", "add-port", peer.bridge, &tunnel, "--", "set", "interface", &tunnel, "type=geneve", &remote, &key, "options:csum=true"];
         ovs.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"], &tunnel].concat())?;
+        peer.flows.iter().try_for_each(|flow| ovs.ofctl(&["add-flow", peer.bridge, flow]).map(drop))?;
     }
-    Ok([Plain::plug(&pair.ovs[0], 1)?, Plain::plug(&pair.ovs[0], 2)?, Plain::plug(&pair.ovs[1], 3)?])
+    Ok([Plain::plug(&pair.ovs[0], peer, 1)?, Plain::plug(&pair.ovs[0], peer, 2)?, Plain::plug(&pair.ovs[1], peer, 3)?])
 }
 
 impl Plain {
     /// As `demo::Workload` makes its machines.
-    fn plug(ovs: &Ovs, number: u8) -> Result<Plain> {
+    fn plug(ovs: &Ovs, peer: &Peer, number: u8) -> Result<Plain> {
         let host = ovs.host();
-        let (name, device) = (format!("{}-plain{number}", host.namespace()), format!("plain{number}"));
+        let device = format!("p{}-{number}", peer.key);
+        let name = format!("{}-{device}", host.namespace());
         host.tool("ip", &["netns", "add", &name])?;
-        let [a, b, c] = PEER_NETWORK;
-        let plain = Plain { netns: Netns::named(&name), name, address: Ipv4Addr::new(a, b, c, number).into() };
+        let plain = Plain { netns: Netns::named(&name), name, address: Ipv4Addr::new(10, peer.key, 0, number).into() };
         host.tool("ip", &["link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &plain.name])?;
         host.tool("ethtool", &["-K", &device, "tx", "off"])?;
         plain.netns.tool("ethtool", &["-K", "eth0", "tx", "off"])?;
@@ -120,14 +141,14 @@ impl Plain {
             format!("address add {}/24 dev eth0", plain.address),
         ])?;
         host.tool("ip", &["link", "set", &device, "up"])?;
-        ovs.vsctl(&["add-port", BRIDGE, &device])?;
+        ovs.vsctl(&["add-port", peer.bridge, &device])?;
         Ok(plain)
     }
 }
 
 /// Everything, in turns.
-fn measure(talks: &[Talk; 2], scale: Scale) -> Result<[Seen; 2]> {
-    let mut seen = [Seen::default(), Seen::default()];
+fn measure(talks: &[Talk; 3], scale: Scale) -> Result<[Seen; 3]> {
+    let mut seen = [Seen::default(), Seen::default(), Seen::default()];
     for talk in talks {
         // The first packets are another matter: neighbours are looked for on the underlay.
         wait::until("an answer", Duration::from_secs(10), || traffic::is_reachable(talk.client, talk.to).map(|yes| yes.then_some(())))?;
@@ -148,7 +169,7 @@ fn measure(talks: &[Talk; 2], scale: Scale) -> Result<[Seen; 2]> {
     Ok(seen)
 }
 
-fn judged(place: &str, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
+fn judged(place: &str, [ours, theirs, tracking]: &[Seen; 3], scale: Scale) -> Vec<Figure> {
     let how = format!(
         "Namespaces with veth pairs, MTU 1400, userspace datapath, Geneve between nodes; {} turns each: iperf3 over one TCP connection for {} s, {} echo requests at \
          5 ms, and connections (connect, one byte, close) one after another for 3 s. The value is the median of the turns; of round trips, of the turns' medians.",
@@ -161,6 +182,10 @@ fn judged(place: &str, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> 
         Figure::new(format!("{name}, {place}"), unit, median(of(ours)), reach)
             .against("plain OVS, NORMAL", median(of(theirs)))
             .how(how.clone())
+            .if_short(format!(
+                "rules need connection tracking, and every packet a second look after it: {name} of plain OVS that tracks connections and has no rules is {:.3} {unit}",
+                median(of(tracking)).value
+            ))
     };
     vec![
         figure("TCP throughput", "Mbit/s", |seen| &seen.megabits, Reach::AtLeastOfPeer(0.9)),

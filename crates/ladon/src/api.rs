@@ -149,10 +149,16 @@ impl Api {
             StatusCode::FORBIDDEN => "use a token whose roles may do this",
             StatusCode::NOT_FOUND => "see that the server is of this command's release (`ladon --version`), and that the object exists",
             StatusCode::CONFLICT => "free what is in use, or choose another",
+            StatusCode::GATEWAY_TIMEOUT => "see whether it was done before you try again",
             status if status.is_server_error() => "look at the server's log, and try again",
             _ => "correct what the message names",
         };
-        Failure::new(what, "not affected; nothing was changed", what_to_do)
+        let effect = match answer.status {
+            // Neutron's word, and Octavia's, where the store may have taken a write and nobody said so.
+            StatusCode::GATEWAY_TIMEOUT => "not affected; the change may have been made",
+            _ => "not affected; nothing was changed",
+        };
+        Failure::new(what, effect, what_to_do)
     }
 }
 
