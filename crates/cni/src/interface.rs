@@ -126,7 +126,7 @@ impl<'a> Pair<'a> {
         }
         for route in self.routes() {
             let doing = format!("adding the route to {} to the pod", route.destination);
-            self.pod.add_route(index, &route).map_err(Error::kernel(doing))?;
+            self.pod.replace_route(index, &route).map_err(Error::kernel(doing))?;
         }
         Ok(())
     }
@@ -153,12 +153,13 @@ impl<'a> Pair<'a> {
         let is_on_link = |gateway: &IpAddr| self.addresses().iter().any(|subnet| subnet.contains(gateway));
         let mut routes: Vec<Route> = Vec::new();
         for gateway in self.prepared.routes.iter().filter_map(|route| route.gw).filter(|gateway| !is_on_link(gateway)) {
-            let route = Route { destination: IpNet::from(gateway), gateway: None, source: None };
+            let route = Route { destination: IpNet::from(gateway), gateway: None, source: None, metric: 0 };
             if !routes.contains(&route) {
                 routes.push(route);
             }
         }
-        routes.extend(self.prepared.routes.iter().map(|route| Route { destination: route.dst.trunc(), gateway: route.gw, source: None }));
+        let told = |route: &crate::daemon::Route| Route { destination: route.dst.trunc(), gateway: route.gw, source: None, metric: 0 };
+        routes.extend(self.prepared.routes.iter().map(told));
         routes
     }
 }

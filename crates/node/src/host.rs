@@ -3,11 +3,13 @@
 //! An interface is an internal port of the bridge whose `iface-id` is the Neutron port. Its MAC, MTU, addresses and routes
 //! follow from the view and are made so again whenever the view changes or the machine has lost them. The machine routes the
 //! port's own subnets (on the link), what the routers lead to that are the subnets' gateways, the subnets' host routes and what the user asked for
-//! through it: never a default route unless asked. Routes carry the port's address as their source. The machine listens to no
-//! router advertisements there.
+//! through it: never a default route unless asked, and nothing that the machine has itself ([`routes`]). Routes carry the port's
+//! address as their source. The machine listens to no router advertisements there.
 //!
 //! What this task made carries a mark in the database, so that an interface whose port went away while the node was down is
 //! found and removed, once the view is known to be complete.
+
+pub mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,10 +17,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cni::netlink::{Netlink, Route};
+use cni::netlink::Netlink;
 use cni::offload::Ethtool;
 use ipnet::IpNet;
-use model::{Mac, NodeName, PortId, owner};
+use model::{NodeName, PortId, owner};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use stream::describe;
@@ -27,8 +29,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::agent::InForce;
 use crate::bridge::{BridgeError, Interface, Interfaces, Link, PortSpec};
 use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
-use crate::local::{Local, LocalPort, everywhere};
+use crate::local::{Local, LocalPort};
 use crate::record::{Record, RecordError};
+use routes::{Elsewhere, Wanted};
 
 /// How often the machine's addresses and routes are compared with what they should be, besides after every change.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
@@ -37,12 +40,12 @@ const MARK: &str = "ladon-host";
 
 /// What `Plug` asked for, kept over restarts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Plugged {
-    port: PortId,
+pub struct Plugged {
+    pub port: PortId,
     #[serde(default)]
-    default_route: bool,
+    pub default_route: bool,
     #[serde(default)]
-    routes: Vec<IpNet>,
+    pub routes: Vec<IpNet>,
 }
 
 /// An interface that could not be made what it should be.
@@ -76,16 +79,6 @@ pub enum Wish {
     List(oneshot::Sender<Vec<PluggedInterface>>),
 }
 
-/// What an interface should be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Desired {
-    port: PortId,
-    mac: Mac,
-    mtu: u16,
-    addresses: Vec<IpNet>,
-    routes: Vec<Route>,
-}
-
 /// The machine, as its configuration describes it.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -94,7 +87,7 @@ pub struct Machine {
     pub interface: String,
     pub bridge: String,
     pub is_userspace: bool,
-    /// Its addresses outside of the network, where tunnels end.
+    /// What must stay outside of the network: its addresses where tunnels end, and those of servers.
     pub underlay: Vec<IpAddr>,
 }
 
@@ -106,6 +99,8 @@ pub struct Host {
     in_force: watch::Receiver<Arc<InForce>>,
     plugged: BTreeMap<String, Plugged>,
     record: Record,
+    /// What the network says and is not followed, by interface, as it was told last.
+    refused: BTreeMap<String, BTreeSet<IpNet>>,
 }
 
 impl Host {
@@ -118,7 +113,7 @@ impl Host {
     ) -> Result<Host, RecordError> {
         let record = Record::new(state_dir, "interfaces.json")?;
         let plugged = record.load()?;
-        Ok(Host { machine, bridge, local, in_force, plugged, record })
+        Ok(Host { machine, bridge, local, in_force, plugged, record, refused: BTreeMap::new() })
     }
 
     /// Runs until nobody can wish for anything any more.
@@ -156,7 +151,11 @@ impl Host {
                 let _ = answer.send(granted);
             }
             Wish::List(answer) => {
-                let _ = answer.send(self.plugged.keys().filter_map(|interface| self.describe(interface)).collect());
+                let mut all = Vec::new();
+                for interface in self.plugged.keys() {
+                    all.extend(self.describe(interface).await);
+                }
+                let _ = answer.send(all);
             }
         }
     }
@@ -207,16 +206,21 @@ impl Host {
         Ok(())
     }
 
-    fn describe(&self, interface: &str) -> Option<PluggedInterface> {
-        let plugged = self.plugged.get(interface)?;
-        let local = self.local.borrow();
-        let desired = desired(local.port(plugged.port)?, plugged, &self.machine.underlay);
-        Some(PluggedInterface {
-            link: InterfaceLink { interface: interface.to_string(), mac: desired.mac, mtu: desired.mtu.into() },
-            port: plugged.port,
-            addresses: desired.addresses,
-            routes: desired.routes.into_iter().map(|route| (route.destination, route.gateway)).collect(),
-        })
+    async fn describe(&self, interface: &str) -> Option<PluggedInterface> {
+        let plugged = self.plugged.get(interface)?.clone();
+        let port = self.local.borrow().port(plugged.port)?.clone();
+        let (name, underlay) = (interface.to_string(), self.machine.underlay.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            // A kernel that does not answer leaves the routes out that it would have to be asked for.
+            let elsewhere = Elsewhere::read(&name, &underlay).unwrap_or_default();
+            PluggedInterface {
+                addresses: port.addresses().into_iter().map(|(address, _)| address).collect(),
+                routes: routes::wanted(&port, &plugged, &elsewhere).routes.iter().map(|route| (route.destination, route.gateway)).collect(),
+                link: InterfaceLink { interface: name, mac: port.port.mac, mtu: port.network.network.mtu.into() },
+                port: plugged.port,
+            }
+        });
+        looked.await.ok()
     }
 
     /// The interfaces that should exist, by name.
@@ -257,23 +261,42 @@ impl Host {
     }
 
     /// Makes one interface what it should be, if its port is in view.
-    async fn make(&self, interface: &str) -> Result<(), HostError> {
+    async fn make(&mut self, interface: &str) -> Result<(), HostError> {
         let Some(plugged) = self.wanted().remove(interface) else { return Ok(()) };
         let Some(port) = self.local.borrow().port(plugged.port).cloned() else { return Ok(()) };
-        let desired = desired(&port, &plugged, &self.machine.underlay);
-        let mac = desired.mac.to_string();
+        let mac = port.port.mac.to_string();
         let mut spec = PortSpec::new(&self.machine.bridge, interface, "internal")
-            .external_id("iface-id", &desired.port.to_string())
+            .external_id("iface-id", &port.port.id.to_string())
             .external_id("attached-mac", &mac)
             .external_id("iface-status", "active")
             .external_id(MARK, "true");
-        spec.mtu_request = Some(desired.mtu);
+        spec.mtu_request = Some(port.network.network.mtu);
         spec.mac = Some(mac);
         self.bridge.ensure_port(spec).await.map_err(|source| HostError::Bridge { interface: interface.into(), source })?;
-        let (name, is_userspace) = (interface.to_string(), self.machine.is_userspace);
-        let configured = tokio::task::spawn_blocking(move || configure(&name, &desired, is_userspace)).await;
+        let (name, underlay, is_userspace) = (interface.to_string(), self.machine.underlay.clone(), self.machine.is_userspace);
+        let configured = tokio::task::spawn_blocking(move || configure(&name, &port, &plugged, &underlay, is_userspace)).await;
         let failed = |reason: String| HostError::Netlink { interface: interface.into(), reason };
-        configured.map_err(|error| failed(error.to_string()))?.map_err(failed)
+        let refused = configured.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
+        self.tell_refused(interface, refused);
+        Ok(())
+    }
+
+    /// Says what is not routed, once.
+    fn tell_refused(&mut self, interface: &str, refused: BTreeSet<IpNet>) {
+        if self.refused.get(interface).is_some_and(|told| *told == refused) {
+            return;
+        }
+        if !refused.is_empty() {
+            let destinations = refused.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ");
+            tracing::info!(
+                interface,
+                destinations,
+                "the network leads to what this machine has itself (its underlay, its servers, what its other interfaces are on the link \
+                 with) or to everything: that is not routed through it, and traffic goes there as before; if it should, give \
+                 `ladon plug` --route or --default-route"
+            );
+        }
+        self.refused.insert(interface.to_string(), refused);
     }
 }
 
@@ -288,40 +311,21 @@ fn unwanted<'a>(interfaces: &'a Interfaces, wanted: &BTreeSet<String>) -> Vec<&'
     ours.map(|interface| interface.name.as_str()).filter(|name| !wanted.contains(*name)).collect()
 }
 
-/// What the interface of `port` should be. A subnet somewhere on the network that covers the machine's own underlay is not routed
-/// there: tunnels and servers would be unreachable.
-fn desired(port: &LocalPort, plugged: &Plugged, underlay: &[IpAddr]) -> Desired {
-    let addresses = port.addresses();
-    let is_elsewhere = |net: &&IpNet| !underlay.iter().any(|own| net.contains(own));
-    let mut through = Vec::new();
-    for (address, subnet) in &addresses {
-        let is_same = |net: &&IpNet| net.addr().is_ipv4() == address.addr().is_ipv4();
-        let by_gateway =
-            port.network.reachable.iter().filter(is_elsewhere).chain(&plugged.routes).filter(is_same).map(|net| (*net, subnet.gateway));
-        let default = plugged.default_route.then(|| (everywhere(address.addr()), subnet.gateway));
-        let host_routes = subnet.host_routes.iter().map(|route| (route.destination, Some(route.nexthop)));
-        let all = by_gateway.chain(default).chain(host_routes).filter(|(_, gateway)| gateway.is_some_and(|ip| ip != address.addr()));
-        through.extend(all.map(|(destination, gateway)| Route { destination: destination.trunc(), gateway, source: Some(address.addr()) }));
-    }
-    through.sort_by_key(|route| (route.destination, route.gateway));
-    through.dedup_by_key(|route| route.destination);
-    Desired {
-        port: port.port.id,
-        mac: port.port.mac,
-        mtu: port.network.network.mtu,
-        addresses: addresses.into_iter().map(|(address, _)| address).collect(),
-        routes: through,
-    }
-}
-
 /// Gives the interface its MAC, MTU, addresses and routes, and takes away what it should not have. Link-local addresses and the
-/// kernel's own routes to the interface's subnets are left alone.
-fn configure(interface: &str, desired: &Desired, is_userspace: bool) -> Result<(), String> {
+/// kernel's own routes to the interface's subnets are left alone. Gives the destinations that are not routed for the machine's sake.
+pub fn configure(
+    interface: &str,
+    port: &LocalPort,
+    plugged: &Plugged,
+    underlay: &[IpAddr],
+    is_userspace: bool,
+) -> Result<BTreeSet<IpNet>, String> {
     let plain = |error: Errno| error.to_string();
     let netlink = Netlink::open().map_err(plain)?;
     let link = netlink.link(interface).map_err(plain)?.ok_or("the interface is not there yet")?;
-    if link.mac != desired.mac || link.mtu != u32::from(desired.mtu) {
-        netlink.set_mac_and_mtu(link.index, desired.mac, desired.mtu.into()).map_err(plain)?;
+    let (mac, mtu) = (port.port.mac, u32::from(port.network.network.mtu));
+    if link.mac != mac || link.mtu != mtu {
+        netlink.set_mac_and_mtu(link.index, mac, mtu).map_err(plain)?;
     }
     if is_userspace && let Ok(ethtool) = Ethtool::open() {
         // A device that cannot switch the offload off has none.
@@ -333,63 +337,23 @@ fn configure(interface: &str, desired: &Desired, is_userspace: bool) -> Result<(
         netlink.set_up(link.index, "").map_err(plain)?;
     }
     let have = netlink.addresses(link.index).map_err(plain)?;
+    let addresses: Vec<IpNet> = port.addresses().into_iter().map(|(address, _)| address).collect();
     let is_link_local = |net: &IpNet| matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-    for address in have.iter().filter(|address| !desired.addresses.contains(address) && !is_link_local(address)) {
+    for address in have.iter().filter(|address| !addresses.contains(address) && !is_link_local(address)) {
         netlink.delete_address(link.index, *address).map_err(plain)?;
     }
-    for address in desired.addresses.iter().filter(|address| !have.contains(address)) {
+    for address in addresses.iter().filter(|address| !have.contains(address)) {
         netlink.add_address(link.index, *address).map_err(plain)?;
     }
-    let have: Vec<Route> = netlink.routes(link.index).map_err(plain)?;
-    let is_ours = |route: &&Route| route.gateway.is_some();
-    for route in have.iter().filter(is_ours).filter(|route| !desired.routes.contains(route)) {
-        netlink.delete_route(link.index, route).map_err(plain)?;
-    }
-    for route in desired.routes.iter().filter(|route| !have.contains(route)) {
-        netlink.add_route(link.index, route).map_err(plain)?;
-    }
-    Ok(())
+    let elsewhere = Elsewhere::read(interface, underlay).map_err(plain)?;
+    let Wanted { routes, refused } = routes::wanted(port, plugged, &elsewhere);
+    routes::apply(&netlink, link.index, &routes)?;
+    Ok(refused)
 }
 
 #[cfg(test)]
 mod tests {
-    use apps::testing::{interface, network, node, port, put, router, subnet};
-    use apps::{Numbers, View};
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    /// A port of this machine on `pods`, with a router to `office`, whose subnet covers the underlay, and to `lab`.
-    fn machine_port() -> Arc<LocalPort> {
-        let own = model::Port {
-            device_owner: owner::NODE.into(),
-            host: Some(NodeName("n1".into())),
-            ..port("own", 9, "pods", &[("four", "10.244.0.9")])
-        };
-        let mut view = View::new(Numbers::default());
-        let changes = [
-            put(node("n1", "192.0.2.11")),
-            put(network("pods", 1)),
-            put(network("office", 2)),
-            put(network("lab", 3)),
-            put(subnet("four", "pods", "10.244.0.0/16")),
-            put(subnet("offices", "office", "192.0.0.0/16")),
-            put(subnet("labs", "lab", "10.9.0.0/24")),
-            put(router("r", 4)),
-            put(interface("r1", 11, "pods", "r", &[("four", "10.244.0.1")])),
-            put(interface("r2", 12, "office", "r", &[("offices", "192.0.0.1")])),
-            put(interface("r3", 13, "lab", "r", &[("labs", "10.9.0.1")])),
-            // Somebody's own router on the shared network, which is nobody's gateway there.
-            put(network("theirs", 5)),
-            put(subnet("anything", "theirs", "8.8.8.0/24")),
-            put(router("x", 6)),
-            put(interface("x1", 14, "pods", "x", &[("four", "10.244.0.77")])),
-            put(interface("x2", 15, "theirs", "x", &[("anything", "8.8.8.1")])),
-            put(own.clone()),
-        ];
-        changes.into_iter().for_each(|change| view.apply(change, &mut Default::default()));
-        Local::of(&view, &BTreeSet::from([own.id])).port(own.id).expect("it lives here").clone()
-    }
 
     #[tokio::test]
     async fn a_wish_that_cannot_be_kept_is_no_wish() {
@@ -405,7 +369,7 @@ mod tests {
         let (_local, local) = watch::channel(Arc::new(Local::default()));
         let (_in_force, in_force) = watch::channel(Arc::new(InForce::default()));
         let mut host = Host::new(machine, bridge, local, in_force, state.path()).unwrap();
-        let port = machine_port().port.id;
+        let port = PortId(uuid::Uuid::from_u128(9));
         let wish = || PlugRequest { interface: "ladon-test9".into(), port, default_route: false, routes: Vec::new(), deadline_ms: 0 };
         // No file can be written in the place of a folder.
         let in_the_way = state.path().join("interfaces.new");
@@ -415,21 +379,5 @@ mod tests {
         std::fs::remove_dir(&in_the_way).unwrap();
         assert!(host.plug(wish()).unwrap(), "it is new still");
         assert_eq!(host.wanted().into_keys().collect::<Vec<_>>(), ["ladon-test9"]);
-    }
-
-    #[test]
-    fn a_subnet_over_the_underlay_or_behind_a_strangers_router_is_not_routed_through_the_network() {
-        let local = machine_port();
-        let plugged = |routes: &[&str]| Plugged {
-            port: local.port.id,
-            default_route: false,
-            routes: routes.iter().map(|net| net.parse().unwrap()).collect(),
-        };
-        let destinations = |plugged: &Plugged| -> Vec<String> {
-            let desired = desired(&local, plugged, &["192.0.2.11".parse().unwrap()]);
-            desired.routes.iter().map(|route| route.destination.to_string()).collect()
-        };
-        assert_eq!(destinations(&plugged(&[])), ["10.9.0.0/24"]);
-        assert_eq!(destinations(&plugged(&["198.51.100.0/24"])), ["10.9.0.0/24", "198.51.100.0/24"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         interface: config.host_interface.clone(),
         bridge: config.ovs.bridge.clone(),
         is_userspace: userspace,
-        underlay: addresses.clone(),
+        underlay: underlay(&config),
     };
     let host = Host::new(machine, bridge.clone(), local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
     let keeper = Keeper::new(bridge.clone(), &config.ovs.bridge, &config.state_dir)?;
@@ -193,6 +194,12 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
             return;
         }
     }
+}
+
+/// What must stay outside of the network: the machine's addresses where tunnels end, and those of servers that are named by address.
+fn underlay(config: &Config) -> Vec<IpAddr> {
+    let address = |server: &String| server.trim_start_matches("https://").parse::<SocketAddr>().ok().map(|address| address.ip());
+    config.tunnel.addresses.iter().copied().chain(config.servers.iter().filter_map(address)).collect()
 }
 
 /// What is kept of the bridge and its tunnel interface.

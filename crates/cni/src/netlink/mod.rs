@@ -57,6 +57,7 @@ const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
@@ -85,6 +86,9 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The address that the machine speaks from when it uses this route.
     pub source: Option<IpAddr>,
+    /// Of routes to one destination, the one with the least metric is used. Zero leaves it to the kernel: the least for IPv4, 1024
+    /// for IPv6.
+    pub metric: u32,
 }
 
 /// The end of a veth pair that is born in another namespace.
@@ -185,8 +189,13 @@ impl Netlink {
         }
     }
 
-    /// Adds a route, or replaces the one to that destination.
+    /// Adds a route. `EEXIST` if there is one to that destination with that metric, through whatever link.
     pub fn add_route(&self, index: u32, route: &Route) -> Result<()> {
+        self.tell(route_message(libc::RTM_NEWROUTE, CREATE, index, route))
+    }
+
+    /// Adds a route, or replaces the one to that destination with that metric, through whatever link that leads.
+    pub fn replace_route(&self, index: u32, route: &Route) -> Result<()> {
         self.tell(route_message(libc::RTM_NEWROUTE, REPLACE, index, route))
     }
 
@@ -206,8 +215,12 @@ impl Netlink {
 
     /// The routes of the main table that lead through a link.
     pub fn routes(&self, index: u32) -> Result<Vec<Route>> {
-        let found = self.list(|| Message::new(libc::RTM_GETROUTE, DUMP, &[0; RTMSG]), parse_route)?;
-        Ok(found.into_iter().filter(|(link, _)| *link == index).map(|(_, route)| route).collect())
+        Ok(self.all_routes()?.into_iter().filter(|(link, _)| *link == index).map(|(_, route)| route).collect())
+    }
+
+    /// The routes of the main table, with the index of the link through which each leads.
+    pub fn all_routes(&self) -> Result<Vec<(u32, Route)>> {
+        self.list(|| Message::new(libc::RTM_GETROUTE, DUMP, &[0; RTMSG]), parse_route)
     }
 
     fn list<T>(&self, request: impl Fn() -> Message, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
@@ -312,7 +325,7 @@ fn route_message(kind: u16, flags: u16, index: u32, route: &Route) -> Message {
             message = message.attribute(attribute, &octets(address));
         }
     }
-    message
+    if route.metric > 0 { message.number(RTA_PRIORITY, route.metric) } else { message }
 }
 
 fn parse_link(payload: &[u8]) -> Option<Link> {
@@ -349,15 +362,16 @@ fn parse_route(payload: &[u8]) -> Option<(u32, Route)> {
     }
     let mut destination =
         if i32::from(family) == libc::AF_INET { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let (mut index, mut gateway, mut source) = (None, None, None);
+    let (mut index, mut gateway, mut source, mut metric) = (None, None, None, 0);
     for (kind, value) in wire::attributes(payload.get(RTMSG..)?) {
         match kind {
             RTA_DST => destination = ip(value)?,
             RTA_OIF => index = wire::number(value, 0),
             RTA_GATEWAY => gateway = ip(value),
             RTA_PREFSRC => source = ip(value),
+            RTA_PRIORITY => metric = wire::number(value, 0)?,
             _ => {}
         }
     }
-    Some((index?, Route { destination: IpNet::new(destination, prefix).ok()?, gateway, source }))
+    Some((index?, Route { destination: IpNet::new(destination, prefix).ok()?, gateway, source, metric }))
 }
