@@ -1,4 +1,7 @@
 //! What the parts may do: as little as their units in `deploy/systemd` say, and no more than they need.
+//!
+//! The parts run here with the capabilities and the mounts of their units. Filters of system calls and address families, and what
+//! else only systemd can do, are read by systemd's own judge and not tried.
 
 #[path = "world/parts.rs"]
 mod parts;
@@ -9,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lab::Process;
-use parts::{Parts, TOKEN, ladon, unit};
+use parts::{DEADLINE, Parts, TOKEN, ladon, unit};
 use serde_json::json;
 use world::World;
 
 /// More than this is a unit that forgot something; systemd's own daemons have 2 to 9.
 const EXPOSURE_MAX: f32 = 2.5;
+
 #[test]
 fn every_part_has_a_unit_that_systemd_takes_and_that_says_what_it_may() {
     let folder = tempfile::tempdir().unwrap();
@@ -31,6 +35,17 @@ fn every_part_has_a_unit_that_systemd_takes_and_that_says_what_it_may() {
     }
 }
 
+#[test]
+fn a_part_that_ends_is_started_again_however_often_it_does() {
+    for part in ["server", "node", "kube"] {
+        let unit = unit(part);
+        let (about, service) = unit.split_once("[Service]").unwrap();
+        assert!(service.contains("\nRestart=always\n"), "ladon-{part}");
+        // By default five ends within ten seconds are the last.
+        assert!(about.contains("\nStartLimitIntervalSec=0\n"), "ladon-{part}");
+    }
+}
+
 /// What the kernel says of a process.
 fn status(process: &Process, field: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{}/status", process.pid().unwrap())).unwrap();
@@ -42,7 +57,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_port_is_plugged_with_the_capabilities_of_the_units_and_nobody_else_may_read_what_is_kept() {
+fn a_port_is_plugged_with_the_capabilities_and_mounts_of_the_units_and_nobody_else_may_read_what_is_kept() {
     let parts = Parts::start("trace");
     let network = parts.make("networks", "network", json!({"name": "blue"}));
     parts.make("subnets", "subnet", json!({"network_id": network["id"], "ip_version": 4, "cidr": "10.7.0.0/24"}));
@@ -65,6 +80,8 @@ fn a_port_is_plugged_with_the_capabilities_of_the_units_and_nobody_else_may_read
     {
         assert_eq!(mode(&at(name)), wanted, "{name}");
     }
+    let is_written = || Ok(at("cni/05-ladon.conflist").exists().then_some(()));
+    parts.node.wait_until("the CNI configuration", DEADLINE, is_written).unwrap_or_else(|error| panic!("{error}\n{}", parts.logs()));
     for (folder, wanted) in [("state", 0o600), ("cni", 0o644)] {
         let files: Vec<PathBuf> = std::fs::read_dir(at(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(!files.is_empty(), "{folder}");

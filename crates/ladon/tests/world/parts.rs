@@ -1,5 +1,7 @@
-//! A real server and a real node on one host, with the capabilities of their units and no more.
+//! A real server and a real node on one host, with the capabilities of their units and no more, and with nothing to write to but
+//! what the units say.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -26,7 +28,12 @@ fn says(unit: &str, key: &str) -> String {
     values.last().unwrap_or_else(|| panic!("the unit says {key}")).to_string()
 }
 
-/// A node with a server, each with the capabilities of its unit, on one host.
+/// All of the unit's values of `key`, word by word.
+fn words<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).flat_map(str::split_whitespace).collect()
+}
+
+/// A node with a server, each with the capabilities and the mounts of its unit, on one host.
 #[allow(dead_code, reason = "each test program uses its share")]
 pub struct Parts {
     pub server: Process,
@@ -38,16 +45,48 @@ pub struct Parts {
     _lab: Lab,
 }
 
-/// `ladon` as root with the unit's capabilities alone, with its own log.
-fn confined(host: &Host, part: &str, config: &Path, log: &str) -> Process {
+/// What makes the mounts of a unit as systemd.exec(5) says of `ProtectSystem=strict` and `ProtectKernelTunables=yes`: a shell's
+/// script, for a mount namespace of its own. `writable` may be written, and what `ReadWritePaths=` says where it is there.
+fn mounts(unit: &str, writable: &[String]) -> String {
+    assert_eq!((says(unit, "ProtectSystem"), says(unit, "ProtectKernelTunables")), ("strict".into(), "yes".into()));
+    let tunables: Vec<&str> = words(unit, "ReadWritePaths")
+        .into_iter()
+        .map(|path| path.trim_start_matches('-'))
+        .filter(|path| path.starts_with("/proc/sys"))
+        .collect();
+    let tunables = tunables.join(" ");
+    let writable: Vec<&String> = writable.iter().filter(|path| Path::new(path).exists()).collect();
+    let paths = writable.iter().map(|path| path.as_str()).collect::<Vec<_>>();
+    format!(
+        "set -e; all=$(cut -d ' ' -f 5 /proc/self/mountinfo); \
+         for path in {writable}; do mount --bind $path $path; done; \
+         for path in $all; do case $path in /proc*|/sys*|/dev*) ;; *) mount -o remount,bind,ro $path 2> /dev/null || test $path != / ;; esac; done; \
+         mount --bind /proc/sys /proc/sys; for path in {tunables}; do mount --bind $path $path; done; \
+         mount -o remount,bind,ro /proc/sys; mount -o remount,bind,ro /sys; exec \"$@\"",
+        writable = paths.join(" ")
+    )
+}
+
+/// `ladon` as root with the unit's capabilities and mounts alone, with its own log. `places` are where the unit's folders are here:
+/// what it makes before the start is made there.
+fn confined(host: &Host, part: &str, config: &Path, log: &str, places: &[(&str, String)]) -> Process {
     let unit = unit(part);
+    for line in unit.lines().filter_map(|line| line.strip_prefix("ExecStartPre=-+")) {
+        let there = places.iter().fold(line.to_owned(), |line, (path, place)| line.replace(path, place));
+        let words: Vec<&str> = there.split_whitespace().collect();
+        assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{there}");
+    }
+    let own = |path: &str| ["/var/lib/", "/run/"].iter().any(|folder| path.starts_with(folder));
+    let is_writable = |path: &str| own(path) || words(&unit, "ReadWritePaths").iter().any(|word| word.trim_start_matches('-') == path);
+    let writable: Vec<String> = places.iter().filter(|(path, _)| is_writable(path)).map(|(_, place)| place.clone()).collect();
     assert_eq!(says(&unit, "NoNewPrivileges"), "yes");
     let named: Vec<String> = says(&unit, "CapabilityBoundingSet")
         .split_whitespace()
         .map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()))
         .collect();
     let set = [vec!["-all".to_string()], named].concat().join(",");
-    let mut command = host.command("setpriv");
+    let mut command = host.command("unshare");
+    command.args(["--mount", "--propagation", "slave", "sh", "-c", &mounts(&unit, &writable), "sh", "setpriv"]);
     command.args([&format!("--bounding-set={set}"), "--inh-caps=-all", "--no-new-privs", "--", ladon(), part, "--config"]).arg(config);
     command.env("RUST_LOG", log);
     host.spawn(&format!("ladon-{part}"), &command).unwrap()
@@ -93,8 +132,14 @@ impl Parts {
         );
         std::fs::write(folder.join("server.toml"), server_text).unwrap();
         std::fs::write(folder.join("node.toml"), node_text).unwrap();
-        let server = confined(&host, "server", &folder.join("server.toml"), log);
-        let node = confined(&host, "node", &folder.join("node.toml"), log);
+        // systemd makes these two (StateDirectory, RuntimeDirectory).
+        for name in ["state", "run"] {
+            std::fs::DirBuilder::new().mode(0o700).create(folder.join(name)).unwrap();
+        }
+        let places = [("/var/lib/ladon-server", folder.display().to_string())];
+        let server = confined(&host, "server", &folder.join("server.toml"), log, &places);
+        let places = [("/var/lib/ladon", at("state")), ("/run/ladon", at("run")), ("/etc/cni/net.d", at("cni"))];
+        let node = confined(&host, "node", &folder.join("node.toml"), log, &places);
         let parts = Parts { server, node, host, folder, ovs, underlay, _lab: lab };
         let is_there = || parts.ladon(&["nodes"]).map(|text| text.contains("n1    yes").then_some(()));
         parts.node.wait_until("the node", DEADLINE, is_there).unwrap_or_else(|error| panic!("{error}\n{}", parts.logs()));
