@@ -4,7 +4,8 @@ mod world;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use node::control::{Because, FlowLine, Link, PlugRequest, PluggedInterface, Reply, Request, Status};
 use serde_json::{Value, json};
@@ -329,6 +330,67 @@ fn plug_borrows_a_port_that_nobody_uses_and_unplug_gives_it_back() {
     assert_eq!((lines(&world, "PUT"), lines(&world, &format!("DELETE /v2.0/ports/{PORT}/tags/ladon-borrowed"))), (1, 1));
 }
 
+/// A server with one port, which was somebody else's and keeps what it is told, and that fails to take `failing` as long as that is so.
+fn with_a_port_of_somebody(world: &World, failing: String) -> Arc<AtomicBool> {
+    let is_failing = Arc::new(AtomicBool::new(true));
+    let fails = is_failing.clone();
+    let port = Mutex::new(json!({"id": PORT, "network_id": NETWORK, "device_id": "", "device_owner": "", "binding:host_id": "",
+        "status": "DOWN", "tags": []}));
+    world.server(move |heard| {
+        let mut port = port.lock().unwrap();
+        match heard.line.as_str() {
+            line if line == failing && fails.load(Ordering::SeqCst) => return (500, Value::Null),
+            line if line.starts_with("GET /v2.0/ports") => return (200, json!({ "ports": [*port] })),
+            line if line.starts_with("PUT") && line.contains("/tags/") => port["tags"] = json!(["ladon-borrowed"]),
+            line if line.starts_with("PUT") => {
+                port.as_object_mut().unwrap().extend(heard.body["port"].as_object().unwrap().clone());
+            }
+            _ => return with_blue(heard),
+        }
+        (200, json!({}))
+    });
+    world.node(willing);
+    is_failing
+}
+
+#[test]
+fn a_borrowed_port_is_given_back_whichever_request_failed_when_it_was_taken() {
+    for failing in [format!("PUT /v2.0/ports/{PORT}/tags/ladon-borrowed"), format!("PUT /v2.0/ports/{PORT}")] {
+        let world = World::new();
+        let is_failing = with_a_port_of_somebody(&world, failing.clone());
+        let plug = ["plug", "--network", "blue", "--name", "metal0", "--port", PORT];
+        world.ladon(&plug).failed(1);
+        is_failing.store(false, Ordering::SeqCst);
+        world.ladon(&plug).succeeded();
+        assert_eq!(world.ladon(&["unplug", "metal0"]).succeeded(), format!("metal0 is gone; its port {PORT} is left\n"), "{failing}");
+        assert_eq!(lines(&world, &format!("DELETE /v2.0/ports/{PORT}/tags/ladon-borrowed")), 1);
+        assert_eq!(lines(&world, "DELETE"), 1, "somebody else's port is not deleted");
+    }
+}
+
+#[test]
+fn unplug_that_fails_advises_to_delete_only_what_plug_made() {
+    let world = World::new();
+    let is_failing = with_a_port_of_somebody(&world, format!("PUT /v2.0/ports/{PORT}"));
+    is_failing.store(false, Ordering::SeqCst);
+    world.ladon(&["plug", "--network", "blue", "--name", "metal0", "--port", PORT]).succeeded();
+    is_failing.store(true, Ordering::SeqCst);
+    let text = world.ladon(&["unplug", "metal0"]).failed(1);
+    assert!(text.contains("is not given back") && text.contains(&format!("--name metal0 --port {PORT}`")), "{text}");
+    assert!(!text.contains("port delete"), "{text}");
+    // What it says works.
+    is_failing.store(false, Ordering::SeqCst);
+    world.ladon(&["plug", "--network", "blue", "--name", "metal0", "--port", PORT]).succeeded();
+    assert_eq!(world.ladon(&["unplug", "metal0"]).succeeded(), format!("metal0 is gone; its port {PORT} is left\n"));
+    assert_eq!(lines(&world, &format!("DELETE /v2.0/ports/{PORT}")), 1, "the tag alone");
+
+    let world = World::new();
+    world.server(|heard| if heard.line.starts_with("DELETE") { (500, Value::Null) } else { with_blue(heard) });
+    world.node(willing);
+    let text = world.ladon(&["unplug", "metal0"]).failed(1);
+    assert!(text.contains(&format!("`openstack port delete {PORT}`")), "{text}");
+}
+
 #[test]
 fn plug_refuses_what_it_cannot_mean() {
     let world = World::new();
@@ -366,7 +428,9 @@ fn unplug_without_a_server_says_what_is_left() {
     let world = World::new();
     world.node(willing);
     let text = world.ladon(&["unplug", "metal0"]).failed(1);
-    assert!(text.contains("metal0 is gone, but its port") && text.contains("openstack port delete"), "{text}");
+    assert!(text.contains("metal0 is gone, but its port") && text.contains("then `ladon unplug metal0`"), "{text}");
+    let text = world.ladon(&["unplug", "metal0", "--keep-port"]).failed(1);
+    assert!(text.contains("then `ladon unplug metal0 --keep-port`") && !text.contains("delete"), "{text}");
 }
 
 #[test]

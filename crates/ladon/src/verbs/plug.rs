@@ -68,21 +68,8 @@ pub async fn unplug(reach: &Reach, wanted: &Unplug) -> Result<String> {
     let mut control = Control::connect(&reach.control).await?;
     let request = Request::Unplug { interface_or_port: wanted.interface.clone() };
     let Reply::Unplugged { interface, port } = control.ask(&request, PROMPT).await? else { return Err(confused()) };
-    let left_behind = async {
-        let is_kept = give_back(&api, port).await? || wanted.keep_port;
-        if !is_kept {
-            api.delete(&format!("/v2.0/ports/{port}")).await?;
-        }
-        Ok(is_kept)
-    };
-    let is_kept = left_behind.await.map_err(|failure: Failure| {
-        let what = format!("{interface} is gone, but its port {port} is not: {}", failure.what_happened);
-        Failure::new(
-            what,
-            "the port's addresses stay taken; nothing else is affected",
-            format!("`openstack port delete {port}` once the server answers"),
-        )
-    })?;
+    let parted = part_with(&api, port, wanted.keep_port).await;
+    let is_kept = parted.map_err(|(fate, failure)| stranded(&interface, port, fate, wanted.keep_port, &failure))?;
     Ok(match reach.output {
         Format::Table => {
             format!("{interface} is gone{}\n", if is_kept { format!("; its port {port} is left") } else { ", and so is its port".into() })
@@ -91,16 +78,50 @@ pub async fn unplug(reach: &Reach, wanted: &Unplug) -> Result<String> {
     })
 }
 
-/// A port that somebody else made is nobody's again; true if it was one.
-async fn give_back(api: &Api, port: PortId) -> Result<bool> {
-    let there = ports(api, &[("id", &port.to_string())]).await?;
+/// What is to become of a port whose interface is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// Somebody else made it: it is nobody's again.
+    GivenBack,
+    /// The user keeps it.
+    Kept,
+    Deleted,
+    /// The server does not say whose it was.
+    Unknown,
+}
+
+/// Does to the port of an interface that is gone what is to become of it. True if it is left.
+async fn part_with(api: &Api, port: PortId, is_kept: bool) -> std::result::Result<bool, (Fate, Failure)> {
+    let there = ports(api, &[("id", &port.to_string())]).await.map_err(|failure| (Fate::Unknown, failure))?;
     let is_borrowed = there.iter().flat_map(|port| port["tags"].as_array().into_iter().flatten()).any(|tag| tag == BORROWED);
-    if is_borrowed {
-        let change = json!({"port": {"binding:host_id": "", "device_id": "", "device_owner": ""}});
-        put(api, &format!("/v2.0/ports/{port}"), &change).await?;
-        api.delete(&format!("/v2.0/ports/{port}/tags/{BORROWED}")).await?;
-    }
-    Ok(is_borrowed)
+    let (fate, done) = match (is_borrowed, is_kept) {
+        (true, _) => (Fate::GivenBack, give_back(api, port).await),
+        (false, true) => (Fate::Kept, Ok(())),
+        (false, false) => (Fate::Deleted, api.delete(&format!("/v2.0/ports/{port}")).await),
+    };
+    done.map(|()| fate != Fate::Deleted).map_err(|failure| (fate, failure))
+}
+
+async fn give_back(api: &Api, port: PortId) -> Result<()> {
+    let change = json!({"port": {"binding:host_id": "", "device_id": "", "device_owner": ""}});
+    put(api, &format!("/v2.0/ports/{port}"), &change).await?;
+    api.delete(&format!("/v2.0/ports/{port}/tags/{BORROWED}")).await
+}
+
+/// The interface is gone, and its port is not what it should be.
+fn stranded(interface: &str, port: PortId, fate: Fate, is_kept: bool, failure: &Failure) -> Failure {
+    let keep = if is_kept { " --keep-port" } else { "" };
+    let again = format!("`ladon plug --network NETWORK --name {interface} --port {port}`, then `ladon unplug {interface}{keep}`");
+    let (state, means, what_to_do) = match fate {
+        Fate::GivenBack | Fate::Kept => ("is not given back", "nobody else can use the port, which was there before", again),
+        Fate::Unknown => ("is still this machine's", "nobody else can use the port or its addresses", again),
+        Fate::Deleted => ("is not", "the port's addresses stay taken", format!("`openstack port delete {port}`")),
+    };
+    Failure::new(
+        format!("{interface} is gone, but its port {port} {state}: {}", failure.what_happened),
+        format!("{means}; nothing else is affected"),
+        format!("once the server answers, {what_to_do}"),
+    )
 }
 
 /// What this command began, it takes back; what was there before stays.
@@ -241,8 +262,9 @@ async fn existing_port(api: &Api, id: &str, host: &str, interface: &str) -> Resu
     }
     if !is_ours {
         let change = json!({"port": {"binding:host_id": host, "device_id": interface, "device_owner": owner::METAL}});
-        put(api, &format!("/v2.0/ports/{id}"), &change).await?;
+        // The tag first: a port that is ours and does not have it would be deleted by `ladon unplug`.
         put(api, &format!("/v2.0/ports/{id}/tags/{BORROWED}"), &Value::Null).await?;
+        put(api, &format!("/v2.0/ports/{id}"), &change).await?;
     }
     Ok(Found { port: port_id(port)?, is_new: false })
 }
