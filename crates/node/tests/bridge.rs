@@ -132,6 +132,25 @@ async fn a_bridge_that_differs_is_put_right_and_foreign_keys_stay() {
     assert_eq!(tables, ["New", "Renamed"]);
 }
 
+#[tokio::test]
+async fn the_kernels_datapath_has_two_names_and_either_stays() {
+    let ovs = DummyOvs::start();
+    let link = link(&ovs);
+    let spec = BridgeSpec { datapath_type: Some(String::new()), ..integration_bridge() };
+    link.ensure_bridge(spec.clone()).await.unwrap();
+    // As os-vif does; who has seen the port of the same transaction has seen the datapath.
+    ovs.vsctl(&["--no-wait", "set", "Bridge", "br-int", "datapath_type=system", "--", "add-port", "br-int", "tap1"]);
+    eventually(&link, |all| all.get("tap1").map(drop)).await;
+    let before = link.transactions();
+    link.ensure_bridge(spec.clone()).await.unwrap();
+    assert_eq!((link.transactions(), ovs.vsctl(&["get", "Bridge", "br-int", "datapath_type"])), (before, "system".into()));
+
+    ovs.vsctl(&["--no-wait", "set", "Bridge", "br-int", "datapath_type=netdev", "--", "add-port", "br-int", "tap2"]);
+    eventually(&link, |all| all.get("tap2").map(drop)).await;
+    link.ensure_bridge(spec).await.unwrap();
+    assert_eq!(ovs.vsctl(&["get", "Bridge", "br-int", "datapath_type"]), "\"\"");
+}
+
 /// Keeps the bridge and a tunnel from now on, and waits until both are there.
 async fn kept(link: &Link) -> mpsc::Receiver<OfPort> {
     let tunnel = PortSpec::new("br-int", "tun", "geneve").option("remote_ip", "flow").option("key", "flow");
@@ -174,6 +193,28 @@ async fn whatever_somebody_changes_of_the_bridge_and_the_tunnel_is_put_right() {
         println!("{change:?} was put right after {:?}", back(&ovs, &get, wanted));
     }
     assert_eq!(ovs.vsctl(&["list", "Controller"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_that_is_refused_is_tried_ever_more_seldom_while_the_bridge_is_kept() {
+    // Dummies take every tunnel.
+    let namespace = Namespace::new("seldom");
+    let ovs = DummyOvs::with_devices_of(&namespace.0);
+    let link = link(&ovs);
+    let tunnel = PortSpec::new("br-int", "tun", "geneve").option("key", "flow");
+    let kept = Kept { bridge: integration_bridge(), tunnel, absent: Vec::new() };
+    let (told, _numbers) = mpsc::channel(1);
+    tokio::spawn(node::bridge::keep(link.clone(), kept, told));
+    let reached = |count| ovs::wait_until(&format!("{count} transactions"), || link.transactions() >= count);
+    // The bridge and the port; then one for each try.
+    reached(2);
+    let start = Instant::now();
+    reached(6);
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(4), "4 more tries in {took:?}");
+    ovs.vsctl(&["--no-wait", "set", "Bridge", "br-int", "fail_mode=standalone"]);
+    let took = back(&ovs, &["get", "Bridge", "br-int", "fail_mode"], "secure");
+    assert!(took < Duration::from_secs(2), "the bridge was put right after {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,8 @@
 //! Whenever something of a bridge or an interface is different in the database, and whenever the database itself is new, what
 //! should be is asked for again, which costs no transaction where it is so. A bridge or tunnel that was taken away is made
 //! again, and columns that somebody changed are put right. Changes come in flocks, and another writer may insist: so there is
-//! a pause before looking again.
+//! a pause before looking again. What Open vSwitch refuses (a tunnel without the kernel's module) is tried ever more seldom, and as
+//! soon as something changes.
 
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use super::interfaces::OfPort;
 use super::link::Link;
 use super::spec::{BridgeSpec, PortSpec};
 
-/// How long Open vSwitch is waited for between two tries.
+/// How long Open vSwitch is waited for after the first try that failed, at least; doubled by every further one, unless something
+/// changes meanwhile.
 const RETRY: Duration = Duration::from_millis(500);
+/// The longest pause between two tries.
+const RETRY_CEILING: Duration = Duration::from_secs(10);
 /// How long changes are let come before looking at them.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -32,26 +36,36 @@ pub struct Kept {
 /// Runs until nobody wants to hear the tunnel's number, which is told when it is new.
 pub async fn keep(link: Link, kept: Kept, told: mpsc::Sender<OfPort>) {
     let (mut connection, mut changes) = (link.connection(), link.changes());
-    let mut number = None;
+    let (mut number, mut pause) = (None, RETRY);
     loop {
         connection.mark_unchanged();
         changes.mark_unchanged();
-        match set_up(&link, &kept).await {
-            Ok(now) if number == Some(now) => {}
-            Ok(now) => match told.send(now).await {
-                Ok(()) => number = Some(now),
-                Err(_) => return,
-            },
-            Err(error) => {
-                tracing::warn!(error = describe(&error), "the bridge is not set up; tried again");
-                tokio::time::sleep(RETRY).await;
-                continue;
+        let again = match set_up(&link, &kept).await {
+            Ok(now) => {
+                if number != Some(now) && told.send(now).await.is_err() {
+                    return;
+                }
+                (number, pause) = (Some(now), RETRY);
+                None
             }
-        }
+            Err(error) => {
+                tracing::warn!(
+                    error = describe(&error),
+                    "the bridge is not set up; tried again in {} s, or when it changes",
+                    pause.as_secs_f32()
+                );
+                // What this try changed itself is heard of, too.
+                tokio::time::sleep(RETRY).await;
+                let rest = pause - RETRY;
+                pause = (2 * pause).min(RETRY_CEILING);
+                Some(rest)
+            }
+        };
         let is_over = tokio::select! {
             changed = connection.changed() => changed.is_err(),
             changed = changes.changed() => changed.is_err(),
             () = told.closed() => true,
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => continue,
         };
         if is_over {
             return;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BridgeSpec {
     pub name: String,
-    /// `netdev` for the userspace datapath, empty for the kernel's; `None` leaves what is there.
+    /// `netdev` for the userspace datapath, empty or `system` for the kernel's; `None` leaves what is there.
     pub datapath_type: Option<String>,
     /// The bridge's own MAC address, also what its datapath id derives from.
     pub hwaddr: Option<String>,
