@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use apps::{Attachment, Change, Index, View};
+use imbl::ordmap::DiffItem;
 use imbl::{HashMap, OrdMap, OrdSet};
 use ipnet::IpNet;
 use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterKey, Subnet, owner};
@@ -265,6 +266,14 @@ impl Local {
 
     pub fn port(&self, id: PortId) -> Option<&Arc<LocalPort>> {
         self.ports.get(&id)
+    }
+
+    /// The ports that are different here from what they are in `other`, or in one of both alone. What both share is not looked at.
+    pub fn differences(&self, other: &Local) -> BTreeSet<PortId> {
+        let differences = other.ports.diff(&self.ports).map(|item| match item {
+            DiffItem::Add(id, _) | DiffItem::Remove(id, _) | DiffItem::Update { old: (id, _), .. } => *id,
+        });
+        differences.collect()
     }
 
     /// The port with the number that packets carry in their registers.

@@ -17,12 +17,34 @@ pub const PORTS_MAX: u16 = (u16::MAX - FIRST) / ZONES_PER_PORT;
 
 /// Which port has which zones.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Kept", into = "Kept")]
 pub struct Zones {
     /// The place of a port's first zone: `FIRST + 3 * place`.
     places: BTreeMap<PortId, u16>,
+    /// The places that ports have.
+    taken: BTreeSet<u16>,
     /// Places that were another port's before and have to be flushed.
+    used: BTreeSet<u16>,
+}
+
+/// What is kept over a restart.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    places: BTreeMap<PortId, u16>,
     #[serde(default)]
     used: BTreeSet<u16>,
+}
+
+impl From<Kept> for Zones {
+    fn from(Kept { places, used }: Kept) -> Zones {
+        Zones { taken: places.values().copied().collect(), places, used }
+    }
+}
+
+impl From<Zones> for Kept {
+    fn from(Zones { places, used, .. }: Zones) -> Kept {
+        Kept { places, used }
+    }
 }
 
 /// The zones of a port.
@@ -41,12 +63,17 @@ impl Zones {
         if let Some(place) = self.places.get(&port) {
             return Some(zones(*place, self.used.contains(place)));
         }
-        let taken: BTreeSet<u16> = self.places.values().copied().collect();
         // Fresh places first: they need no flush. Then the lowest of those that were another port's.
-        let place = (0..PORTS_MAX).find(|place| !taken.contains(place) && !self.used.contains(place));
-        let place = place.or_else(|| self.used.iter().copied().find(|place| !taken.contains(place)))?;
+        let place = self.fresh().or_else(|| self.used.iter().copied().find(|place| !self.taken.contains(place)))?;
         self.places.insert(port, place);
+        self.taken.insert(place);
         Some(zones(place, self.used.contains(&place)))
+    }
+
+    /// The lowest place that was never a port's. They are taken in their order, so that all lie behind whichever is or was one's.
+    fn fresh(&self) -> Option<u16> {
+        let last = self.taken.last().max(self.used.last());
+        Some(last.map_or(0, |last| last + 1)).filter(|place| *place < PORTS_MAX)
     }
 
     /// True if `port` has zones already.
@@ -63,7 +90,10 @@ impl Zones {
 
     /// `port` is gone: its zones are free.
     pub fn free(&mut self, port: PortId) {
-        self.used.extend(self.places.remove(&port));
+        if let Some(place) = self.places.remove(&port) {
+            self.taken.remove(&place);
+            self.used.insert(place);
+        }
     }
 
     /// The zones that ports have.
@@ -73,8 +103,7 @@ impl Zones {
 
     /// The zones that a port had and none has now.
     pub fn idle(&self) -> impl Iterator<Item = u16> {
-        let taken: BTreeSet<u16> = self.places.values().copied().collect();
-        let free: BTreeSet<u16> = self.used.difference(&taken).copied().collect();
+        let free: BTreeSet<u16> = self.used.difference(&self.taken).copied().collect();
         free.into_iter().flat_map(numbers)
     }
 
@@ -97,6 +126,7 @@ fn zones(place: u16, needs_flush: bool) -> Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use uuid::Uuid;
 
     fn port(n: u128) -> PortId {
@@ -110,6 +140,21 @@ mod tests {
         let two = zones.take(port(2)).unwrap();
         assert_eq!(zones.take(port(1)), Some(one));
         assert!(one.hairpin < two.rules);
+    }
+
+    #[test]
+    fn what_is_kept_says_no_more_than_it_did_and_reads_back() {
+        let mut zones = Zones::default();
+        for n in 0..3 {
+            zones.take(port(n)).unwrap();
+        }
+        zones.free(port(1));
+        let kept = serde_json::to_value(&zones).unwrap();
+        assert_eq!((kept.as_object().unwrap().len(), &kept["used"], &kept["places"][port(2).to_string()]), (2, &json!([1]), &json!(2)));
+        let mut back: Zones = serde_json::from_value(kept).unwrap();
+        assert_eq!(back, zones);
+        assert_eq!(back.take(port(9)), zones.take(port(9)));
+        assert!(back.take(port(10)).unwrap().rules > zones.take(port(2)).unwrap().rules);
     }
 
     #[test]

@@ -5,15 +5,17 @@
 //! to flood.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::PortId;
 use pipeline::OfPort;
 use rand::RngExt;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::ra;
-use crate::local::Local;
+use crate::local::{Local, LocalPort};
 
 /// Pairs of a port and a router that are served; ports beyond must ask.
 pub const ANNOUNCED_MAX: usize = 16_384;
@@ -41,22 +43,32 @@ struct Plan {
 /// The advertisements to come.
 #[derive(Default, Debug)]
 pub struct Announcements {
+    /// The ports that the plans are for.
+    planned: Local,
     plans: BTreeMap<Pair, Plan>,
     queue: BTreeSet<(Instant, Pair)>,
     farewells: Vec<(OfPort, Vec<u8>)>,
 }
 
 impl Announcements {
-    /// Plans for the ports that live here now.
-    pub fn refresh(&mut self, local: &Local, now: Instant) {
-        let wanted = wanted(local);
-        let gone: Vec<Pair> = self.plans.keys().filter(|pair| !wanted.contains_key(pair)).copied().collect();
-        for pair in gone {
-            self.end(pair, local);
+    /// Plans for the ports that live here now, as far as they are different from those that were planned for. Gives how many that are.
+    pub fn refresh(&mut self, local: &Local, now: Instant) -> usize {
+        let ports: BTreeSet<PortId> = match self.plans.len() < ANNOUNCED_MAX {
+            true => local.differences(&self.planned),
+            // There may be room now for ports that there was none for.
+            false => local.ports().chain(self.planned.ports()).map(|port| port.port.id).collect(),
+        };
+        let wanted = wanted(ports.iter().filter_map(|id| local.port(*id)));
+        for port in &ports {
+            let all = (*port, PortId(Uuid::nil()))..=(*port, PortId(Uuid::max()));
+            let gone: Vec<Pair> = self.plans.range(all).map(|(pair, _)| *pair).filter(|pair| !wanted.contains_key(pair)).collect();
+            gone.into_iter().for_each(|pair| self.end(pair, local));
         }
         for (pair, (ofport, frame, farewell)) in wanted {
             self.plan(pair, ofport, frame, farewell, now);
         }
+        self.planned = local.clone();
+        ports.len()
     }
 
     fn end(&mut self, pair: Pair, local: &Local) {
@@ -116,11 +128,11 @@ fn between(shortest: Duration, longest: Duration) -> Duration {
 
 type Wanted = BTreeMap<Pair, (OfPort, Vec<u8>, Option<Vec<u8>>)>;
 
-/// Every plugged port with every router that advertises on its network. A router's advertisement is made once.
-fn wanted(local: &Local) -> Wanted {
+/// Each of the ports that is plugged in, with every router that advertises on its network. A router's advertisement is made once.
+fn wanted<'a>(ports: impl Iterator<Item = &'a Arc<LocalPort>>) -> Wanted {
     let mut frames: HashMap<PortId, Option<(Vec<u8>, Option<Vec<u8>>)>> = HashMap::new();
     let mut wanted = Wanted::new();
-    for port in local.ports().filter(|port| port.port.is_admin_up) {
+    for port in ports.filter(|port| port.port.is_admin_up) {
         let Some(ofport) = port.ofport else { continue };
         for interface in ra::announcers(&port.network) {
             let made = || ra::advertisement(&port.network, interface).map(|frame| (frame, ra::farewell(interface)));

@@ -1,13 +1,17 @@
 //! Router advertisements, asked for and not.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use apps::View;
+use apps::testing::*;
 use etherparse::Icmpv6Slice;
-use model::{Ipv6Mode, link_local};
+use model::{Ipv6Mode, Subnet, link_local};
 use tokio::time::Instant;
 
 use super::{Parts, ROUTER, WEB, web, world};
+use crate::local::{Concerned, Local};
 use crate::respond::announce::Announcements;
 use crate::respond::packet::{Envelope, Packet};
 use crate::respond::ra::{INTERVAL_MAX_SECS, ROUTER_SECS, answer};
@@ -129,6 +133,49 @@ fn a_change_is_told_soon_but_not_at_once_and_no_change_is_not_told() {
     plans.refresh(&world(|parts| parts.mode(Ipv6Mode::Stateful)), start + SECOND);
     assert_eq!(plans.due(start + 3 * SECOND).len(), 0);
     assert_eq!(plans.due(start + 5 * SECOND).len(), 1);
+}
+
+#[test]
+fn a_port_that_comes_is_planned_for_alone_and_hears_its_router() {
+    let states = |more: u32| {
+        let mut view = View::default();
+        let v6 = Subnet {
+            gateway: Some("fd00::1".parse().unwrap()),
+            ra_mode: Some(Ipv6Mode::Slaac),
+            address_mode: Some(Ipv6Mode::Slaac),
+            ..subnet("v6", "blue", "fd00::/64")
+        };
+        let router_port = interface("ri", 9, "blue", "r", &[("v6", "fd00::1")]);
+        let base = [here("n1", "192.0.2.1"), put(network("blue", 7)), put(v6), put(router("r", 1)), put(router_port)];
+        base.into_iter().for_each(|change| view.apply(change, &mut Default::default()));
+        let (mut local, mut homes) = (Local::default(), BTreeSet::new());
+        let mut come = |view: &mut View, n: u32| {
+            let name = format!("p{n}");
+            let address = format!("fd00::1:{n}");
+            let port = port(&name, 100 + n, "blue", &[("v6", &address)]);
+            homes.insert(port.id);
+            let mut concerned = Concerned::default();
+            for change in [put(port), attach(&name, 100 + n)] {
+                view.apply(change.clone(), &mut Default::default());
+                concerned.add(view, &[change]);
+            }
+            local.follow(view, &homes, &concerned);
+            local.clone()
+        };
+        (0..more).for_each(|n| drop(come(&mut view, n)));
+        let before = come(&mut view, more);
+        (before, come(&mut view, more + 1))
+    };
+    for many in [0, 500] {
+        let (before, after) = states(many);
+        let (mut plans, start) = (Announcements::default(), Instant::now());
+        assert_eq!(plans.refresh(&before, start), many as usize + 1);
+        assert_eq!(plans.due(start + SECOND).len(), many as usize + 1);
+        assert_eq!(plans.refresh(&after, start + 2 * SECOND), 1, "one of {many} and two");
+        assert_eq!(plans.due(start + 3 * SECOND).len(), 1);
+        assert_eq!(plans.refresh(&Local::default(), start + 3 * SECOND), many as usize + 2);
+        assert_eq!(plans.next_at(), None, "they are gone, and nobody is left to be told farewell");
+    }
 }
 
 #[test]
