@@ -261,8 +261,8 @@ impl Redb {
         let bytes: usize = transaction.ops.iter().map(op_bytes).sum();
         let needed = self.options.reserve_bytes + bytes as u64 * OVERHEAD_FACTOR;
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // A disk that cannot be asked is found full by writing.
-        nix::sys::statvfs::statvfs(directory).is_ok_and(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64 >= needed)
+        let free = nix::sys::statvfs::statvfs(directory).map(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64);
+        is_enough(free, needed)
     }
 
     fn write(&self, database: &Database, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -312,6 +312,11 @@ fn oldest_entry(log: &Table<u64, &[u8]>) -> Result<Option<(u64, u64, u64)>, Tran
     let Some((key, value)) = log.first().map_err(failed::<StorageError>("reading the log"))? else { return Ok(None) };
     let time = codec::log_time(value.value()).map_err(StoreError::from)?;
     Ok(Some((key.value(), value.value().len() as u64, time)))
+}
+
+/// A disk that cannot be asked is found full by writing.
+fn is_enough(free: nix::Result<u64>, needed: u64) -> bool {
+    free.map_or(true, |free| free >= needed)
 }
 
 /// A transaction's share in bytes, roughly: its value is in the table and in the log.
@@ -537,7 +542,15 @@ impl Store for Redb {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
+
+    #[test]
+    fn a_disk_that_cannot_be_asked_is_written_to() {
+        assert!(is_enough(Err(Errno::EOVERFLOW), 1));
+        assert!(is_enough(Ok(8), 8) && !is_enough(Ok(7), 8));
+    }
 
     #[test]
     fn a_new_store_is_told_with_what_it_means_and_what_to_do() {
