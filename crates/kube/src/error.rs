@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use dial::DialError;
 use ipnet::IpNet;
 
+use crate::alone::AloneError;
+
 /// Why `ladon kube` ended. What may heal by itself (a server that is away) is tried again and never ends up here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("configuration of ladon kube")]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    NotAlone(#[from] AloneError),
     #[error("topology of the cluster")]
     Topology(#[from] TopologyError),
     #[error("reading the kubeconfig")]

@@ -20,6 +20,7 @@
 //! Not here: how a pod is plugged in (`ladon-cni`), and what a load balancer is made of on the wire.
 
 pub mod config;
+pub mod alone;
 pub mod error;
 pub mod events;
 pub mod ids;
@@ -45,6 +46,7 @@ use tracing::{info, warn};
 
 pub use config::Config;
 pub use error::Error;
+use alone::Alone;
 use events::Reporter;
 use ids::Keys;
 use lease::{Elector, Fence};
@@ -63,6 +65,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     let holder = config.holder()?;
     let (fence_end, fence) = Fence::new();
     let neutron = Neutron::new(&config, fence)?;
+    let _alone = Alone::take(&config.cluster, &holder).await?;
     let (client, address) = client(&config).await?;
     let mut elector = Elector::new(client.clone(), address, &config, holder.clone(), fence_end);
     let config = Arc::new(config);

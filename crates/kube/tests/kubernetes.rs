@@ -231,6 +231,19 @@ async fn a_restarted_instance_resumes_at_once() -> Claim {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_instance_of_the_same_name_does_not_start_and_takes_nothing_away() -> Claim {
+    let world = World::new().await;
+    let first = world.start("a").await;
+    eventually("a holds the Lease", || async { lease(&world).await == Some(("a".into(), 0)) }).await;
+    let error = world.start("a").await.ended().await.to_string();
+    assert!(error.contains("another `ladon kube` runs on this machine") && error.contains("`lease.holder`"), "{error}");
+    assert_eq!(lease(&world).await, Some(("a".into(), 0)), "the Lease is the first one's");
+    first.stop().await;
+    world.start("a").await.stop().await;
+    Ok(())
+}
+
 fn endpoint(address: &str, ready: bool, serving: bool, terminating: bool) -> Value {
     json!({"addresses": [address], "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
 }

@@ -88,10 +88,12 @@ impl World {
         World { client, front, namespace }
     }
 
+    /// The cluster's name is this process's alone, so that other tests of the machine are other clusters.
     pub fn config(&self, holder: &str) -> Config {
         let text = format!(
-            "cluster = '{0}'\nresync_secs = 3600\n[lease]\nname = 'ladon-{0}'\nnamespace = '{0}'\nduration_secs = 60\nholder = '{holder}'\n",
-            self.namespace
+            "cluster = '{0}-{1}'\nresync_secs = 3600\n[lease]\nname = 'ladon-{0}'\nnamespace = '{0}'\nduration_secs = 60\nholder = '{holder}'\n",
+            self.namespace,
+            std::process::id()
         );
         let mut config = Config::from_toml(&text).unwrap();
         config.kubeconfig = Some(kubernetes::kubeconfig().to_owned());
