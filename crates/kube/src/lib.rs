@@ -7,20 +7,21 @@
 //!         ├── ports:    pods                          → ports
 //!         ├── machines: Nodes                         → ports
 //!         ├── services: Services and EndpointSlices   → load balancers
+//!         ├── policies: NetworkPolicies               → reports, that nothing enforces them
 //!         └── events:   reports                       → Events
 //! ```
 //!
 //! Losing the Lease drops all of them at once, and whatever they knew with them: the next holder reads Kubernetes first and
 //! the server second, so what is on the server and not in Kubernetes is nobody's.
 //!
-//! Kubernetes needs nothing installed but this program's rights: `get, list, watch` on pods, nodes, services, endpointslices
-//! and servicecidrs, `patch` on services/status, `create, patch, get` on events (events.k8s.io), and `get, create, update` on
-//! leases in the Lease's namespace. No finalizer is put on anything.
+//! Kubernetes needs nothing installed but this program's rights: `get, list, watch` on pods, nodes, services, endpointslices,
+//! servicecidrs and networkpolicies, `patch` on services/status, `create, patch, get` on events (events.k8s.io), and `get, create,
+//! update` on leases in the Lease's namespace. No finalizer is put on anything.
 //!
 //! Not here: how a pod is plugged in (`ladon-cni`), and what a load balancer is made of on the wire.
 
-pub mod config;
 pub mod alone;
+pub mod config;
 pub mod error;
 pub mod events;
 pub mod ids;
@@ -29,6 +30,7 @@ pub mod mirror;
 pub mod neutron;
 pub mod node;
 pub mod pod;
+pub mod policy;
 pub mod ports;
 pub mod queue;
 pub mod service;
@@ -44,9 +46,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use alone::Alone;
 pub use config::Config;
 pub use error::Error;
-use alone::Alone;
 use events::Reporter;
 use ids::Keys;
 use lease::{Elector, Fence};
@@ -63,9 +65,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     // The process has one TLS provider; whoever was first chose the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let holder = config.holder()?;
+    let _alone = Alone::take(&config.cluster, &holder).await?;
     let (fence_end, fence) = Fence::new();
     let neutron = Neutron::new(&config, fence)?;
-    let _alone = Alone::take(&config.cluster, &holder).await?;
     let (client, address) = client(&config).await?;
     let mut elector = Elector::new(client.clone(), address, &config, holder.clone(), fence_end);
     let config = Arc::new(config);
@@ -99,6 +101,7 @@ async fn act(config: Arc<Config>, client: Client, neutron: Neutron, holder: Stri
     let (reporter, events) = Reporter::new(client.clone(), holder);
     let ports = ports::Ports::new(client.clone(), neutron.clone(), &config, topology.clone(), reporter.clone());
     let machines = node::Machines::new(client.clone(), neutron.clone(), &config, topology.clone(), reporter.clone());
+    let policies = policy::report_all(client.clone(), reporter.clone());
     let services = service::Services::new(client, neutron, &config, topology, wanted.clone(), reporter);
     // Tasks of their own, so that a long comparison of one delays no other; ended with this function.
     let mut tasks = tokio::task::JoinSet::new();
@@ -106,6 +109,7 @@ async fn act(config: Arc<Config>, client: Client, neutron: Neutron, holder: Stri
     tasks.spawn(ports.run());
     tasks.spawn(machines.run());
     tasks.spawn(services.run());
+    tasks.spawn(policies);
     tasks.spawn(events);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

@@ -5,7 +5,7 @@
 //! the API but the mirror's annotation. Whoever may make pods may write that annotation, so it is believed only where it cannot
 //! be a pod's own uid: the kubelet makes it a hash, without hyphens.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use uuid::Uuid;
 
 use crate::events::shortened;
@@ -14,6 +14,8 @@ use crate::events::shortened;
 pub const OWNER: &str = "ladon:pod";
 /// Annotation of a static pod's mirror: the uid by which the kubelet knows the pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotations that limit a pod's bandwidth, for network plugins that do.
+const BANDWIDTH: [&str; 2] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
 /// Longest name that Neutron takes.
 const NAME_MAX: usize = 255;
 
@@ -28,6 +30,8 @@ pub struct DesiredPort {
     pub name: String,
     pub host: String,
     pub is_static: bool,
+    /// What it asks for and does not get, in Kubernetes' words: `hostPort 8080/TCP`.
+    pub unserved: Vec<String>,
 }
 
 impl DesiredPort {
@@ -54,7 +58,21 @@ pub fn desired_port(pod: &Pod) -> Option<DesiredPort> {
         name: crate::mirror::name_of(pod),
         host: host.clone(),
         is_static: mirror.is_some(),
+        unserved: unserved(pod, spec),
     })
+}
+
+/// What a pod asks of the network that is not done here.
+fn unserved(pod: &Pod, spec: &PodSpec) -> Vec<String> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let host_ports = ports.filter_map(|port| {
+        let number = port.host_port.filter(|number| *number != 0)?;
+        Some(format!("hostPort {number}/{}", port.protocol.as_deref().unwrap_or("TCP")))
+    });
+    let annotations = pod.metadata.annotations.iter().flatten();
+    let limits = annotations.filter(|(name, _)| BANDWIDTH.contains(&name.as_str())).map(|(name, _)| format!("annotation {name}"));
+    host_ports.chain(limits).collect()
 }
 
 /// True if it looks as kube-apiserver writes the uids of pods.
@@ -90,6 +108,16 @@ mod tests {
     fn a_static_pod_is_known_by_its_mirror_annotation() {
         let port = desired_port(&pod(spec(), "Running", json!({"kubernetes.io/config.mirror": "hash"}))).unwrap();
         assert_eq!((port.uid.as_str(), port.object_uid.as_str(), port.is_static), ("hash", "u1", true));
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_and_does_not_get_is_named() {
+        let ports = json!([{"containerPort": 80}, {"containerPort": 80, "hostPort": 8080}, {"containerPort": 53, "hostPort": 53, "protocol": "UDP"}]);
+        let containers = json!({"nodeName": "n1", "containers": [{"name": "c", "ports": ports}]});
+        let annotations = json!({"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/description": "x"});
+        let port = desired_port(&pod(containers, "Running", annotations)).unwrap();
+        assert_eq!(port.unserved, ["hostPort 8080/TCP", "hostPort 53/UDP", "annotation kubernetes.io/ingress-bandwidth"]);
+        assert!(desired_port(&pod(spec(), "Running", json!({}))).unwrap().unserved.is_empty());
     }
 
     #[test]

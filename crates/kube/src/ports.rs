@@ -152,10 +152,15 @@ impl Ports {
     fn pod_changed(&mut self, change: Change<DesiredPort>) {
         let now = Instant::now();
         let stays = |old: &DesiredPort| change.after.as_ref().is_some_and(|new| new.uid == old.uid);
-        if let Some(old) = change.before.filter(|old| !stays(old)) {
-            self.pod_gone(old, now);
+        if let Some(old) = change.before.as_ref().filter(|old| !stays(old)) {
+            self.pod_gone(old.clone(), now);
         }
+        let was_told = change.before.map(|old| (old.object_uid, old.unserved));
         if let Some(new) = change.after {
+            let is_news = was_told.is_none_or(|(uid, unserved)| uid != new.object_uid || unserved != new.unserved);
+            if is_news && !new.unserved.is_empty() {
+                self.reporter.warn(limited(&new));
+            }
             self.pod_there(new, now);
         }
     }
@@ -439,6 +444,16 @@ fn replaced(pod: &DesiredPort) -> Report {
     let note = "somebody has deleted the pod's port; it gets a new one, with other addresses than its containers have, so nothing reaches them; \
                 delete the pod, so that it is made again";
     told(pod, "LadonPortReplaced", note.into())
+}
+
+fn limited(pod: &DesiredPort) -> Report {
+    let note = format!(
+        "{} of pod {} is not served: a hostPort lets nobody in and bandwidth is not limited, everything else of the pod works; use a Service, or \
+         hostNetwork, and take it away",
+        pod.unserved.join(", "),
+        pod.name
+    );
+    told(pod, "LadonPodLimited", note)
 }
 
 fn failure(pod: &DesiredPort, error: &ApiError) -> Report {

@@ -4,6 +4,7 @@ mod world;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -241,6 +242,29 @@ async fn a_second_instance_of_the_same_name_does_not_start_and_takes_nothing_awa
     assert_eq!(lease(&world).await, Some(("a".into(), 0)), "the Lease is the first one's");
     first.stop().await;
     world.start("a").await.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_what_is_not_served_is_told() -> Claim {
+    let world = World::new().await;
+    let _kube = world.start("a").await;
+    let container = json!({"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 8080}]});
+    world.pod("web", json!({"containers": [container], "annotations": {"kubernetes.io/egress-bandwidth": "10M"}})).await;
+    world.pod("plain", json!({})).await;
+    let policy = json!({"metadata": {"name": "closed"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}});
+    let policies = world.api::<NetworkPolicy>();
+    policies.create(&Default::default(), &serde_json::from_value(policy)?).await?;
+    let told = |reason: &'static str, text: &'static str| {
+        let world = &world;
+        async move { world.events().await.into_iter().filter(|(seen, note)| seen == reason && note.contains(text)).count() }
+    };
+    eventually("the pod is told", || async {
+        told("LadonPodLimited", "hostPort 8080/TCP, annotation kubernetes.io/egress-bandwidth").await == 1
+    })
+    .await;
+    eventually("the policy is told", || async { told("LadonPolicyIgnored", "closed is not enforced").await == 1 }).await;
+    assert_eq!(told("LadonPodLimited", "plain").await, 0);
     Ok(())
 }
 
