@@ -49,7 +49,7 @@ pub struct Config {
     #[serde(rename = "host")]
     pub hosts: Vec<Host>,
     /// Seconds between two checks of all ports, and of each Service's load balancers, against Kubernetes: what somebody else changed of
-    /// them is put right after so long at the latest. Default: 300.
+    /// them is put right after so long at the latest. The cluster's networks and router are checked at least every 30 s. Default: 300.
     pub resync_secs: u64,
 }
 

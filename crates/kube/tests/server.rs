@@ -237,6 +237,31 @@ async fn what_somebody_changes_of_a_load_balancer_is_put_right() -> Claim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_router_interface_that_somebody_removes_is_there_again() -> Claim {
+    let world = world().await;
+    let mut config = world.config("a");
+    config.resync_secs = 1;
+    let _kube = world.start_with(config).await;
+    let interfaces = || async {
+        let ports = world.list("/v2.0/ports?device_owner=network:router_interface").await;
+        let mut subnets: Vec<String> = ports.iter().map(|port| port["fixed_ips"][0]["subnet_id"].as_str().unwrap().to_owned()).collect();
+        subnets.sort();
+        subnets
+    };
+    eventually("the router leads to pods and Services of both families", || async { interfaces().await.len() == 4 }).await;
+    let (before, router) = (interfaces().await, world.list("/v2.0/routers").await.remove(0)["id"].as_str().unwrap().to_owned());
+    let mut removed = 0;
+    for subnet in world.list("/v2.0/subnets").await {
+        let path = format!("/v2.0/routers/{router}/remove_router_interface");
+        let answer = world.ask("PUT", &path, json!({"subnet_id": subnet["id"]})).await;
+        removed += usize::from(answer["port_id"].is_string());
+    }
+    assert!(removed > 0, "some could be removed");
+    eventually("it does so again", || async { interfaces().await == before }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_another_project_has_under_the_clusters_ids_is_not_adopted() -> Claim {
     let world = world().await;
     let config = world.config("a");

@@ -33,6 +33,9 @@ use crate::neutron::types::{Group, Rule};
 use crate::neutron::{ApiError, Neutron};
 use plan::{Plan, SubnetPlan};
 
+/// Longest time between two comparisons of the cluster's networks with what they should be, where `resync_secs` is more: without
+/// its interfaces on the router, no Service answers.
+const COMPARE_PERIOD: Duration = Duration::from_secs(30);
 /// Name of the security group of pods and nodes.
 const GROUP: &str = "ladon-pods";
 /// Directions and families of its rules.
@@ -103,12 +106,12 @@ impl Builder {
         Ok(self.ensure(plan).await?)
     }
 
-    /// Rebuilds now and then, and whenever `wanted` says that something is missing.
+    /// Rebuilds every [`COMPARE_PERIOD`] at the latest, and whenever `wanted` says that something is missing.
     pub async fn keep(self, current: watch::Sender<Arc<Topology>>, wanted: Arc<Notify>) {
         /// A Service outside of every known range asks for a look; so many of them ask for one.
         const PAUSE: Duration = Duration::from_secs(5);
         loop {
-            let _ = tokio::time::timeout(self.config.resync(), wanted.notified()).await;
+            let _ = tokio::time::timeout(period(&self.config), wanted.notified()).await;
             match self.build().await {
                 Ok(topology) => {
                     current.send_if_modified(|now| {
@@ -213,6 +216,10 @@ impl Builder {
     }
 }
 
+fn period(config: &Config) -> Duration {
+    config.resync().min(COMPARE_PERIOD)
+}
+
 /// No DHCP and no router advertisements: pods get their addresses from the CNI plugin, and IPv6 ones follow from IPv4 ones.
 fn subnet_body(network: Uuid, name: &str, description: &str, plan: &SubnetPlan) -> Value {
     let is_v4 = plan.cidr.addr().is_ipv4();
@@ -255,6 +262,14 @@ mod tests {
         let rules = vec![rule("egress", "IPv4", None), rule("egress", "IPv6", None), rule("ingress", "IPv4", Some("tcp"))];
         let group = Group { id: Uuid::nil(), security_group_rules: rules };
         assert_eq!(missing_rules(&group), [("ingress", "IPv4"), ("ingress", "IPv6")]);
+    }
+
+    #[test]
+    fn networks_are_compared_more_often_than_ports_are() {
+        let mut config = Config::default();
+        assert!(config.resync() > COMPARE_PERIOD && period(&config) == COMPARE_PERIOD);
+        config.resync_secs = 1;
+        assert_eq!(period(&config), Duration::from_secs(1));
     }
 
     #[test]
