@@ -157,6 +157,11 @@ pub enum ConfigError {
     )]
     NoTunnelAddress,
     #[error(
+        "`tunnel.addresses` has {0} (loopback, unspecified, multicast or broadcast), at which no other node could reach this one, so the node \
+         does not start; write the machine's underlay addresses there"
+    )]
+    TunnelAddress(IpAddr),
+    #[error(
         "`servers` has '{0}', which is no address of a server, so the node does not start; write host:port, as in \"192.0.2.1:9697\" \
          (https:// may stand before it)"
     )]
@@ -169,6 +174,9 @@ impl Config {
         if self.tunnel.addresses.is_empty() {
             return Err(ConfigError::NoTunnelAddress);
         }
+        if let Some(odd) = self.tunnel.addresses.iter().find(|address| !is_for_others(**address)) {
+            return Err(ConfigError::TunnelAddress(*odd));
+        }
         let odd = self.servers.iter().find(|server| stream::authority(server).is_none());
         odd.map_or(Ok(()), |server| Err(ConfigError::Server(server.clone())))
     }
@@ -180,6 +188,12 @@ impl Config {
             NodeName(name.to_string_lossy().into_owned())
         })
     }
+}
+
+/// True if another machine could reach a machine there.
+fn is_for_others(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || is_broadcast)
 }
 
 #[cfg(test)]
@@ -197,6 +211,15 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.ovs.management_socket().to_str(), Some("/var/run/openvswitch/br-int.mgmt"));
         assert!(!config.ovs.is_userspace());
+    }
+
+    #[test]
+    fn where_no_other_node_can_send_to_no_tunnel_ends() {
+        for odd in ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let refused = config("['192.0.2.1:9697']", &format!("['192.0.2.11', '{odd}']")).check();
+            assert_eq!(refused, Err(ConfigError::TunnelAddress(odd.parse().unwrap())));
+        }
+        assert_eq!(config("['192.0.2.1:9697']", "['fe80::1', '2001:db8::11']").check(), Ok(()), "a link may be an underlay");
     }
 
     #[test]
