@@ -101,9 +101,14 @@ fn an_operator_sees_nodes_ports_flows_and_waits_for_a_change() -> Result<()> {
     pair.ladon.ladon(node, &["wait", "--timeout", "60"])?;
     let ports = pair.ladon.ladon(node, &["ports", "web"])?.to_string();
     assert!(ports.contains("ACTIVE") && ports.contains(&web.v4.to_string()), "{ports}");
-    let mut flows = node.host.command(&pair.ladon.program());
-    flows.arg("--control").arg(node.run_dir.join("node.sock")).args(["flows", "--object", "web", "--packets"]);
-    let flows = node.host.run(&mut flows, Duration::from_secs(120))?.ok()?;
+    let flows = |object: &str| -> Result<String> {
+        let mut flows = node.host.command(&pair.ladon.program());
+        flows.arg("--control").arg(node.run_dir.join("node.sock")).args(["flows", "--object", object, "--packets"]);
+        Ok(node.host.run(&mut flows, Duration::from_secs(120))?.ok()?)
+    };
+    let of_group = flows(web.port["security_groups"][0].as_str().context("its group")?)?;
+    assert!(of_group.contains("EgressRules") && of_group.lines().all(|line| line.contains("# rule ")), "{of_group}");
+    let flows = flows("web")?;
     for table in ["Classify", "SpoofGuard", "EgressTrack", "L2Lookup", "Deliver"] {
         assert!(flows.contains(table), "{table}: {flows}");
     }

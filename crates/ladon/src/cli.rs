@@ -210,7 +210,8 @@ pub struct Flows {
     /// Only this table's
     #[arg(long, value_name = "NAME")]
     pub table: Option<String>,
-    /// Only those that are there for this object: its name, its id or the beginning of it, or a kind such as `port`
+    /// Only those that are there for this object: its name, its id or the beginning of it, or a kind such as `port`. A security group
+    /// stands for its rules, a load balancer and a pool for their listeners
     #[arg(long, value_name = "OBJECT")]
     pub object: Option<String>,
     /// With the number of packets that each has seen

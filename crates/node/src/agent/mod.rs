@@ -10,6 +10,7 @@
 //! thing, a comparison of everything desired with everything installed.
 
 pub mod attach;
+pub mod explain;
 mod half;
 pub mod pending;
 
@@ -20,9 +21,9 @@ use std::time::Duration;
 
 use apps::{Attachment, Change, Engine, Here, Numbers};
 use imbl::OrdMap;
-use model::{Kind, NodeName, Object, ObjectKey, PortId, Revision};
+use model::{Kind, NodeName, ObjectKey, PortId, Revision};
 use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
-use pipeline::{Fingerprint, Flow, Generation, OfPort, Reason};
+use pipeline::{Fingerprint, Generation, OfPort, Reason};
 use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -37,6 +38,7 @@ use crate::translate;
 use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
 use attach::Plugs;
+use explain::Explained;
 use half::{Compared, Half};
 use pending::{Job, Pending, Stuck, Unwritable};
 
@@ -55,8 +57,8 @@ pub struct InForce {
 /// A question to the agent.
 #[derive(Debug)]
 pub enum Ask {
-    /// Every desired flow, with the object it is there for.
-    Flows(oneshot::Sender<Vec<(Flow, Option<Arc<Object>>)>>),
+    /// Every desired flow, with the objects it is there for.
+    Flows(oneshot::Sender<Vec<Explained>>),
     /// How many flows are desired, and how many ports live here.
     Counts(oneshot::Sender<(usize, usize)>),
     /// Which zones are whose.
@@ -495,20 +497,9 @@ impl Agent {
     fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Flows(answer) => {
-                let of = |flow: &Flow| match flow.reason {
-                    pipeline::Reason::Object(key) => self.engine.view().object(key).cloned(),
-                    pipeline::Reason::Pipeline => None,
-                };
+                let view = self.engine.view();
                 // Nobody waits for the answer any more: nothing to do.
-                let _ = answer.send(
-                    self.engine
-                        .flows()
-                        .map(|flow| {
-                            let object = of(&flow);
-                            (flow, object)
-                        })
-                        .collect(),
-                );
+                let _ = answer.send(self.engine.flows().map(|flow| Explained::new(view, flow)).collect());
             }
             Ask::Counts(answer) => {
                 let _ = answer.send((self.engine.flows().count(), self.plugs.homes().len()));

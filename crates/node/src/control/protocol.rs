@@ -32,7 +32,8 @@ pub enum Request {
         /// Only those of the table of this name; case does not matter.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         table: Option<String>,
-        /// Only those that are there because of an object with this kind, name or id (or the beginning of an id).
+        /// Only those that are there because of an object with this kind, name or id (or the beginning of an id), or because of a part of
+        /// an object with this name or id: a group's rules, the listeners of a load balancer or of a pool.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         object: Option<String>,
         /// Ask the switch for packet counts, too.

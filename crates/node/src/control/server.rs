@@ -10,6 +10,7 @@ use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status};
+use crate::agent::explain::{Explained, Whole};
 use crate::agent::{Ask, InForce};
 use crate::host::{HostError, Wish};
 use crate::switch::Switch;
@@ -129,19 +130,17 @@ impl Control {
 
     async fn flows(&self, table: Option<String>, object: Option<String>, with_packets: bool) -> Vec<Reply> {
         let Some(mut flows) = self.ask(Ask::Flows).await else { return vec![gone()] };
-        flows.sort_by(|(a, _), (b, _)| {
+        flows.sort_by(|Explained { flow: a, .. }, Explained { flow: b, .. }| {
             (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests))
         });
         let packets = if with_packets { self.packets().await } else { Default::default() };
-        let is_wanted = |line: &FlowLine| {
+        let is_wanted = |line: &FlowLine, wholes: &[Whole]| {
             table.as_ref().is_none_or(|table| table.eq_ignore_ascii_case(&line.table))
-                && object.as_ref().is_none_or(|object| {
-                    line.because.kind == *object || line.because.name == *object || line.because.id.starts_with(object)
-                })
+                && object.as_ref().is_none_or(|object| is_for(&line.because, object) || wholes.iter().any(|whole| is_called(whole, object)))
         };
         let half = self.half.borrow().unwrap_or_default();
-        let lines = flows.iter().map(|(flow, object)| line(flow, half, object.as_deref(), &packets));
-        let lines: Vec<FlowLine> = lines.filter(is_wanted).collect();
+        let lines = flows.iter().map(|told| (line(&told.flow, half, told.object.as_deref(), &packets), &told.wholes));
+        let lines: Vec<FlowLine> = lines.filter(|(line, wholes)| is_wanted(line, wholes)).map(|(line, _)| line).collect();
         let chunks: Vec<&[FlowLine]> = if lines.is_empty() { vec![&[]] } else { lines.chunks(FLOWS_PER_LINE).collect() };
         let last = chunks.len() - 1;
         chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last }).collect()
@@ -176,6 +175,15 @@ fn line(flow: &Flow, half: Generation, object: Option<&Object>, packets: &std::c
         packets: installed.and_then(|key| packets.get(&key).copied()),
         because: because(flow, object),
     }
+}
+
+/// True if the flow is there for what an operator calls `object`.
+fn is_for(because: &Because, object: &str) -> bool {
+    because.kind == object || because.name == object || because.id.starts_with(object)
+}
+
+fn is_called(whole: &Whole, object: &str) -> bool {
+    whole.object.as_deref().is_some_and(|whole| name_of(whole) == object) || whole.key.id.to_string().starts_with(object)
 }
 
 fn because(flow: &Flow, object: Option<&Object>) -> Because {
