@@ -13,7 +13,7 @@ use crate::error::{Doing, LabError, Result, chain};
 use crate::process::{Process, Spec};
 use crate::signals::{OnInterrupt, give_way, on_interrupt};
 use crate::state::{State, make_dir};
-use crate::teardown;
+use crate::{say, teardown};
 
 /// The variable that marks every process of a lab with the lab's folder.
 pub const MARK: &str = "LADON_LAB";
@@ -201,9 +201,9 @@ impl Shared {
         let logs = if keep { teardown::Logs::Keep } else { teardown::Logs::Remove };
         let owned = self.owns_parts();
         if let Err(error) = self.end(logs) {
-            eprintln!("the lab in {} was not taken away: {}", self.dir.display(), chain(&error));
+            say::tell(&format!("the lab in {} was not taken away: {}", self.dir.display(), chain(&error)));
         } else if owned && keep {
-            eprintln!("the lab's logs are in {}", self.dir.join("log").display());
+            say::tell(&format!("the lab's logs are in {}", self.dir.join("log").display()));
         }
     }
 }
@@ -215,12 +215,15 @@ fn check_root() -> Result<()> {
     Err(LabError::Unfit("a lab makes network namespaces, which only root may; run this as root".into()))
 }
 
-/// A name that fits into interface and namespace names.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let fits = !name.is_empty()
+/// True for a name that fits into interface and namespace names: 1 to [`NAME_MAX`] of a-z, 0-9 and -.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
         && name.len() <= NAME_MAX
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if fits {
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if is_name(name) {
         return Ok(());
     }
     Err(LabError::Unfit(format!("{name:?} is no name for a lab or host: 1 to {NAME_MAX} of a-z, 0-9 and -")))

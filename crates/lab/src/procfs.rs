@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +27,8 @@ pub struct ProcessId {
 struct Stat {
     state: char,
     parent: i32,
+    session: i32,
+    has_terminal: bool,
     started: u64,
 }
 
@@ -60,7 +64,14 @@ fn stat(pid: i32) -> Option<Stat> {
 /// The name in parentheses may hold anything, so fields are counted from the last one.
 fn parse_stat(line: &str) -> Option<Stat> {
     let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(Stat { state: fields.first()?.chars().next()?, parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
+    let number = |index: usize| fields.get(index)?.parse::<i32>().ok();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: number(1)?,
+        session: number(3)?,
+        has_terminal: number(4)? != 0,
+        started: fields.get(19)?.parse().ok()?,
+    })
 }
 
 /// Every process of the machine with its parent's number.
@@ -113,9 +124,45 @@ pub fn has_variable(id: ProcessId, variable: &str) -> bool {
     contains(&format!("/proc/{}/environ", id.pid), |word| word == variable.as_bytes())
 }
 
-/// One of its arguments starts with `prefix`.
-pub fn has_argument(id: ProcessId, prefix: &str) -> bool {
-    contains(&format!("/proc/{}/cmdline", id.pid), |word| word.starts_with(prefix.as_bytes()))
+/// One of its arguments is or ends in a path below `folder`, which ends in a slash: `DIR/x`, `--config=DIR/x`, `unix:DIR/x`. Text
+/// with blanks, such as a shell's script, is none.
+pub fn names(id: ProcessId, folder: &str) -> bool {
+    contains(&format!("/proc/{}/cmdline", id.pid), |word| is_naming(&String::from_utf8_lossy(word), folder))
+}
+
+fn is_naming(word: &str, folder: &str) -> bool {
+    let is_part_of_a_name = |character: char| character.is_alphanumeric() || "._-".contains(character);
+    !word.contains(char::is_whitespace) && word.match_indices(folder).any(|(at, _)| !word[..at].ends_with(is_part_of_a_name))
+}
+
+/// The folder that it works in.
+pub fn folder(id: ProcessId) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/cwd", id.pid)).ok()
+}
+
+/// It leads a session on a terminal: somebody's shell.
+pub fn is_login(id: ProcessId) -> bool {
+    stat(id.pid).is_some_and(|stat| stat.session == id.pid && stat.has_terminal)
+}
+
+/// The network namespace that it is in.
+pub fn netns(id: ProcessId) -> Option<FileId> {
+    FileId::of(Path::new(&format!("/proc/{}/ns/net", id.pid)))
+}
+
+/// Which file it is, whatever it is called: a network namespace has many names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file behind a path, if there is one.
+    pub fn of(path: &Path) -> Option<FileId> {
+        let found = fs::metadata(path).ok()?;
+        Some(FileId { device: found.dev(), inode: found.ino() })
+    }
 }
 
 fn contains(path: &str, wanted: impl Fn(&[u8]) -> bool) -> bool {
@@ -140,6 +187,24 @@ mod tests {
         let line = "7 (a) b (c)) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 1";
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.state, stat.parent, stat.started), ('S', 3, 4242));
+        assert_eq!((stat.session, stat.has_terminal), (7, false));
+    }
+
+    #[test]
+    fn a_folder_is_named_by_what_begins_there_and_not_by_another_of_a_similar_name() {
+        for word in ["/var/lib/demo/x", "--config=/var/lib/demo/x", "unix:/var/lib/demo/x", "a,/var/lib/demo/x"] {
+            assert!(is_naming(word, "/var/lib/demo/"), "{word}");
+        }
+        for word in ["/var/lib/demo", "/var/lib/demo2/x", "/mnt/var/lib/demo/x", "/var/lib/", "cat /var/lib/demo/x"] {
+            assert!(!is_naming(word, "/var/lib/demo/"), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_the_same_under_all_its_names() {
+        let this = ProcessId::this();
+        assert_eq!(netns(this), FileId::of(Path::new("/proc/self/ns/net")));
+        assert_ne!(netns(this), FileId::of(Path::new("/proc/self/ns/uts")));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::say;
+
 /// Without a terminal, a step that takes long says so this often.
 const STILL: Duration = Duration::from_secs(15);
 /// How often a spinner turns.
@@ -64,7 +66,7 @@ impl Progress {
         match &self.terminal {
             Some(terminal) => drop(terminal.println(line)),
             None if self.is_quiet => {}
-            None => eprintln!("{line}"),
+            None => say::tell(line),
         }
     }
 

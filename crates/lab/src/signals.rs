@@ -1,10 +1,11 @@
 //! Tidying up when somebody presses Ctrl-C.
 //!
 //! A handler only wakes a thread; the thread runs what was registered, newest first, and then lets the signal do its
-//! work, so that the caller sees an interrupted program.
+//! work, so that the caller sees an interrupted program. Nothing that goes wrong meanwhile keeps it from ending.
 
 use std::fs::File;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +14,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
 use crate::error::{Doing, Result};
-use crate::sys;
+use crate::{say, sys};
 
 type Action = Box<dyn FnOnce() + Send>;
 
@@ -77,11 +78,11 @@ fn watch() -> Result<()> {
 
 fn interrupted(signal: Signal) -> ! {
     INTERRUPTED.store(true, Ordering::SeqCst);
-    eprintln!("\n{}: taking the lab away", signal.as_str());
+    say::tell(&format!("\n{}: taking the lab away", signal.as_str()));
     loop {
         let action = REGISTRY.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).actions.pop();
         match action {
-            Some((_, action)) => action(),
+            Some((_, action)) => drop(catch_unwind(AssertUnwindSafe(action))),
             None => sys::die_of(signal),
         }
     }

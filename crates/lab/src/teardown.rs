@@ -1,8 +1,9 @@
 //! Taking a lab away: processes, mounts, namespaces, control groups, files, whoever started them.
 //!
-//! The state file alone is not trusted to be complete: containers outlive containerd, and a killed owner may not have
-//! written its last step. Every process of a lab carries [`MARK`] in its environment, its shims carry its folder on
-//! their command line, and what those started is found by parenthood.
+//! The state file alone is not trusted to be complete: containers outlive containerd, a killed owner may not have
+//! written its last step, and people start parts again by hand. Every process of a lab carries [`MARK`] in its
+//! environment; what was started by hand is in one of the lab's namespaces, works in its folder or names it on its
+//! command line, as its shims do; and what those started is found by parenthood.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,7 +16,8 @@ use nix::sys::signal::Signal;
 use crate::containers::Containers;
 use crate::error::{Doing, Result};
 use crate::lab::MARK;
-use crate::procfs::{self, ProcessId};
+use crate::netns::Netns;
+use crate::procfs::{self, FileId, ProcessId};
 use crate::state::State;
 use crate::{netns, wait};
 
@@ -59,16 +61,20 @@ fn end_owner(state: &State) -> Result<()> {
 
 fn end_processes(dir: &Path, state: &State) -> Result<()> {
     let mark = format!("{MARK}={}", dir.display());
-    let folder = format!("{}/", dir.display());
+    let namespaces: Vec<FileId> = state.namespaces.iter().filter_map(|name| FileId::of(Netns::named(name).path())).collect();
     let recorded: Vec<ProcessId> = state.processes.values().filter_map(|process| process.id).collect();
     procfs::end_all("the lab's processes", || {
-        procfs::family(|id| recorded.contains(&id) || procfs::has_variable(id, &mark) || is_shim_of(id, &folder))
+        procfs::family(|id| {
+            let is_inside = || procfs::netns(id).is_some_and(|netns| namespaces.contains(&netns));
+            recorded.contains(&id) || procfs::has_variable(id, &mark) || is_inside() || is_at_work_in(id, dir)
+        })
     })
 }
 
-/// A containerd shim names the socket of its containerd on its command line.
-fn is_shim_of(id: ProcessId, folder: &str) -> bool {
-    procfs::has_argument(id, folder) && procfs::has_argument(id, "-address")
+/// It names something in the lab's folder on its command line, or works there. Somebody's shell that merely stands there does not.
+fn is_at_work_in(id: ProcessId, dir: &Path) -> bool {
+    let folder = format!("{}/", dir.display());
+    procfs::names(id, &folder) || procfs::folder(id).is_some_and(|folder| folder.starts_with(dir)) && !procfs::is_login(id)
 }
 
 /// Take off every mount under `dir`, the deepest first, busy or not.

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::traffic::{self, EchoServer, Pinging, Probe};
-use lab::{Host, Lab, MARK, Netns, Ovs, Underlay, wait};
+use lab::{Host, Lab, MARK, Netns, Ovs, Progress, Underlay, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const MS: Duration = Duration::from_millis(1);
 /// How long anything may take on a busy machine.
@@ -141,6 +144,65 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     Lab::take_down(&dir).unwrap();
     assert_eq!(traces(&name, &dir), Vec::<String>::new());
     Lab::take_down(&dir).unwrap();
+}
+
+#[test]
+fn what_was_started_by_hand_goes_with_the_lab_and_nothing_else() {
+    let lab = Lab::scratch().unwrap();
+    let (name, dir) = (lab.name().to_owned(), lab.dir().to_owned());
+    let underlay = Underlay::new(&lab).unwrap();
+    let host = underlay.host("a", 11).unwrap();
+    let sleep = |command: &mut Command| command.arg("1000").spawn().unwrap();
+    let mut parts = [
+        sleep(&mut host.netns().command("sleep")),
+        sleep(Command::new("sleep").arg0(format!("--config={}/a/part.toml", dir.display()))),
+        sleep(Command::new("sleep").current_dir(&dir)),
+    ];
+    let mut bystander = sleep(Command::new("sleep").arg0(format!("{}-other/x", dir.display())));
+    // The lab first, as a take-down finds it: with everything that it has made.
+    drop((lab, underlay, host));
+    for (number, part) in parts.iter_mut().enumerate() {
+        assert!(part.try_wait().unwrap().is_some(), "{number}");
+    }
+    assert_eq!(traces(&name, &dir), Vec::<String>::new());
+    assert!(bystander.try_wait().unwrap().is_none(), "the bystander lives");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+/// Says where a lab is to be that another process interrupts.
+const TALKING: &str = "LADON_LAB_TALKING";
+
+/// The other process of the next test.
+#[test]
+#[ignore = "a part of the next test"]
+fn a_lab_that_talks() {
+    let Some(dir) = std::env::var_os(TALKING) else { return };
+    let lab = Lab::new("talks", &dir).unwrap();
+    let _ours = lab.spawn("ours", Command::new("sleep").arg("1000")).unwrap();
+    Progress::new().during("talking", || Ok::<_, std::io::Error>(())).unwrap();
+    fs::write(lab.dir().join("has-talked"), "").unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_lab_to_which_nobody_listens_goes_on_and_ends_when_it_is_told_to() {
+    let dir = std::env::temp_dir().join(format!("ladon-talks-{}", std::process::id()));
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_lab_that_talks", "--ignored", "--nocapture"]).env(TALKING, &dir);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    wait::until("the lab to have talked", PATIENCE, || match child.try_wait()? {
+        Some(status) => Err(std::io::Error::other(format!("it has ended: {status}"))),
+        None => Ok(dir.join("has-talked").exists().then_some(())),
+    })
+    .unwrap();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let status = wait::until("its end", PATIENCE, || child.try_wait()).unwrap();
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32), "{status}");
+    assert_eq!(traces("talks", &dir), Vec::<String>::new());
 }
 
 /// A process whose start differs from that of `pid` in /proc, which counts hundredths of a second.
