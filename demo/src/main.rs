@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use demo::claims;
 use demo::world::{self, DIR, Parts, Place, World};
-use lab::Progress;
+use lab::{Progress, say};
 
 const USAGE: &str = "\
 usage: demo up [--dir DIR] [TEXT]   bring everything up and prove it; with TEXT, only the claims that contain it
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("demo: {error:#}");
+            say::tell(&format!("demo: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
 
 /// True if every claim is.
 fn up(place: &Place, only: &str) -> Result<bool> {
+    place.check()?;
     let progress = Progress::new();
     let parts = progress.during("finding Kubernetes, images and the guest", || Parts::find(&progress))?;
     take_down_earlier(place, &progress)?;
@@ -59,26 +60,28 @@ fn up(place: &Place, only: &str) -> Result<bool> {
     let bin = write_commands(place, &world, &parts)?;
     let bin = bin.display();
     world.lab.keep()?;
-    println!("\nup in {:.0} s, proved in {:.0} s; it goes on running. Try:", up.as_secs_f32(), (started.elapsed() - up).as_secs_f32());
-    println!("  {bin}/kubectl get pods,services -o wide");
-    println!("  {bin}/openstack port list");
-    println!("  {bin}/ladon n2 flows --object vm1");
-    println!("and `make demo-down` when done.\n");
-    println!("{} passed, {} failed", tally.passed, tally.failed);
+    let (up, proved) = (up.as_secs_f32(), (started.elapsed() - up).as_secs_f32());
+    say::answer(&format!("\nup in {up:.0} s, proved in {proved:.0} s; it goes on running. Try:"));
+    say::answer(&format!("  {bin}/kubectl get pods,services -o wide"));
+    say::answer(&format!("  {bin}/openstack port list"));
+    say::answer(&format!("  {bin}/ladon n2 flows --object vm1"));
+    say::answer("and `make demo-down` when done.\n");
+    say::answer(&format!("{} passed, {} failed", tally.passed, tally.failed));
     // A measurement that ran out of time may still hold the world: nothing waits for it.
     std::process::exit(i32::from(tally.failed > 0 || tally.passed == 0));
 }
 
 fn take_down_earlier(place: &Place, progress: &Progress) -> Result<()> {
-    if place.dir.exists() {
-        progress.during("an earlier demo is there: taking it down", || world::take_down(place))?;
+    if world::is_there(place)? {
+        progress.say(&format!("an earlier demo is in {}: it is taken down first", place.dir.display()));
+        progress.during("taking the earlier demo down", || world::take_down(place))?;
     }
     Ok(())
 }
 
 fn down(place: &Place) -> Result<bool> {
     let was_there = world::take_down(place)?;
-    println!("{}", if was_there { "the demo is gone" } else { "there is no demo" });
+    say::answer(if was_there { "the demo is gone" } else { "there is no demo" });
     Ok(true)
 }
 
@@ -92,14 +95,15 @@ fn write_commands(place: &Place, world: &World, parts: &Parts) -> Result<PathBuf
         parts.kubectl()?.display(),
         world.cluster.admin_kubeconfig().display()
     );
-    let openstack = format!("{} openstack --os-auth-type none --os-endpoint http://127.0.0.1:9696 \"$@\"", enter("control"));
+    let bin = place.dir.join("bin");
+    let client = program("openstack", &bin)?;
+    let openstack = format!("{} {} --os-auth-type none --os-endpoint http://127.0.0.1:9696 \"$@\"", enter("control"), client.display());
     let ladon = format!(
         "host=${{1:?a host: control, n1, n2, n3 or metal1}}; shift\n\
          {} {} --api unix:{dir}/ladon/api.sock --control {dir}/\"$host\"/ladon/run/node.sock \"$@\"",
         enter("\"$host\""),
         world.ladon.program(),
     );
-    let bin = place.dir.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("making {}", bin.display()))?;
     for (name, line) in [("kubectl", kubectl), ("openstack", openstack), ("ladon", ladon)] {
         let path = bin.join(name);
@@ -107,4 +111,16 @@ fn write_commands(place: &Place, world: &World, parts: &Parts) -> Result<PathBuf
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }
     Ok(bin)
+}
+
+/// Where a program is on the PATH, our own short commands left out: one that called itself would do so for ever.
+fn program(name: &str, ours: &Path) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&path).filter(|folder| !is_same(folder, ours)).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not on the PATH: `make setup` installs it"))
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }

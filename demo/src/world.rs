@@ -85,6 +85,19 @@ impl Place {
         let name = last.strip_prefix("ladon-").unwrap_or(&last).to_string();
         Place { dir, name }
     }
+
+    /// Refuses a folder after which no namespace can be called.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            lab::is_name(&self.name),
+            "--dir {}: the demo's network namespaces are called after its folder, and \"{}\" is no such name: 1 to {} of a-z, 0-9 and -, without \
+             `ladon-` before it; give another --dir, as in /tmp/ladon-mine",
+            self.dir.display(),
+            self.name,
+            lab::NAME_MAX
+        );
+        Ok(())
+    }
 }
 
 /// Everything that runs.
@@ -392,16 +405,23 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).map(group).collect()
 }
 
-/// Takes away whatever an earlier demo left, if there is any; true if there was. A folder without a lab's record is none of ours.
+/// True if a demo, or what is left of one, lies there. A folder with something else in it is none of ours.
+pub fn is_there(place: &Place) -> Result<bool> {
+    let is_ours = place.dir.join(lab::RECORD).exists();
+    let is_something = || fs::read_dir(&place.dir).is_ok_and(|mut entries| entries.next().is_some());
+    ensure!(
+        is_ours || !is_something(),
+        "{0} is not empty and has no {1}, so it is no demo's folder, and nothing was touched; if what is in it is left of a demo, take it away \
+         (`rm -r {0}`), else give another --dir",
+        place.dir.display(),
+        lab::RECORD
+    );
+    Ok(is_ours)
+}
+
+/// Takes away whatever an earlier demo left, if there is any; true if there was.
 pub fn take_down(place: &Place) -> Result<bool> {
-    if !place.dir.join(lab::RECORD).exists() {
-        let is_something = fs::read_dir(&place.dir).is_ok_and(|mut entries| entries.next().is_some());
-        ensure!(
-            !is_something,
-            "{} is no demo's folder: it has no {}; nothing was touched; give another --dir",
-            place.dir.display(),
-            lab::RECORD
-        );
+    if !is_there(place)? {
         return Ok(false);
     }
     Lab::take_down(&place.dir)?;
@@ -430,7 +450,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ladon-precious-{}", std::process::id()));
         assert!(!take_down(&Place::new(&dir)).unwrap(), "it is not there");
         fs::create_dir_all(dir.join("thesis")).unwrap();
-        assert!(take_down(&Place::new(&dir)).unwrap_err().to_string().contains("no demo's folder"));
+        assert!(take_down(&Place::new(&dir)).unwrap_err().to_string().contains(&format!("(`rm -r {}`)", dir.display())));
         assert!(dir.join("thesis").exists());
         fs::remove_dir_all(dir).unwrap();
     }
@@ -439,6 +459,9 @@ mod tests {
     fn a_place_is_called_like_its_folder() {
         assert_eq!(Place::new(DIR).name, "demo");
         assert_eq!(Place::new("/tmp/t7").name, "t7");
+        Place::new(DIR).check().unwrap();
+        let refused = Place::new("/tmp/other-empty-14583").check().unwrap_err().to_string();
+        assert!(refused.starts_with("--dir /tmp/other-empty-14583: ") && refused.contains("1 to 12"), "{refused}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use lab::say;
 
 use crate::world::World;
 
@@ -109,8 +110,8 @@ pub fn prove(world: &Arc<World>, only: &str) -> Tally {
 fn report(number: usize, sentence: &str, outcome: &Result<String, String>, took: Duration) {
     let took = took.as_secs_f32();
     match outcome {
-        Ok(measured) => println!("ok   {number:3}  {sentence}: {measured} ({took:.1} s)"),
-        Err(why) => println!("FAIL {number:3}  {sentence}: {why} ({took:.1} s)"),
+        Ok(measured) => say::answer(&format!("ok   {number:3}  {sentence}: {measured} ({took:.1} s)")),
+        Err(why) => say::answer(&format!("FAIL {number:3}  {sentence}: {why} ({took:.1} s)")),
     }
 }
 
