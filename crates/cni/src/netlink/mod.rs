@@ -246,7 +246,11 @@ impl Netlink {
         let mut buffer = vec![0; BUFFER];
         let mut is_interrupted = false;
         loop {
-            let length = (&self.socket).read(&mut buffer).map_err(errno)?;
+            let length = match (&self.socket).read(&mut buffer) {
+                // A machine that stands still for a moment interrupts a read that has a time-out (signal(7)).
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read.map_err(errno)?,
+            };
             for message in wire::messages(&buffer[..length]).filter(|message| message.sequence == sequence) {
                 is_interrupted |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match i32::from(message.kind) {

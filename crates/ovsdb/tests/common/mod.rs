@@ -139,7 +139,11 @@ impl Client {
                 continue;
             }
             let mut chunk = [0; 4096];
-            let count = self.stream.read(&mut chunk).unwrap();
+            // A machine that stands still for a moment interrupts a read that has a time-out (signal(7)).
+            let count = match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                read => read.unwrap(),
+            };
             assert!(count > 0, "the server hung up");
             self.framer.push(&chunk[..count]);
         }
