@@ -17,7 +17,7 @@ use lab::{MARK, Netns, Ovs, Progress, traffic, wait};
 use serde_json::{Value, json};
 
 use crate::Scale;
-use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::figure::{Figure, Measured, Reach, Spread, shown};
 
 /// A peer: plain Open vSwitch.
 struct Peer {
@@ -183,8 +183,8 @@ fn judged(place: &str, [ours, theirs, tracking]: &[Seen; 3], scale: Scale) -> Ve
             .against("plain OVS, NORMAL", median(of(theirs)))
             .how(how.clone())
             .if_short(format!(
-                "rules need connection tracking, and every packet a second look after it: {name} of plain OVS that tracks connections and has no rules is {:.3} {unit}",
-                median(of(tracking)).value
+                "connections are tracked, which rules need; plain Open vSwitch that tracks them and has no rules: {} {unit}",
+                shown(median(of(tracking)).value)
             ))
     };
     vec![

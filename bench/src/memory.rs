@@ -21,7 +21,8 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
         Ok(Figure::new(format!("memory of `{name}`, {} ports", shape.ports), "MB", megabytes(process)?, Reach::AtMost(most))
             .how(how.clone()))
     };
-    let why = "14 MB of it is the program itself; of every flow the node keeps the match three times: what a unit made, the key, the flow";
+    let why =
+        "more than half of it are pages of the program's file, which the kernel shares and takes back; the rest is the view and its flows";
     Ok(vec![figure("ladon node", &world.node().process, 25.0)?.if_short(why), figure("ladon server", &world.ladon.server, 60.0)?])
 }
 
