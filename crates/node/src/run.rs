@@ -198,7 +198,7 @@ async fn sort_events(mut events: mpsc::Receiver<Event>, news: mpsc::Sender<Switc
 
 /// What must stay outside of the network: the machine's addresses where tunnels end, and those of servers that are named by address.
 fn underlay(config: &Config) -> Vec<IpAddr> {
-    let address = |server: &String| server.trim_start_matches("https://").parse::<SocketAddr>().ok().map(|address| address.ip());
+    let address = |server: &String| stream::authority(server)?.as_str().parse().ok().map(|address: SocketAddr| address.ip());
     config.tunnel.addresses.iter().copied().chain(config.servers.iter().filter_map(address)).collect()
 }
 

@@ -96,6 +96,13 @@ pub struct Interface {
     pub rivals: String,
 }
 
+/// What is said of the interface that has an iface-id: all of [`Interface`] but that.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Presence {
+    pub error: String,
+    pub rivals: String,
+}
+
 /// Longest iface-id that a node tells, in bytes. OVSDB has no limit; Neutron's, Nova's and libvirt's are UUIDs.
 pub const IFACE_ID_BYTES_MAX: usize = 255;
 

@@ -12,10 +12,9 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use model::{Kind, NodeName, Object, PortId};
 use pipeline::OfPort;
-use stream::wire::IFACE_ID_BYTES_MAX;
+use stream::wire::{IFACE_ID_BYTES_MAX, Presence};
 
 use crate::bridge::{Interface, Interfaces};
-use crate::view::Presence;
 use crate::zones::{Taken, Zones};
 
 /// The ports that are plugged in, by the `iface-id` of their interfaces (as Nova, libvirt and Ladon itself set it). If two
@@ -138,15 +137,16 @@ impl Plugs {
 
     fn settle_port(&mut self, port: PortId, view: &View, zones: &mut Zones, settled: &mut Settled) {
         self.looks += 1;
-        if let Some(names) = self.claims_of.get(&port).filter(|names| names.len() > 1) {
-            let speaker = speaker(&self.interfaces, Some(names)).map(|interface| interface.name.as_str()).unwrap_or_default();
+        let names = self.claims_of.get(&port);
+        let speaker = speaker(&self.interfaces, names);
+        if let (Some(names), Some(Interface { name, .. })) = (names.filter(|names| names.len() > 1), speaker) {
             tracing::warn!(
                 %port,
-                "interfaces {names:?} have one iface-id; {speaker}, made last, has the port and the others get nothing; remove those that are left over"
+                "interfaces {names:?} have one iface-id; {name}, made last, has the port and the others get nothing; remove those that are left over"
             );
         }
         let (is_home, have) = (self.homes.contains(&port), view.attachment(port).map(|have| have.ofport));
-        let plugged = speaker(&self.interfaces, self.claims_of.get(&port)).and_then(|interface| interface.ofport);
+        let plugged = speaker.and_then(|interface| interface.ofport);
         let wanted = plugged.filter(|_| is_home);
         match wanted {
             None if have.is_some() => settled.changes.push(Change::Detach(port)),

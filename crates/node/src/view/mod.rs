@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use disk::{DEFAULT_PATH, DiskError};
-pub use report::{Facts, Presence};
+pub use report::Facts;
 pub use task::{BACKOFF_MAX, BACKOFF_MIN, SAVE_INTERVAL, SAVE_QUIET};
 
 /// Updates that wait for the consumer. What comes meanwhile is merged into one more.

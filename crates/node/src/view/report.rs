@@ -4,7 +4,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use model::{PortId, Revision};
 use pipeline::OfPort;
-use stream::wire::{Interface, Report, port_bytes};
+use stream::wire::{Interface, Presence, Report, port_bytes};
 
 /// What is true on the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,15 +17,6 @@ pub struct Facts {
     pub revision: Revision,
     /// Flows and groups that the switch refuses.
     pub refused: usize,
-}
-
-/// What is true of the interface that has an iface-id.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Presence {
-    /// OVSDB's `error` where it has no ofport; else empty.
-    pub error: String,
-    /// All interfaces with this iface-id, where it is more than one.
-    pub rivals: String,
 }
 
 impl Facts {

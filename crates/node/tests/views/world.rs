@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use model::*;
 use node::bridge::OfPort;
-use node::view::{self, Config, Facts, Link, Presence, ViewUpdate};
+use node::view::{self, Config, Facts, Link, ViewUpdate};
 use server::views::Views;
 use server::{Core, Tx, WriteError};
 use store::{ChangesError, Commit, Memory, Op, Snapshot, Store, StoreError, TransactError, Transaction, Updates};
 use stream::pki::Authority;
+use stream::wire::Presence;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

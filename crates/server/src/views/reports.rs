@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use imbl::{OrdMap, OrdSet};
 use model::{NodeName, Port, PortId, PortStatus};
-use stream::wire::{IFACE_ID_BYTES_MAX, Interface, Report, WireError, port_id};
+use stream::wire::{IFACE_ID_BYTES_MAX, Interface, Presence, Report, WireError, port_id};
 use tokio::sync::watch;
 
 /// Interfaces, and ports in force, that the server keeps of one node. More are a fault on the node.
@@ -65,15 +65,6 @@ pub struct NodeReport {
     pub installed: OrdSet<PortId>,
     /// Flows and groups that its switch refuses.
     pub refused: u32,
-}
-
-/// What a node says of the interface that has an iface-id.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Presence {
-    /// OVSDB's error, empty where there is none.
-    pub error: String,
-    /// All interfaces of the node with this iface-id, where it is more than one.
-    pub rivals: String,
 }
 
 impl Reports {
@@ -148,7 +139,7 @@ impl Reports {
     }
 
     /// Somebody who knows has given the port a status.
-    pub fn decided(&mut self, port: &Port) {
+    fn decided(&mut self, port: &Port) {
         self.moved.remove(&port.id);
     }
 

@@ -23,11 +23,11 @@ use axum::{Extension, Json, Router};
 use model::{Node, NodeName, Port, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use stream::wire::Presence;
 use tokio::time::{Instant, timeout_at};
 
 use super::Views;
 use super::owner::{self, Forgotten, NodePicture, Picture, Stranger};
-use super::reports::Presence;
 use crate::auth::Caller;
 use crate::http::error_document;
 use crate::writer::{Tx, WriteError};

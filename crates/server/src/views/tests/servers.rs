@@ -198,12 +198,7 @@ async fn next(following: &mut Following) -> Body {
 }
 
 async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
-    let seen = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, seen).await.unwrap_or_else(|_| panic!("{what}"));
+    ask_until(what, async || is_so()).await;
 }
 
 /// The same, where the answer is to be waited for.
