@@ -1,6 +1,6 @@
 # Everything needs root, Debian 12, Rust and Go; the rest is installed or built on first use.
 
-.PHONY: build setup demo demo-down test test-faults bench docs fuzz
+.PHONY: build setup demo demo-down test test-faults bench bench-scale docs fuzz
 
 # Always the whole workspace: of one package alone, dependencies have other features and are built once more.
 build:
@@ -24,13 +24,17 @@ test-faults: setup
 	LADON_FAULTS=long target/release/lab-test --test faults -- --include-ignored --nocapture --test-threads=1
 
 # `make bench` measures everything, `make bench NAME...` some of it, `make bench NAMES=--small` tries all of it out.
-ifeq (bench,$(firstword $(MAKECMDGOALS)))
+ifneq (,$(filter bench bench-scale,$(firstword $(MAKECMDGOALS))))
 NAMES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
 $(foreach name,$(NAMES),$(eval .PHONY: $(name))$(eval $(name): ; @:))
 endif
 
 bench: setup
 	target/release/bench $(NAMES)
+
+# The same at growing sizes, beside OVN: an hour and more. It takes names, and `--small`, too.
+bench-scale: setup
+	target/release/bench --scale $(NAMES)
 
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.
 docs:

@@ -31,7 +31,8 @@ use lab::{Progress, debian};
 use crate::figure::Figure;
 use crate::report::Report;
 
-const USAGE: &str = "usage: bench [--small] [NAME]...      (all of them, when none is named; --small tries them out and writes nothing)";
+const USAGE: &str = "usage: bench [--scale] [--small] [NAME]...      (all of them, when none is named; --scale: those that take sizes; \
+                     --small tries them out and writes nothing)";
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,8 +58,8 @@ struct Benchmark {
     run: fn(Scale, &Progress) -> Result<Vec<Figure>>,
 }
 
-/// All of them, in the order of the page.
-const ALL: [Benchmark; 7] = [
+/// What `make bench` measures, in the order of the page.
+const MAIN: [Benchmark; 7] = [
     Benchmark { name: "ports", run: ports::run },
     Benchmark { name: "latency", run: latency::run },
     Benchmark { name: "memory", run: memory::run },
@@ -67,6 +68,9 @@ const ALL: [Benchmark; 7] = [
     Benchmark { name: "cni", run: cni::run },
     Benchmark { name: "kubernetes", run: kubernetes::run },
 ];
+
+/// What `make bench-scale` measures: the same at growing sizes, which takes long.
+const SCALE: [Benchmark; 0] = [];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -81,18 +85,21 @@ fn main() -> ExitCode {
 
 fn bench(words: &[String]) -> Result<()> {
     let (options, names): (Vec<&String>, Vec<&String>) = words.iter().partition(|word| word.starts_with("--"));
-    let scale = match options.as_slice() {
-        [] => Scale::Full,
-        [one] if *one == "--small" => Scale::Small,
-        _ => bail!(USAGE),
-    };
-    if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|benchmark| benchmark.name != name.as_str())) {
-        bail!("{unknown:?} is none of {}\n{USAGE}", ALL.map(|benchmark| benchmark.name).join(", "));
+    let (mut scale, mut set) = (Scale::Full, &MAIN[..]);
+    for option in options {
+        match option.as_str() {
+            "--small" => scale = Scale::Small,
+            "--scale" => set = &SCALE[..],
+            _ => bail!(USAGE),
+        }
+    }
+    if let Some(unknown) = names.iter().find(|name| set.iter().all(|benchmark| benchmark.name != name.as_str())) {
+        bail!("{unknown:?} is none of {}\n{USAGE}", names_of(set).join(", "));
     }
     let progress = Progress::new();
     debian::ensure(&[debian::NETWORK, debian::PEERS].concat(), &progress)?;
     let mut failed = Vec::new();
-    for benchmark in ALL.iter().filter(|benchmark| names.is_empty() || names.iter().any(|name| *name == benchmark.name)) {
+    for benchmark in set.iter().filter(|benchmark| names.is_empty() || names.iter().any(|name| *name == benchmark.name)) {
         if let Err(error) = one(benchmark, scale, &progress) {
             progress.say(&format!("{}: {error:#}", benchmark.name));
             failed.push(benchmark.name);
@@ -104,6 +111,10 @@ fn bench(words: &[String]) -> Result<()> {
     }
 }
 
+fn names_of(set: &[Benchmark]) -> Vec<&'static str> {
+    set.iter().map(|benchmark| benchmark.name).collect()
+}
+
 /// Measures, says what came of it, and writes it down.
 fn one(benchmark: &Benchmark, scale: Scale, progress: &Progress) -> Result<()> {
     let begun = report::Circumstances::now()?;
@@ -112,7 +123,7 @@ fn one(benchmark: &Benchmark, scale: Scale, progress: &Progress) -> Result<()> {
     if scale == Scale::Full {
         let mut report = Report::load()?;
         report.replace(benchmark.name, begun, figures);
-        report.save(&ALL.map(|benchmark| benchmark.name))?;
+        report.save(&[names_of(&MAIN), names_of(&SCALE)].concat())?;
     }
     Ok(())
 }
