@@ -21,7 +21,7 @@ mod ovn;
 mod ports;
 mod report;
 mod restart;
-mod thousand;
+mod world;
 
 use std::process::ExitCode;
 
