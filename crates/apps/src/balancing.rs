@@ -1,6 +1,7 @@
 //! Load balancers: one address in front of many, answered where the client is.
 //!
-//! A packet to a VIP is recognised by its address and by the router that leads there (Gateway, Vip). If it belongs to a known connection,
+//! A packet to a VIP is recognised by its address and by the router that leads there (Gateway, Vip); from then on a register says whose
+//! it is, and what is the same for all VIPs is one flow. If it belongs to a known connection,
 //! connection tracking in the sender's zone gives it its member back, whatever has become of the members since (VipState).
 //! A new connection meets the listener's select group (LbSelect), which translates the destination and keeps the client's
 //! address. Where no member takes new connections, or nobody listens, the node answers at once (TCP reset, ICMP
@@ -67,9 +68,9 @@ fn run(sight: &Sight, root: Root) -> Output {
 /// The packet goes back to its sender: the MACs change places, Deliver turns it round.
 fn turn_back() -> [Action; 4] {
     [
-        Action::copy_low(Header::EthDst, KEPT_MAC, 48),
+        Action::copy_low(Header::EthDst, KEPT, 48),
         Action::copy(Header::EthSrc, Header::EthDst),
-        Action::copy_low(KEPT_MAC, Header::EthSrc, 48),
+        Action::copy_low(KEPT, Header::EthSrc, 48),
         Action::set(TURN_BACK, 1u8),
     ]
 }

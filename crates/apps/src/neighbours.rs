@@ -42,7 +42,7 @@ fn run(sight: &Sight, root: Root) -> Output {
         Root::Object(key) => sight.port(key.id).map(|port| for_port(sight, port)),
         Root::Attached(id) => sight.live(id).map(|(port, ..)| own_probes(port)),
         Root::Address(..) => None,
-        Root::Here => Some(vec![advertise(), probe_from_nowhere()]),
+        Root::Here => Some(vec![reply(), advertise(), probe_from_nowhere()]),
     }
     .unwrap_or_default()
     .into()
@@ -85,10 +85,12 @@ fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
     }
 }
 
-/// A bound port, a router interface and a VIP are answered for, unless their block already is.
+/// A bound port, a router interface and a VIP are answered for, unless their block already is. Nobody sends to a VIP's link-local
+/// address: it is no machine.
 fn answers(network: &Network, port: &Port) -> Vec<Flow> {
     let mac = vec![Action::set(Header::EthSrc, port.mac.bits())];
-    let addresses = port.addresses().chain([IpAddr::V6(link_local(port.mac))]);
+    let is_vip = port.device_owner == model::owner::LOAD_BALANCER;
+    let addresses = port.addresses().chain((!is_vip).then(|| IpAddr::V6(link_local(port.mac))));
     let answer = |ip| match ip {
         IpAddr::V4(ip) => answer_arp(network, ip.into(), mac.clone()),
         IpAddr::V6(ip) => answer_nd(network, nd_target(ip, Ipv6Addr::from(u128::MAX)), mac.clone()),
@@ -101,20 +103,14 @@ fn on(network: &Network) -> Test {
     NETWORK.is(network.key.0)
 }
 
-/// An ARP request for an address in `asked` is turned into the reply; `mac` writes the wanted MAC into eth_src.
+/// An ARP request for an address in `asked` is on its way back; `mac` writes the wanted MAC into eth_src. NeighbourReply does the rest,
+/// which is the same for every address.
 fn answer_arp(network: &Network, asked: Ipv4Net, mac: Vec<Action>) -> Draft {
     Table::Neighbours
         .when([on(network), arp_op(ARP_REQUEST), arp_tpa(asked)])
         .act(Action::copy(Header::EthSrc, Header::EthDst))
         .acts(mac)
-        .set(Header::ArpOp, ARP_REPLY)
-        .act(Action::copy(Header::ArpSha, Header::ArpTha))
-        .act(Action::copy(Header::EthSrc, Header::ArpSha))
-        .act(Action::copy(Header::ArpTpa, SCRATCH))
-        .act(Action::copy(Header::ArpSpa, Header::ArpTpa))
-        .act(Action::copy(SCRATCH, Header::ArpSpa))
-        .set(TURN_BACK, 1u8)
-        .goto(Table::Deliver)
+        .goto(Table::NeighbourReply)
 }
 
 /// A neighbour solicitation for `asked` is turned into the advertisement; NeighbourReply adds the flags and the MAC.
@@ -127,6 +123,21 @@ fn answer_nd(network: &Network, asked: Test, mac: Vec<Action>) -> Draft {
         .act(Action::copy(Header::NdTarget, Header::Ipv6Src))
         .set(Header::Icmp6Type, ADVERTISEMENT)
         .goto(Table::NeighbourReply)
+}
+
+/// An ARP request that Neighbours has turned round becomes the reply.
+fn reply() -> Flow {
+    Table::NeighbourReply
+        .when([arp_op(ARP_REQUEST)])
+        .set(Header::ArpOp, ARP_REPLY)
+        .act(Action::copy(Header::ArpSha, Header::ArpTha))
+        .act(Action::copy(Header::EthSrc, Header::ArpSha))
+        .act(Action::copy(Header::ArpTpa, SCRATCH))
+        .act(Action::copy(Header::ArpSpa, Header::ArpTpa))
+        .act(Action::copy(SCRATCH, Header::ArpSpa))
+        .set(TURN_BACK, 1u8)
+        .goto(Table::Deliver)
+        .because(Reason::Pipeline)
 }
 
 /// A neighbour advertisement made in Neighbours gets its flags and the MAC that is asked for.

@@ -18,10 +18,17 @@ use crate::app::{App, Output, Root, RootKind};
 use crate::classify::{key, single_pairs};
 use crate::neighbours::mac_of_block;
 use crate::sight::Sight;
+use crate::view::Index;
 
 pub const APP: App = App {
     name: "routing",
-    roots: &[RootKind::Object(Kind::Port), RootKind::Object(Kind::Block), RootKind::Object(Kind::Router), RootKind::Here],
+    roots: &[
+        RootKind::Object(Kind::Port),
+        RootKind::Object(Kind::Block),
+        RootKind::Object(Kind::Network),
+        RootKind::Object(Kind::Router),
+        RootKind::Here,
+    ],
     run,
 };
 
@@ -32,6 +39,7 @@ fn run(sight: &Sight, root: Root) -> Output {
     match root {
         Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).map(|port| for_port(sight, port)),
         Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).map(|block| next_hops_of_block(sight, block)),
+        Root::Object(ObjectKey { kind: Kind::Network, id }) => sight.network(id).map(|network| from_vips(sight, network)),
         Root::Object(key) => sight.router(key.id).filter(|router| router.is_admin_up).map(|router| extra_routes(sight, router)),
         Root::Attached(_) | Root::Address(..) => None,
         Root::Here => Some([time_is_up(), no_way(), never_routed()].concat()),
@@ -44,13 +52,14 @@ fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
     let Some(network) = sight.network(port.network) else { return Vec::new() };
     let router = port.router().and_then(|id| sight.router(id)).filter(|router| router.is_admin_up && port.is_admin_up);
     let interface = router.map(|router| for_interface(sight, router, port, network)).unwrap_or_default();
-    let vip = if port.device_owner == model::owner::LOAD_BALANCER { to_vip(sight, port, network) } else { Vec::new() };
-    let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless());
+    // What is for a VIP never gets as far.
+    let is_vip = port.device_owner == model::owner::LOAD_BALANCER;
+    let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless()) && !is_vip;
     let hops = if is_reachable { port.addresses().map(|ip| next_hop(network, port, ip)).collect() } else { Vec::new() };
     let carried = if port.home().is_some() { single_pairs(port).collect() } else { Vec::new() };
     let carried = carried.into_iter().map(|(ip, mac)| next_hop_carried(network, port, ip, mac)).collect();
     let machine = if port.device_owner == model::owner::NODE && is_reachable { to_machine(sight, port, network) } else { Vec::new() };
-    [interface, vip, hops, carried, machine].concat()
+    [interface, hops, carried, machine].concat()
 }
 
 fn for_interface(sight: &Sight, router: &Router, port: &Port, network: &Network) -> Vec<Flow> {
@@ -69,24 +78,28 @@ fn enter(router: &Router, interface: &Port, network: &Network) -> Flow {
     Table::RouterMac.when([on(network), eth_dst(interface.mac)]).set(ROUTER, router.key.0).goto(Table::RouterSelf).because(key(interface))
 }
 
-/// A packet for a VIP on its own network has its member's address by now: a router of the network takes it there, or, without
-/// a router for its IP version, the member is on the same network.
-fn to_vip(sight: &Sight, vip: &Port, network: &Network) -> Vec<Flow> {
+/// A packet that was sent to a VIP on its own network has its member's address by now: a router of the network takes it there, or,
+/// without a router for its IP version, the member is on the same network.
+fn from_vips(sight: &Sight, network: &Network) -> Vec<Flow> {
+    if !sight.any(Index::BalancersOn(network.id)) {
+        return Vec::new();
+    }
     let interfaces = sight.interfaces_on(network.id);
-    [false, true].map(|is_v6| to_vip_of_family(sight, vip, network, &interfaces, is_v6)).into()
+    [false, true].map(|is_v6| from_vips_of_family(sight, network, &interfaces, is_v6)).into()
 }
 
-fn to_vip_of_family(sight: &Sight, vip: &Port, network: &Network, interfaces: &[&Port], is_v6: bool) -> Flow {
+fn from_vips_of_family(sight: &Sight, network: &Network, interfaces: &[&Port], is_v6: bool) -> Flow {
     let (family, hop) = match is_v6 {
         false => (ipv4(), Action::copy(Header::Ipv4Dst, NEXT_HOP)),
         true => (ipv6(), Action::copy(Header::Ipv6Dst, NEXT_HOP6)),
     };
     let speaking = interfaces.iter().filter(|port| port.is_admin_up && port.addresses().any(|ip| ip.is_ipv6() == is_v6));
     let routers = speaking.filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up);
-    let when = Table::RouterMac.when([on(network), eth_dst(vip.mac), family]);
+    let when = Table::RouterMac.when([on(network), ON_LINK.is(1u8), family]).set(ON_LINK, 0u8);
+    let because = ObjectKey::new(Kind::Network, network.id);
     match routers.min_by_key(|router| router.key) {
-        Some(router) => when.set(ROUTER, router.key.0).goto(Table::RouterSelf).because(key(vip)),
-        None => when.act(hop).goto(Table::NextHop).because(key(vip)),
+        Some(router) => when.set(ROUTER, router.key.0).goto(Table::RouterSelf).because(because),
+        None => when.act(hop).goto(Table::NextHop).because(because),
     }
 }
 

@@ -151,6 +151,8 @@ pub mod fields {
         /// Always zero, and never written. Tests of it under different masks make several flows of one match, where one flow
         /// would be too long for a message.
         PAGE = Field::register(&"page", 4, 20..28);
+        /// The packet was sent to a VIP on its own network, so that no router has it yet.
+        ON_LINK = Field::register(&"on_link", 4, 28..29).live(Gateway, RouterMac);
         /// Routing domain of the source port, from Receive on of the destination port: the smallest key of the networks that
         /// routers connect with the port's own.
         DOMAIN = Field::register(&"domain", 5, 0..32);
@@ -158,16 +160,16 @@ pub mod fields {
         OWN_IDENTITY = Field::register(&"own_identity", 6, 0..32);
         /// Identity (set of security groups) of the other side. Zero: none that a rule names.
         REMOTE_IDENTITY = Field::register(&"remote_identity", 7, 0..32).live(EgressRemote, IngressRules);
-        /// Router by which the packet leaves for a VIP; or, with the highest bit, the network on which the packet and the VIP are.
+        /// Router by which the packet leaves its network, maybe for a VIP.
         GATEWAY = Field::register(&"gateway", 8, 0..32).live(Gateway, Vip);
         /// Router that the packet passes.
         ROUTER = Field::register(&"router", 8, 0..32).live(RouterMac, Route);
         /// The load balancer whose VIP the packet was sent to: the key of its VIP port.
-        VIP = Field::register(&"vip", 9, 0..32).live(Vip, LbSelfSource);
-        /// A place to keep a MAC while source and destination change places.
-        KEPT_MAC = Field::wide(&"kept_mac", 12).live(Hairpin, LbSelfSource);
+        VIP = Field::register(&"vip", 9, 0..32).live(Gateway, LbSelfSource);
+        /// A place to keep an address or a MAC while source and destination change places.
+        KEPT = Field::wide(&"kept", 12).live(Hairpin, LbSelfSource);
         /// A place to keep an IPv4 address while an answer is written.
-        SCRATCH = Field::register(&"scratch", 9, 0..32).live(Neighbours, Neighbours);
+        SCRATCH = Field::register(&"scratch", 9, 0..32).live(NeighbourReply, NeighbourReply);
         /// The part of a network's nodes that the packet is copied to.
         FLOOD_PART = Field::register(&"flood_part", 9, 0..32).live(Flood, FloodPart);
         /// IPv4 address of the next hop.

@@ -54,16 +54,17 @@ tables! {
     Punt owned by "host_config", miss Goto(Table::Neighbours);
     /// Answer ARP and neighbour solicitations for every address that is known.
     Neighbours owned by "neighbours", miss Goto(Table::Gateway);
-    /// Write the link-layer address into a neighbour advertisement made in Neighbours, and send it back.
+    /// Make the ARP reply or the neighbour advertisement of what Neighbours has turned round, and send it back.
     NeighbourReply owned by "neighbours", miss Drop;
     /// Find by which router a packet leaves its network: whose VIPs it may be for. Others are for no VIP.
     Gateway owned by "balancing", miss Goto(Table::EgressTrack);
-    /// Look in the port's hairpin zone whether a packet to a VIP answers a connection of the port to itself.
-    Hairpin owned by "balancing", miss Goto(Table::Vip);
-    /// Send the answer to a connection of the port to itself back to the port; other packets go on.
-    HairpinReply owned by "balancing", miss Goto(Table::Vip);
-    /// Find the load balancer that a packet is for, and the member of a known connection.
+    /// Find the load balancer that a packet is for.
     Vip owned by "balancing", miss Goto(Table::EgressTrack);
+    /// Answer echo requests to VIPs. Look in a member's hairpin zone whether a packet answers a connection of the member to itself; find the
+    /// member of other packets' connections.
+    Hairpin owned by "balancing", miss Drop;
+    /// Send the answer to a connection of the port to itself back to the port; find the member of other packets' connections.
+    HairpinReply owned by "balancing", miss Drop;
     /// Packets of known connections go to their member; new ones to LbSelect.
     VipState owned by "balancing", miss Drop;
     /// Choose a member of the listener for a new connection.

@@ -16,21 +16,10 @@ use crate::view::Index;
 
 /// Routers in a row that are followed: more than anybody has.
 const ROUTERS_MAX: usize = 16;
-/// Marks the number of a network: a packet that stays on it.
-const ON_LINK: u32 = 1 << 31;
 
-/// What GATEWAY holds of a packet to the MAC of a VIP on `network`.
-pub(super) fn on_link(network: &Network) -> u32 {
-    network.key.0 | ON_LINK
-}
-
-fn to(network: &Network, mac: model::Mac) -> Draft {
-    Table::Gateway.when([NETWORK.is(network.key.0), eth_dst(mac)])
-}
-
-/// A packet to a VIP's own MAC stays on its network.
-pub(super) fn to_vip(vip: &Vip, network: &Network) -> Flow {
-    to(network, vip.port.mac).priority(Priority::Prefix(0)).set(GATEWAY, on_link(network)).goto(Table::Hairpin).because(vip.because)
+/// A packet to a VIP's own MAC and address is for the VIP, without any router.
+pub(super) fn to_vip(vip: &Vip, network: &Network) -> Draft {
+    Table::Gateway.when([NETWORK.is(network.key.0), eth_dst(vip.port.mac), ip_dst(IpNet::from(vip.ip))]).priority(Priority::Prefix(0))
 }
 
 /// A packet to a router's interface leaves by the router, or by the one to which an extra route leads.
@@ -43,7 +32,7 @@ pub(super) fn for_interface(sight: &Sight, interface: &Port) -> Vec<Flow> {
     let by = |net: Option<IpNet>, router: &Router| {
         let way = Table::Gateway.when([NETWORK.is(network.key.0), eth_dst(interface.mac)].into_iter().chain(net.map(ip_dst)));
         let length = net.map_or(0, |net| net.prefix_len());
-        way.priority(Priority::Prefix(length)).set(GATEWAY, router.key.0).goto(Table::Hairpin).because(key(interface))
+        way.priority(Priority::Prefix(length)).set(GATEWAY, router.key.0).goto(Table::Vip).because(key(interface))
     };
     let own: Vec<IpNet> = connected_subnets(sight, router).into_iter().map(|(_, cidr)| cidr.trunc()).collect();
     let mut taken = own.clone();

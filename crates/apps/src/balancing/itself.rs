@@ -12,19 +12,13 @@ use super::vip::{Vip, known};
 use crate::classify::{is_member, key, own_addresses};
 use crate::sight::Sight;
 
-pub(super) fn for_vip(vip: &Vip) -> Vec<Flow> {
-    look_for_answer(vip).chain([from_vip(vip)]).collect()
-}
-
 pub(super) fn for_everybody() -> Vec<Flow> {
-    vec![answer_itself(ipv4()), answer_itself(ipv6())]
+    [ipv4(), ipv6()].into_iter().flat_map(|family| [look_for_answer(family), answer_itself(family)]).collect()
 }
 
 /// A packet of a member to a VIP may answer the member itself: its hairpin zone knows.
-fn look_for_answer<'a>(vip: &'a Vip) -> impl Iterator<Item = Flow> + 'a {
-    let of_member = |asked: [Test; 2]| asked.into_iter().chain([IS_MEMBER.is(1u8)]);
-    let look = move |asked| Table::Hairpin.when(of_member(asked)).act(known(HAIRPIN_ZONE, Table::HairpinReply)).because(vip.because);
-    vip.is_asked().map(look)
+fn look_for_answer(family: Test) -> Flow {
+    Table::Hairpin.when([IS_MEMBER.is(1u8), family]).act(known(HAIRPIN_ZONE, Table::HairpinReply)).because(Reason::Pipeline)
 }
 
 /// The answer to a connection of the port to itself, or an ICMP error about one, gets the VIP as its source and goes back.
@@ -52,7 +46,7 @@ pub(super) fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
 }
 
 /// A packet to itself seems to come from the VIP.
-fn from_vip(vip: &Vip) -> Flow {
+pub(super) fn from_vip(vip: &Vip) -> Flow {
     let family = if vip.ip.is_ipv6() { ipv6() } else { ipv4() };
     let nat = Some(Nat::Source(vip.ip));
     Table::LbSelfSource

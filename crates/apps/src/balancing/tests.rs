@@ -43,12 +43,17 @@ fn lines(engine: &Engine) -> Vec<String> {
 fn a_load_balancer_in_names() {
     let engine = engine(world());
     let expected = [
-        "Gateway /0 eth_dst=0a:00:00:00:00:05, network=7 -> gateway:=2147483655, goto Hairpin",
-        "Hairpin normal gateway=2147483655, ip_dst=10.0.0.100, is_member=1 -> track hairpin_zone nat known, goto HairpinReply",
-        "HairpinReply normal ct_state=0x0028/0x0038, eth_type=0x0800 -> kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, track nat_zone nat known, goto Deliver",
-        "HairpinReply normal ct_state=0x0028/0x0038, eth_type=0x86dd -> kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, track nat_zone nat known, goto Deliver",
-        "Vip normal gateway=2147483655, ip_dst=10.0.0.100 -> vip:=5, track nat_zone nat known, goto VipState",
-        "Vip high gateway=2147483655, icmp_code=0, icmp_type=8, ip_dst=10.0.0.100, ip_frag=0/3 -> ip_dst:=ip_src, ip_src:=10.0.0.100, icmp_type:=0, nw_ttl:=64, kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, goto Deliver",
+        "Gateway /0 eth_dst=0a:00:00:00:00:05, ip_dst=10.0.0.100, network=7 -> on_link:=1, vip:=5, goto Hairpin",
+        "Hairpin fallback eth_type=0x0800 -> track nat_zone nat known, goto VipState",
+        "Hairpin fallback eth_type=0x86dd -> track nat_zone nat known, goto VipState",
+        "Hairpin normal eth_type=0x0800, is_member=1 -> track hairpin_zone nat known, goto HairpinReply",
+        "Hairpin normal eth_type=0x86dd, is_member=1 -> track hairpin_zone nat known, goto HairpinReply",
+        "Hairpin high icmp_code=0, icmp_type=8, ip_frag=0/3 -> kept[0..31]:=ip_dst, ip_dst:=ip_src, ip_src:=kept[0..31], icmp_type:=0, nw_ttl:=64, kept[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept[0..47], turn_back:=1, goto Deliver",
+        "Hairpin high icmpv6_code=0, icmpv6_type=128, ip_frag=0/3 -> kept:=ipv6_dst, ipv6_dst:=ipv6_src, ipv6_src:=kept, icmpv6_type:=129, nw_ttl:=64, kept[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept[0..47], turn_back:=1, goto Deliver",
+        "HairpinReply fallback eth_type=0x0800 -> track nat_zone nat known, goto VipState",
+        "HairpinReply fallback eth_type=0x86dd -> track nat_zone nat known, goto VipState",
+        "HairpinReply normal ct_state=0x0028/0x0038, eth_type=0x0800 -> kept[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept[0..47], turn_back:=1, track nat_zone nat known, goto Deliver",
+        "HairpinReply normal ct_state=0x0028/0x0038, eth_type=0x86dd -> kept[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept[0..47], turn_back:=1, track nat_zone nat known, goto Deliver",
         "VipState normal ct_state=0x0021/0x00a1 -> goto LbSelect",
         "VipState high ct_state=0x0024/0x0024 -> goto LbSelf",
         "VipState high ct_state=0x00a0/0x00a0 -> goto LbSelf",
@@ -61,7 +66,7 @@ fn a_load_balancer_in_names() {
         "LbSelect low eth_type=0x86dd, ip_proto=58 -> drop",
         "LbSelect low eth_type=0x86dd, ip_frag=3/3 -> drop",
         "LbSelect normal eth_type=0x0800, ip_proto=6, tcp_dst=80, vip=5 -> group 2147483657",
-        "LbSelf normal ip_dst=10.0.0.4, src_port=4 -> kept_mac[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept_mac[0..47], turn_back:=1, goto LbSelfSource",
+        "LbSelf normal ip_dst=10.0.0.4, src_port=4 -> kept[0..47]:=eth_dst, eth_dst:=eth_src, eth_src:=kept[0..47], turn_back:=1, goto LbSelfSource",
         "LbSelfSource normal eth_type=0x0800, vip=5 -> commit hairpin_zone nat src=10.0.0.100, goto Deliver",
         "Unnat normal domain=7, eth_type=0x0800 -> track nat_zone nat known, goto Deliver",
         "Unnat normal domain=7, eth_type=0x86dd -> track nat_zone nat known, goto Deliver",
@@ -92,7 +97,7 @@ fn a_load_balancer_that_is_down_refuses() {
     let mut engine = engine(world());
     let vip = vip("vip", 5, "net", &[("sub", "10.0.0.100")]);
     engine.update([put(LoadBalancer { is_admin_up: false, ..balancer("lb", &vip) })]);
-    assert!(has(&engine, "Vip normal gateway=2147483655, ip_dst=10.0.0.100 -> punt Refused") && !has(&engine, "group"));
+    assert!(has(&engine, "Gateway /0 eth_dst=0a:00:00:00:00:05, ip_dst=10.0.0.100, network=7 -> punt Refused") && !has(&engine, "group"));
 }
 
 #[test]
@@ -138,4 +143,26 @@ fn no_two_groups_share_a_number() {
     let ids: BTreeSet<u32> = engine.groups().map(|group| group.id.0).collect();
     assert_eq!(ids.len(), engine.groups().count());
     assert!(ids.len() > 10);
+}
+
+#[test]
+fn a_service_costs_four_flows_and_one_for_each_router_of_its_subnet_whatever_its_members() {
+    let router = [put(router("router", 1)), put(interface("interface", 20, "net", "router", &[("sub", "10.0.0.1")]))];
+    let all = crate::ALL;
+    let count = |changes: Vec<Change>| {
+        let mut engine = Engine::new(all, Numbers::default());
+        engine.update(changes);
+        engine.flows().count()
+    };
+    let one: Vec<Change> = world().into_iter().chain(router).collect();
+    let other = vip("other vip", 6, "net", &[("sub", "10.0.0.101")]);
+    let two = [
+        put(balancer("other", &other)),
+        put(other),
+        put(listener("https", 10, "other", ListenerProtocol::Tcp, 443, "others")),
+        put(pool("others", "other", ListenerProtocol::Tcp)),
+    ];
+    let members = (0..50).map(|n| put(member(&format!("m{n}"), "others", &format!("10.0.1.{n}"), 80, 1)));
+    let more: Vec<Change> = one.iter().cloned().chain(two).chain(members).collect();
+    assert_eq!(count(more) - count(one), 5, "ARP, on its own network, by the router, the listener, a member that asks itself");
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{Kind, LoadBalancer, Network, ObjectKey, Port};
 use pipeline::{
-    Action, Flow, Header, Nat, Priority, Punt, Reason, Table, Test, ct, ct_state, fields::*, frag, icmp_code, icmp_type, ip_dst, ip_frag,
-    ip_proto, ipv4, ipv6, tcp, tcp_flags_clear,
+    Action, Draft, Flow, Header, Nat, Priority, Punt, Reason, Table, Test, ct, ct_state, fields::*, frag, icmp_code, icmp_type, ip_dst,
+    ip_frag, ip_proto, ipv4, ipv6, tcp, tcp_flags_clear,
 };
 
 use super::{gateway, itself, turn_back};
@@ -24,25 +24,31 @@ const TCP: u8 = 6;
 pub(super) struct Vip<'a> {
     pub port: &'a Port,
     pub ip: IpAddr,
-    /// By which ways packets come: routers on the VIP's subnet, and its network itself.
+    /// The routers on the VIP's subnet.
     pub gateways: Vec<u32>,
     pub because: ObjectKey,
 }
 
 pub(super) fn for_balancer(sight: &Sight, balancer: &LoadBalancer) -> Vec<Flow> {
     let (Some(port), Some(network)) = (sight.port(balancer.vip_port), sight.network(balancer.vip_network)) else { return Vec::new() };
-    let gateways = gateways(sight, balancer, network);
-    let vip = Vip { port, ip: balancer.vip, gateways, because: ObjectKey::new(Kind::LoadBalancer, balancer.id) };
-    let asked = if is_up(balancer, port) { [recognise(&vip), answer_echo(&vip), itself::for_vip(&vip)].concat() } else { refuse_all(&vip) };
-    asked.into_iter().chain([gateway::to_vip(&vip, network)]).collect()
+    let because = ObjectKey::new(Kind::LoadBalancer, balancer.id);
+    let vip = Vip { port, ip: balancer.vip, gateways: gateways(sight, balancer, network), because };
+    if is_up(balancer, port) {
+        let here = recognise(&vip, gateway::to_vip(&vip, network).set(ON_LINK, 1u8));
+        let ways = vip.is_asked().map(|asked| recognise(&vip, Table::Vip.when(asked)));
+        ways.chain([here, itself::from_vip(&vip)]).collect()
+    } else {
+        let ways = vip.is_asked().map(|asked| Table::Vip.when(asked)).chain([gateway::to_vip(&vip, network)]);
+        ways.map(|asked| asked.punt(Punt::Refused).because(vip.because)).collect()
+    }
 }
 
-/// The routers on the VIP's subnet, and its network itself.
+/// The routers on the VIP's subnet.
 fn gateways(sight: &Sight, balancer: &LoadBalancer, network: &Network) -> Vec<u32> {
     let interfaces = sight.interfaces_on(network.id).into_iter().filter(|port| port.is_admin_up);
     let there = interfaces.filter(|port| port.fixed_ips.iter().any(|fixed| fixed.subnet == balancer.vip_subnet));
     let routers = there.filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up).map(|router| router.key.0);
-    let all: BTreeSet<u32> = routers.chain([gateway::on_link(network)]).collect();
+    let all: BTreeSet<u32> = routers.collect();
     all.into_iter().collect()
 }
 
@@ -53,20 +59,19 @@ pub(super) fn is_up(balancer: &LoadBalancer, port: &Port) -> bool {
 
 impl Vip<'_> {
     /// The packet was sent to the VIP, and is on its way there: tenants may use the same addresses.
-    pub fn is_asked(&self) -> impl Iterator<Item = [Test; 2]> + '_ {
+    fn is_asked(&self) -> impl Iterator<Item = [Test; 2]> + '_ {
         self.gateways.iter().map(|gateway| [GATEWAY.is(*gateway), ip_dst(IpNet::from(self.ip))])
     }
 }
 
-/// A packet to a VIP that is administratively down is turned away.
-fn refuse_all(vip: &Vip) -> Vec<Flow> {
-    vip.is_asked().map(|asked| Table::Vip.when(asked).punt(Punt::Refused).because(vip.because)).collect()
+/// A packet to a VIP is its from here on.
+fn recognise(vip: &Vip, asked: Draft) -> Flow {
+    asked.set(VIP, vip.port.key.0).goto(Table::Hairpin).because(vip.because)
 }
 
 /// A packet to a VIP gets its member's address, if its connection is known.
-fn recognise(vip: &Vip) -> Vec<Flow> {
-    let known = || known(NAT_ZONE, Table::VipState);
-    vip.is_asked().map(|asked| Table::Vip.when(asked).set(VIP, vip.port.key.0).act(known()).because(vip.because)).collect()
+fn find_member(table: Table, family: Test) -> Flow {
+    table.when([family]).priority(Priority::Fallback).act(known(NAT_ZONE, Table::VipState)).because(Reason::Pipeline)
 }
 
 /// The translation that the connection has, if it has one.
@@ -75,32 +80,29 @@ pub(super) fn known(zone: pipeline::Field, then: Table) -> Action {
 }
 
 /// An echo request to a VIP is answered for it.
-fn answer_echo(vip: &Vip) -> Vec<Flow> {
-    let is_v6 = vip.ip.is_ipv6();
-    let (request, reply, header) = if is_v6 { (128u8, 129u8, Header::Icmp6Type) } else { (8, 0, Header::Icmp4Type) };
-    let addresses = match vip.ip {
-        IpAddr::V4(ip) => [Action::copy(Header::Ipv4Src, Header::Ipv4Dst), Action::set(Header::Ipv4Src, ip.to_bits())],
-        IpAddr::V6(ip) => [Action::copy(Header::Ipv6Src, Header::Ipv6Dst), Action::set(Header::Ipv6Src, ip.to_bits())],
-    };
-    let answer = |asked: [Test; 2]| {
-        Table::Vip
-            .when(asked.into_iter().chain([icmp_type(is_v6, request), icmp_code(is_v6, 0), ip_frag(0)]))
-            .priority(Priority::High)
-            .acts(addresses.clone())
-            .set(header, reply)
-            .set(Header::Ttl, TTL)
-            .acts(turn_back())
-            .goto(Table::Deliver)
-            .because(vip.because)
-    };
-    vip.is_asked().map(answer).collect()
+fn answer_echo(is_v6: bool) -> Flow {
+    let (request, reply, kind) = if is_v6 { (128u8, 129u8, Header::Icmp6Type) } else { (8, 0, Header::Icmp4Type) };
+    let (source, destination) = if is_v6 { (Header::Ipv6Src, Header::Ipv6Dst) } else { (Header::Ipv4Src, Header::Ipv4Dst) };
+    Table::Hairpin
+        .when([icmp_type(is_v6, request), icmp_code(is_v6, 0), ip_frag(0)])
+        .priority(Priority::High)
+        .act(Action::copy_low(destination, KEPT, destination.bits()))
+        .act(Action::copy(source, destination))
+        .act(Action::copy_low(KEPT, source, source.bits()))
+        .set(kind, reply)
+        .set(Header::Ttl, TTL)
+        .acts(turn_back())
+        .goto(Table::Deliver)
+        .because(Reason::Pipeline)
 }
 
 pub(super) fn for_everybody() -> Vec<Flow> {
     let later = |family: Test| vec![family, ip_frag(frag::ANY | frag::LATER)];
     let silent = [later(ipv4()), later(ipv6()), vec![ipv4(), ip_proto(ICMP)], vec![ipv6(), ip_proto(ICMPV6)]].map(say_nothing);
     let own = [drop_invalid(), known_connection(), known_error(), new_connection(), ended(ipv4()), ended(ipv6()), nobody_listens()];
-    own.into_iter().chain(silent).collect()
+    let asked =
+        [Table::Hairpin, Table::HairpinReply].into_iter().flat_map(|table| [find_member(table, ipv4()), find_member(table, ipv6())]);
+    own.into_iter().chain(silent).chain(asked).chain([answer_echo(false), answer_echo(true)]).collect()
 }
 
 /// A packet that fits no connection and cannot begin one is dropped.
