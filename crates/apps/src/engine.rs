@@ -12,6 +12,7 @@ use pipeline::{Conflict, Flow, FlowKey, Group, GroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::app::{App, Output, Root};
+use crate::few::Few;
 use crate::merge::{effective, is_merged};
 use crate::numbers::{NumberKey, Numbers};
 use crate::sight::Sight;
@@ -78,7 +79,7 @@ pub struct Engine {
     apps: &'static [&'static App],
     view: View,
     ran: FxHashMap<Unit, Ran>,
-    readers: FxHashMap<Dep, FxHashSet<Unit>>,
+    readers: FxHashMap<Dep, Few<Unit>>,
     /// Who wants a flow. Clauses of conjunctions that share a match are merged, and so are copies of a packet
     /// ([`crate::merge`]). Otherwise more than one unit may want the same; if they want different things it is a conflict, and
     /// the least flow holds, so that every order of changes ends the same.
@@ -205,7 +206,7 @@ impl Engine {
             self.view.apply(change, &mut touched);
         }
         self.view.settle(&mut touched);
-        let mut units: BTreeSet<Unit> = touched.iter().filter_map(|dep| self.readers.get(dep)).flatten().copied().collect();
+        let mut units: BTreeSet<Unit> = touched.iter().filter_map(|dep| self.readers.get(dep)).flat_map(Few::iter).copied().collect();
         units.extend(touched.iter().flat_map(|dep| self.units_of(*dep)));
         self.run(units)
     }
@@ -275,15 +276,12 @@ impl Engine {
 
     fn reread(&mut self, unit: Unit, old: &[Dep], new: &[Dep]) {
         for dep in old.iter().filter(|dep| new.binary_search(dep).is_err()) {
-            if let Some(units) = self.readers.get_mut(dep) {
-                units.remove(&unit);
-                if units.is_empty() {
-                    self.readers.remove(dep);
-                }
+            if self.readers.get_mut(dep).is_some_and(|units| !units.remove(&unit)) {
+                self.readers.remove(dep);
             }
         }
         for dep in new.iter().filter(|dep| old.binary_search(dep).is_err()) {
-            self.readers.entry(*dep).or_default().insert(unit);
+            self.readers.entry(*dep).and_modify(|units| units.insert(unit)).or_insert(Few::One(unit));
         }
     }
 

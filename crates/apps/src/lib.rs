@@ -12,6 +12,7 @@ mod app;
 mod apps;
 mod domains;
 mod engine;
+mod few;
 mod identities;
 mod merge;
 mod numbers;

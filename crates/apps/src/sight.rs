@@ -12,7 +12,7 @@ use model::{
 use uuid::Uuid;
 
 use crate::numbers::NumberKey;
-use crate::view::{Attachment, Dep, Here, Index, View};
+use crate::view::{Attachment, Dep, Here, Index, View, find};
 
 /// A view that remembers what was read of it.
 pub struct Sight<'a> {
@@ -82,7 +82,6 @@ impl<'a> Sight<'a> {
         load_balancer LoadBalancer;
         listener Listener;
         pool Pool;
-        member Member;
     }
 
     collections! {
@@ -99,9 +98,11 @@ impl<'a> Sight<'a> {
         listeners_of ListenersOf(model::LoadBalancerId) -> listener Listener;
         /// Listeners whose default pool it is.
         listeners_using ListenersUsing(model::PoolId) -> listener Listener;
-        members_of MembersOf(model::PoolId) -> member Member;
-        /// Members with the address, of any pool.
-        members_at MembersAt(IpAddr) -> member Member;
+    }
+
+    /// The members of a pool, which are read as one: a pool has many, and a view very many.
+    pub fn members_of(&self, pool: model::PoolId) -> Vec<&'a Member> {
+        self.ids(Index::MembersOf(pool)).into_iter().filter_map(|id| find(self.view, Kind::Member, id)).collect()
     }
 
     pub fn attachment(&self, port: PortId) -> Option<&'a Attachment> {

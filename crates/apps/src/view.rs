@@ -16,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
 use crate::domains::Domains;
+use crate::few::Few;
 use crate::identities::{Addresses, Place};
 use crate::numbers::Numbers;
 
@@ -94,6 +95,13 @@ pub enum Index {
     MembersAt(IpAddr),
 }
 
+impl Index {
+    /// True if nobody reads one of its objects without the others: it is touched by a change of any of them.
+    fn is_read_whole(self) -> bool {
+        matches!(self, Index::MembersOf(_))
+    }
+}
+
 /// Something that a function can read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Dep {
@@ -121,7 +129,7 @@ pub struct View {
     objects: FxHashMap<ObjectKey, Arc<Object>>,
     attachments: FxHashMap<PortId, Attachment>,
     here: Here,
-    indexes: FxHashMap<Index, BTreeSet<Uuid>>,
+    indexes: FxHashMap<Index, Few<Uuid>>,
     domains: Domains,
     addresses: Addresses,
     unsettled: Unsettled,
@@ -182,7 +190,7 @@ impl View {
 
     /// The members of `index`, in order.
     pub fn ids(&self, index: Index) -> impl Iterator<Item = Uuid> + '_ {
-        self.indexes.get(&index).into_iter().flatten().copied()
+        self.indexes.get(&index).into_iter().flat_map(Few::iter).copied()
     }
 
     /// The routing domain of `network`: the smallest key in its component.
@@ -218,6 +226,7 @@ impl View {
         let before = old.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
         let after = new.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
         self.move_memberships(key.id, &before, &after, touched);
+        touched.extend(before.intersection(&after).filter(|index| index.is_read_whole()).map(|index| Dep::Index(*index)));
         self.recompute_domains(old.as_deref(), new.as_deref(), touched);
         self.unsettle(before.union(&after));
     }
@@ -326,9 +335,8 @@ impl View {
     }
 
     fn join(&mut self, index: Index, id: Uuid, touched: &mut FxHashSet<Dep>) {
-        let set = self.indexes.entry(index).or_default();
-        let is_first = set.is_empty();
-        set.insert(id);
+        let is_first = !self.indexes.contains_key(&index);
+        self.indexes.entry(index).and_modify(|ids| ids.insert(id)).or_insert(Few::One(id));
         touched.insert(Dep::Index(index));
         if is_first {
             self.begin_or_end(index, true, touched);
@@ -339,11 +347,10 @@ impl View {
     }
 
     fn leave(&mut self, index: Index, id: Uuid, touched: &mut FxHashSet<Dep>) {
-        let Some(set) = self.indexes.get_mut(&index) else { return };
-        set.remove(&id);
-        let is_empty = set.is_empty();
+        let Some(ids) = self.indexes.get_mut(&index) else { return };
+        let is_last = !ids.remove(&id);
         touched.insert(Dep::Index(index));
-        if is_empty {
+        if is_last {
             self.indexes.remove(&index);
             self.begin_or_end(index, false, touched);
             for (above, id) in self.above(index) {

@@ -26,6 +26,7 @@ pub mod control;
 pub mod host;
 pub mod install;
 pub mod local;
+mod memory;
 pub mod plugged;
 pub mod pods;
 pub mod record;

@@ -466,6 +466,7 @@ impl Agent {
                 self.retry = RETRY_FIRST;
                 if let Some(compared) = compared {
                     self.half.compared(compared);
+                    crate::memory::give_back();
                     self.published.half.send_replace(self.half.written());
                 }
                 self.pending.carried_out(&mut self.zones);
