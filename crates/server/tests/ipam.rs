@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use common::{World, network, plain, pod, slaac, subnet};
 use model::*;
@@ -184,7 +184,7 @@ async fn deleting_a_subnet_ends_its_blocks() {
 }
 
 #[tokio::test]
-async fn a_full_subnet_says_so_and_a_freed_address_comes_back_after_the_quarantine() {
+async fn a_full_subnet_says_so_and_gives_again_what_was_freed_first() {
     let (world, network) = world(&["10.0.0.0/29"]).await;
     let mut ports = Vec::new();
     for _ in 0..5 {
@@ -195,39 +195,32 @@ async fn a_full_subnet_says_so_and_a_freed_address_comes_back_after_the_quaranti
         world.delete_port(port.id).await;
         world.pass(1);
     }
-    assert!(matches!(world.port(plain(network)).await, Err(IpamError::Exhausted { .. })), "in quarantine");
     let world = world.restarted();
-    assert!(world.port(plain(network)).await.is_err(), "also after a restart");
-    world.pass(QUARANTINE_SECS);
     for first_freed in [&ports[3], &ports[1]] {
-        assert_eq!(ips(&world.port(plain(network)).await.unwrap()), ips(first_freed));
+        assert_eq!(ips(&world.port(plain(network)).await.unwrap()), ips(first_freed), "in quarantine, but there is no other");
     }
+    assert!(world.port(plain(network)).await.is_err());
 }
 
 #[tokio::test]
-async fn a_freed_address_is_had_at_once_by_name_and_not_by_chance() {
+async fn a_freed_address_is_had_at_once_by_name_and_by_chance_only_when_there_is_no_other() {
     let (world, network) = world(&["10.0.0.0/29", "fd00::/125"]).await;
     let mut ports = Vec::new();
-    while let Ok(port) = world.port(plain(network)).await {
-        ports.push(port);
+    for _ in 0..4 {
+        ports.push(world.port(plain(network)).await.unwrap());
     }
-    let (first, other) = (ports[0].clone(), ports[1].clone());
+    let first = &ports[0];
     world.delete_port(first.id).await;
-    assert!(world.port(plain(network)).await.is_err(), "in quarantine");
-    let named = |ips: &[&str]| {
-        let wanted = ips.iter().map(|text| Wanted::Address { subnet: None, ip: ip(text) }).collect();
-        common::Wish { wanted: Some(wanted), ..plain(network) }
-    };
-    let again = world.port(named(&["10.0.0.2", "fd00::2"])).await.unwrap();
-    assert_eq!(ips(&again), ips(&first), "whoever names it has it");
+    let wanted = ["10.0.0.2", "fd00::2"].map(|text| Wanted::Address { subnet: None, ip: ip(text) });
+    let named = common::Wish { wanted: Some(wanted.into()), ..plain(network) };
+    let again = world.port(named).await.unwrap();
+    assert_eq!(ips(&again), ips(first), "whoever names it has it");
     world.pass(QUARANTINE_SECS);
-    assert!(world.port(plain(network)).await.is_err(), "it is in use, whatever the queue said of it");
     world.delete_port(again.id).await;
-    world.pass(QUARANTINE_SECS - 1);
-    assert!(world.port(plain(network)).await.is_err(), "it waits from its last release on");
-    world.delete_port(other.id).await;
-    world.pass(1);
-    assert_eq!(ips(&world.port(plain(network)).await.unwrap())[0], ips(&first)[0]);
+    let fifth = world.port(plain(network)).await.unwrap();
+    assert_ne!(ips(&fifth)[0], ips(first)[0], "it rests from its last release on");
+    assert_eq!(ips(&world.port(plain(network)).await.unwrap())[0], ips(first)[0], "the last one");
+    assert!(world.port(plain(network)).await.is_err(), "all are in use, whatever the queue said of them");
 }
 
 #[tokio::test]
@@ -281,6 +274,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..120)
 }
 
+/// The addresses of an IPv4 pool.
+fn all((first, last): &(IpAddr, IpAddr)) -> impl Iterator<Item = IpAddr> + use<> {
+    let (IpAddr::V4(first), IpAddr::V4(last)) = (*first, *last) else { panic!("{first} rests: it is one of very many") };
+    (u32::from(first)..=u32::from(last)).map(|number| Ipv4Addr::from(number).into())
+}
+
 /// What an onlooker knows.
 #[derive(Default)]
 struct Onlooker {
@@ -289,16 +288,32 @@ struct Onlooker {
 }
 
 impl Onlooker {
-    fn got(&mut self, port: Port, now: i64, is_chosen: bool) {
-        for ip in port.addresses() {
-            let freed = self.freed.remove(&ip);
-            assert!(
-                is_chosen || freed.is_none_or(|at| now - at >= QUARANTINE_SECS),
-                "{ip} came back after {:?} s",
-                freed.map(|at| now - at)
-            );
+    fn got(&mut self, port: Port, world: &World, is_chosen: bool) {
+        for fixed in &port.fixed_ips {
+            let freed = self.freed.get(&fixed.ip).copied();
+            if !is_chosen && !self.has_rested(fixed.ip, world.now()) {
+                let pools = world.core.state().subnet(fixed.subnet).unwrap().pools.clone();
+                let better: Vec<IpAddr> = pools.iter().flat_map(all).filter(|ip| self.is_better(*ip, freed, world.now())).collect();
+                assert!(
+                    better.is_empty(),
+                    "{} came back after {:?} s, with {better:?} to choose",
+                    fixed.ip,
+                    freed.map(|at| world.now() - at)
+                );
+            }
         }
+        self.freed.retain(|ip, _| !port.addresses().any(|own| own == *ip));
         self.ports.push(port);
+    }
+
+    fn has_rested(&self, ip: IpAddr, now: i64) -> bool {
+        self.freed.get(&ip).is_none_or(|at| now - at >= QUARANTINE_SECS)
+    }
+
+    /// Whether the address should have been chosen before one that was freed then.
+    fn is_better(&self, ip: IpAddr, freed: Option<i64>, now: i64) -> bool {
+        let is_free = !self.ports.iter().any(|port| port.addresses().any(|used| used == ip));
+        is_free && (self.has_rested(ip, now) || self.freed.get(&ip).copied() < freed)
     }
 
     fn check(&self, world: &World) {
@@ -326,7 +341,6 @@ async fn run(cidrs: &[&str], steps: Vec<Step>) {
     let (mut world, network) = world(cidrs).await;
     let mut onlooker = Onlooker::default();
     for step in steps {
-        let now = world.now();
         let (wish, is_chosen) = match step {
             Step::Pod(host) => (pod(network, &format!("n{host}")), false),
             Step::Plain => (plain(network), false),
@@ -340,7 +354,7 @@ async fn run(cidrs: &[&str], steps: Vec<Step>) {
             }
         };
         if let Ok(port) = world.port(wish).await {
-            onlooker.got(port, now, is_chosen);
+            onlooker.got(port, &world, is_chosen);
         }
         onlooker.check(&world);
     }

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use jiff::Timestamp;
 use model::{Block, FixedIp, Mac, Network, NetworkId, NodeName, ObjectKey, Port, Subnet, V6Range, V6Shape};
 use uuid::Uuid;
 
@@ -77,13 +78,13 @@ pub(super) fn allocate(tx: &mut Tx, network: &Network, subnets: &[Subnet], node:
 }
 
 fn from(tx: &Tx, block: &Block) -> Option<Allocation> {
-    let v4 = free_in(tx, block)?;
+    let v4 = free_in(tx, block, tx.now())?;
     Some(Allocation { fixed_ips: addresses(block, v4), mac: Block::mac(v4), block: Some(block.id) })
 }
 
-/// A free address of the block: one never used if there is one, otherwise the one that was freed first. No subnet's gateway,
-/// and nothing outside the subnet's pools: both may have changed after the block was made.
-pub(super) fn free_in(tx: &Tx, block: &Block) -> Option<Ipv4Addr> {
+/// A free address of the block: one never used if there is one, otherwise the one that was freed first, if its quarantine is over at
+/// `at`. No subnet's gateway, and nothing outside the subnet's pools: both may have changed after the block was made.
+pub(super) fn free_in(tx: &Tx, block: &Block, at: Timestamp) -> Option<Ipv4Addr> {
     let space = tx.spaces().of(block.id.0);
     let state = tx.state();
     let subnet = state.subnet(block.subnet)?;
@@ -96,7 +97,7 @@ pub(super) fn free_in(tx: &Tx, block: &Block) -> Option<Ipv4Addr> {
     };
     let all = u32::from(block.v4.network())..=u32::from(block.v4.broadcast());
     let never_used = all.map(Ipv4Addr::from).filter(|v4| !space.is_queued((*v4).into()));
-    let reusable = space.reusable(tx.now()).filter_map(|ip| match ip {
+    let reusable = space.reusable(at).filter_map(|ip| match ip {
         IpAddr::V4(ip) => Some(ip),
         IpAddr::V6(_) => None,
     });

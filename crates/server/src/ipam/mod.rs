@@ -4,7 +4,8 @@
 //! that follow from it, so that other nodes need to know the block and not the port (`blocks`). Every other port gets single
 //! addresses from the subnets' pools (`pool`), and a random MAC with Neutron's prefix. Addresses of SLAAC subnets follow
 //! from the MAC. Whoever writes or deletes a port, the addresses it gains and loses are tracked by the transaction
-//! (`track`): a freed address is the last to be used again, and not within [`QUARANTINE_SECS`] (`space`).
+//! (`track`): a freed address is the last to be used again, and within [`QUARANTINE_SECS`] only when there is no
+//! other (`space`).
 //!
 //! Nothing here hands out a number twice: all of it runs on the one writer, on a state that has every earlier effect.
 
@@ -84,7 +85,7 @@ pub enum IpamError {
     MacAddressInUse { mac: Mac, network: NetworkId, port: PortId },
     #[error("no MAC address is free on network {0}")]
     MacsExhausted(NetworkId),
-    /// Nothing is free in the subnets that would do, or nothing that was not freed in the last seconds.
+    /// Nothing is free in the subnets that would do.
     #[error("no more IP addresses available on network {network}")]
     Exhausted { network: NetworkId, subnets: Vec<SubnetId> },
     #[error(transparent)]

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use jiff::Timestamp;
 use model::{Block, NetworkId, Subnet};
 
 use super::blocks;
+use super::space::later;
 use crate::writer::Tx;
 
 /// An address as a number, for counting.
@@ -19,9 +21,15 @@ fn address(number: u128, is_v4: bool) -> IpAddr {
     if is_v4 { Ipv4Addr::from(number as u32).into() } else { Ipv6Addr::from(number).into() }
 }
 
-/// A free address of the subnet. `taken` are those that the same port got already.
+/// A free address of the subnet. `taken` are those that the same port got already. When there is no other, one in quarantine.
 pub(super) fn allocate(tx: &mut Tx, subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
-    never_used(tx, subnet, taken).or_else(|| freed(tx, subnet, taken)).or_else(|| inside_block(tx, subnet, taken))
+    let now = tx.now();
+    never_used(tx, subnet, taken).or_else(|| used_before(tx, subnet, taken, now)).or_else(|| used_before(tx, subnet, taken, later(now)))
+}
+
+/// An address that is out of quarantine at `at`; one of a block, when the pools hold nothing else.
+fn used_before(tx: &Tx, subnet: &Subnet, taken: &[IpAddr], at: Timestamp) -> Option<IpAddr> {
+    freed(tx, subnet, taken, at).or_else(|| inside_block(tx, subnet, taken, at))
 }
 
 /// The lowest address that was never used and lies in no block.
@@ -84,16 +92,15 @@ fn is_free(tx: &Tx, subnet: &Subnet, taken: &[IpAddr], ip: IpAddr) -> bool {
         && tx.state().port_by_ip(subnet.network, ip).is_none()
 }
 
-/// The address that was freed first, if its quarantine is over.
-fn freed(tx: &Tx, subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
+/// The address that was freed first, if its quarantine is over at `at`.
+fn freed(tx: &Tx, subnet: &Subnet, taken: &[IpAddr], at: Timestamp) -> Option<IpAddr> {
     tx.spaces()
         .of(subnet.id.0)
-        .reusable(tx.now())
+        .reusable(at)
         .find(|ip| is_in_pool(subnet, *ip) && block_end(tx, subnet.network, *ip).is_none() && is_free(tx, subnet, taken, *ip))
 }
 
-/// An address of a block, when the pools hold nothing else.
-fn inside_block(tx: &Tx, subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
+fn inside_block(tx: &Tx, subnet: &Subnet, taken: &[IpAddr], at: Timestamp) -> Option<IpAddr> {
     let own = tx.state().blocks_of(subnet.network).filter(|block| block.subnet == subnet.id);
-    own.filter_map(|block| blocks::free_in(tx, block)).map(IpAddr::from).find(|ip| !taken.contains(ip))
+    own.filter_map(|block| blocks::free_in(tx, block, at)).map(IpAddr::from).find(|ip| !taken.contains(ip))
 }

@@ -1,4 +1,5 @@
-//! What was used and is free again, per subnet and per block: first freed, first reused, and never within the quarantine.
+//! What was used and is free again, per subnet and per block: first freed, first reused, and within the quarantine only
+//! when there is no other.
 //!
 //! A free address is either *never used* (at or after the cursor of its subnet, and not in the queue) or in the queue. The
 //! queue is stored in chunks of [`CHUNK`] entries, so that freeing one address rewrites a few kilobytes and freeing a
@@ -8,12 +9,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use imbl::{OrdMap, OrdSet};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use store::{DecodeError, Op, decode_record, encode_record};
 use uuid::Uuid;
 
-/// A freed address is not used again for so long: caches of it (ARP, ND, conntrack) have gone by then.
+/// A freed address rests for so long, if there is another one: caches of it (ARP, ND, conntrack) have gone by then.
 pub const QUARANTINE_SECS: i64 = 30;
 /// Entries of the queue in one record.
 const CHUNK: u64 = 64;
@@ -21,6 +22,11 @@ const CHUNK: u64 = 64;
 pub const FREED_MAX: usize = 65_536;
 /// The first part of the records' names.
 const PREFIX: &str = "space/";
+
+/// When all that is free now will be out of quarantine.
+pub(super) fn later(now: Timestamp) -> Timestamp {
+    now + SignedDuration::from_secs(QUARANTINE_SECS)
+}
 
 /// One freed address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
