@@ -8,6 +8,7 @@ pub mod claims;
 mod deployment;
 mod guest;
 mod load;
+pub mod older;
 mod pair;
 mod peer;
 mod sandbox;

@@ -1,7 +1,4 @@
 //! A node is upgraded to a release with another pipeline while packets flow: none is lost, and what the old release left goes.
-//!
-//! The old release is made of this one: its flows, with every table but the first moved down by one, as if a table had come in
-//! between, and with another pipeline's number in table 0. A packet that meets tables of both goes wrong.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,19 +8,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use demo::older::{self, HALVES, flows_of_half, groups, half_in_force};
 use demo::{Pair, Plugged, Tunnel, id};
 use lab::traffic::{Pinging, ping};
-use lab::wait;
+use lab::{Ovs, wait};
 use serde_json::{Value, json};
 
-const BRIDGE: &str = "br-int";
 const BEAT: Duration = Duration::from_millis(10);
 /// Longer than the old half is left alone.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The old half is left alone for so long after the turn.
 const LEFT_ALONE: Duration = Duration::from_secs(9);
-/// The first tables of the two halves.
-const HALVES: [u8; 2] = [1, 121];
 
 /// A TCP connection on which something is said and answered every [`BEAT`].
 struct Stream {
@@ -97,30 +92,8 @@ impl Site {
         Ok(self.pair.ladon.nodes[0].process.restart()?)
     }
 
-    fn ofctl(&self, args: &[&str]) -> Result<String> {
-        Ok(self.pair.ovs[0].ofctl(args)?)
-    }
-
-    /// Every flow, without counters.
-    fn flows(&self) -> Result<Vec<String>> {
-        let dump = self.ofctl(&["--no-names", "--no-stats", "dump-flows", BRIDGE])?;
-        Ok(dump.lines().filter(|line| line.contains("actions=")).map(|line| line.trim().to_string()).collect())
-    }
-
-    fn groups(&self) -> Result<Vec<String>> {
-        let dump = self.ofctl(&["--no-names", "dump-groups", BRIDGE])?;
-        Ok(dump.lines().filter(|line| line.contains("group_id=")).map(|line| line.trim().to_string()).collect())
-    }
-
-    fn flows_of_half(&self, half: u8) -> Result<usize> {
-        let is_in = |line: &String| (half..half + 120).contains(&table(line));
-        Ok(self.flows()?.iter().filter(|line| is_in(line)).count())
-    }
-
-    /// The first table of the half that packets pass.
-    fn half(&self) -> Result<u8> {
-        let dispatch = self.flows()?.into_iter().find(|line| table(line) == 0).context("a flow in table 0")?;
-        HALVES.into_iter().find(|half| dispatch.ends_with(&format!("goto_table:{half}"))).context(dispatch)
+    fn ovs(&self) -> &Ovs {
+        &self.pair.ovs[0]
     }
 
     fn until(&self, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
@@ -129,18 +102,7 @@ impl Site {
 
     /// The switch as an older release left it in the half in force, and nothing in the other one but `litter`.
     fn make_old(&self, litter: &[&str]) -> Result<()> {
-        let half = self.half()?;
-        let groups = self.groups()?.into_iter().map(|line| format!("group add {}", moved(&line, half)));
-        let flows = self.flows()?.into_iter().map(|line| match table(&line) {
-            0 => format!("flow add cookie=0x77,table=0,priority=0,actions=goto_table:{half}"),
-            _ => format!("flow add {}", moved(&line, half)),
-        });
-        let litter = litter.iter().map(|flow| format!("flow add {flow}"));
-        let all: Vec<String> = ["flow delete".into(), "group delete".into()].into_iter().chain(groups).chain(flows).chain(litter).collect();
-        let file = self.pair.ladon.nodes[0].run_dir.join("old.txt");
-        std::fs::write(&file, all.join("\n"))?;
-        self.ofctl(&["bundle", BRIDGE, &file.to_string_lossy()])?;
-        Ok(())
+        older::leave(self.ovs(), &self.pair.ladon.nodes[0].run_dir.join("old.txt"), litter).map(drop)
     }
 
     /// Pings both ways of addressing and talks through the VIP while `upgrade` happens.
@@ -184,50 +146,26 @@ fn balanced(pair: &Pair, subnet: &Value, member: &Plugged) -> Result<SocketAddr>
     Ok(SocketAddr::new(vip, 8080))
 }
 
-/// The table of a flow as it is dumped: table 0 goes without saying.
-fn table(line: &str) -> u8 {
-    let head = line.split(" actions=").next().unwrap_or_default();
-    let table = head.split([' ', ',']).find_map(|part| part.strip_prefix("table="));
-    table.map_or(0, |number| number.parse().expect("a table's number"))
-}
-
-/// A flow or group with all tables of the half but its first moved down by one.
-fn moved(line: &str, half: u8) -> String {
-    let mut text = line.to_string();
-    for word in ["table=", "goto_table:", "resubmit(,"] {
-        let mut parts = text.split(word);
-        let mut moved = parts.next().unwrap_or_default().to_string();
-        for part in parts {
-            let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-            let number: u8 = part[..end].parse().expect("a table's number");
-            let number = if number > half { number + 1 } else { number };
-            moved += &format!("{word}{number}{}", &part[end..]);
-        }
-        text = moved;
-    }
-    text
-}
-
 #[test]
 fn a_node_upgraded_to_another_pipeline_loses_no_packet_and_leaves_nothing_behind() -> Result<()> {
     let site = Site::start()?;
-    ensure!(site.half()? == HALVES[0]);
+    ensure!(half_in_force(site.ovs())? == HALVES[0]);
     site.kill()?;
     site.make_old(&[])?;
     site.loses_nothing_while(|| {
         let before_the_turn = Instant::now();
         site.restart()?;
-        site.until("the turn", || Ok(site.half()? == HALVES[1]))?;
-        let is_there = site.flows_of_half(HALVES[0])? > 0;
+        site.until("the turn", || Ok(half_in_force(site.ovs())? == HALVES[1]))?;
+        let is_there = flows_of_half(site.ovs(), HALVES[0])? > 0;
         ensure!(is_there || before_the_turn.elapsed() > LEFT_ALONE, "packets on their way still find the old half");
-        site.until("the old half to go", || Ok(site.flows_of_half(HALVES[0])? == 0))
+        site.until("the old half to go", || Ok(flows_of_half(site.ovs(), HALVES[0])? == 0))
     })?;
-    ensure!(site.groups()?.len() == 1, "{:?}", site.groups()?);
+    ensure!(groups(site.ovs())?.len() == 1, "{:?}", groups(site.ovs())?);
     let node = &site.pair.ladon.nodes[0];
     let counted = site.pair.ladon.ladon_text(node, &["flows", "--table", "L2Lookup", "--object", "far", "--packets"])?;
     let packets = |line: &str| serde_json::from_str::<Value>(line).ok()?["packets"].as_u64();
     ensure!(counted.lines().filter_map(packets).sum::<u64>() > 0, "`ladon flows` counts in the half in force: {counted}");
-    let names = site.pair.ovs[0].ofctl(&["--names", "dump-flows", BRIDGE, "table=Classify_B"])?;
+    let names = site.ovs().ofctl(&["--names", "dump-flows", "br-int", "table=Classify_B"])?;
     ensure!(names.contains(r#"table="Classify_B""#) && names.contains(r#"goto_table:"SpoofGuard_B""#), "{names}");
     Ok(())
 }
@@ -240,23 +178,23 @@ fn a_node_killed_in_the_middle_of_an_upgrade_goes_on_and_loses_no_packet() -> Re
     site.make_old(&["table=121,priority=65000,actions=drop", "table=130,priority=3,actions=drop"])?;
     site.loses_nothing_while(|| {
         site.restart()?;
-        site.until("the turn", || Ok(site.half()? == HALVES[1]))?;
+        site.until("the turn", || Ok(half_in_force(site.ovs())? == HALVES[1]))?;
         // Killed after it.
         site.kill()?;
         site.restart()?;
-        site.until("the old half to go", || Ok(site.flows_of_half(HALVES[0])? == 0))
+        site.until("the old half to go", || Ok(flows_of_half(site.ovs(), HALVES[0])? == 0))
     })?;
     // And back into the first half, killed while the second one is cleared.
     site.kill()?;
     site.make_old(&["table=1,priority=65000,actions=drop"])?;
     site.loses_nothing_while(|| {
         site.restart()?;
-        let full = site.flows_of_half(HALVES[1])?;
-        site.until("the old half to go", || Ok(site.flows_of_half(HALVES[1])? < full))?;
+        let full = flows_of_half(site.ovs(), HALVES[1])?;
+        site.until("the old half to go", || Ok(flows_of_half(site.ovs(), HALVES[1])? < full))?;
         site.kill()?;
         site.restart()?;
-        site.until("the old half to go", || Ok(site.flows_of_half(HALVES[1])? == 0))?;
-        ensure!(site.half()? == HALVES[0]);
+        site.until("the old half to go", || Ok(flows_of_half(site.ovs(), HALVES[1])? == 0))?;
+        ensure!(half_in_force(site.ovs())? == HALVES[0]);
         Ok(())
     })
 }

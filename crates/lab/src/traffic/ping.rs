@@ -1,11 +1,11 @@
 //! Echo requests, sent and counted here and not by a `ping` program: a lost packet must be told from a late one, and the
 //! longest silence is what a restart is judged by.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use crate::netns::Netns;
 
 /// How long after the last request an answer still counts.
 const LATE: Duration = Duration::from_secs(3);
+/// How often a listener looks whether it is over.
+const LOOK: Duration = Duration::from_millis(20);
 /// Bytes of payload in an echo request.
 const PAYLOAD: usize = 56;
 
@@ -67,7 +69,7 @@ impl Pinging {
     /// Begin to send one request every `interval`.
     pub fn start(from: &Netns, target: IpAddr, interval: Duration) -> Result<Pinging> {
         let mut echo = Echo::new(from, target)?;
-        let (stop, answers) = (Arc::new(AtomicBool::new(false)), echo.answers.clone());
+        let (stop, answers) = (Arc::new(AtomicBool::new(false)), echo.heard.answers.clone());
         let stopped = stop.clone();
         let work = move || echo.go_on(interval, |_| !stopped.load(Ordering::Relaxed));
         let thread = thread::Builder::new().name("lab-ping".into()).spawn(work);
@@ -89,16 +91,31 @@ impl Pinging {
     }
 }
 
-/// A raw ICMP socket and what it has seen.
+/// A raw ICMP socket, what went out of it and what came back.
 struct Echo {
+    way: Way,
+    sent: Mutex<Sent>,
+    heard: Heard,
+}
+
+/// How requests go out and answers come in.
+struct Way {
     /// std has no raw sockets, but its datagram socket does what is needed on any descriptor.
     socket: UdpSocket,
     target: IpAddr,
     id: u16,
-    sent: u32,
+}
+
+#[derive(Default)]
+struct Sent {
+    count: u32,
     pending: HashMap<u16, Instant>,
-    answered: HashMap<u16, Instant>,
-    last_answer: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Heard {
+    answered: HashSet<u16>,
+    last: Option<Instant>,
     rtts: Vec<Duration>,
     gap: Duration,
     received: u32,
@@ -112,105 +129,114 @@ impl Echo {
         static NEXT: AtomicU16 = AtomicU16::new(1);
         let id = (std::process::id() as u16).wrapping_mul(251).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let socket = from.within(|| raw_socket(target))?.doing(|| format!("opening a raw socket for {target}"))?;
-        Ok(Echo {
-            socket,
-            target,
-            id,
-            sent: 0,
-            pending: HashMap::new(),
-            answered: HashMap::new(),
-            last_answer: None,
-            rtts: Vec::new(),
-            gap: Duration::ZERO,
-            received: 0,
-            answers: Arc::default(),
-            duplicates: 0,
+        Ok(Echo { way: Way { socket, target, id }, sent: Mutex::default(), heard: Heard::default() })
+    }
+
+    /// Requests go out by the clock, from a thread of their own: waiting for an answer ends too late for intervals of a millisecond.
+    fn go_on(&mut self, interval: Duration, more: impl Fn(u32) -> bool + Sync) -> Result<PingReport> {
+        let Echo { way, sent, heard } = self;
+        let is_over = AtomicBool::new(false);
+        let send = || {
+            let mut next = Instant::now();
+            let mut result = Ok(());
+            while result.is_ok() && more(locked(sent).count) {
+                result = way.send(sent);
+                next += interval;
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+                // After a stall of this machine, requests are not sent in a burst: they would measure the burst.
+                next = next.max(Instant::now());
+            }
+            is_over.store(true, Ordering::Relaxed);
+            result
+        };
+        thread::scope(|scope| {
+            let sender = scope.spawn(send);
+            while !is_over.load(Ordering::Relaxed) {
+                way.listen_once(sent, heard, LOOK)?;
+            }
+            sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let end = Instant::now() + LATE;
+            while !locked(sent).pending.is_empty() && Instant::now() < end {
+                way.listen_once(sent, heard, LOOK)?;
+            }
+            Ok(heard.report(locked(sent).count))
         })
     }
 
-    fn go_on(&mut self, interval: Duration, more: impl Fn(u32) -> bool) -> Result<PingReport> {
-        let mut next = Instant::now();
-        while more(self.sent) {
-            self.send()?;
-            next += interval;
-            self.listen_until(next)?;
-            // After a stall of this machine, requests are not sent in a burst: they would measure the burst.
-            next = next.max(Instant::now());
-        }
-        let end = Instant::now() + LATE;
-        while !self.pending.is_empty() && Instant::now() < end {
-            self.listen_once(end)?;
-        }
-        Ok(self.report())
-    }
-
     fn one_more(&mut self, patience: Duration) -> Result<bool> {
-        self.send()?;
+        self.way.send(&self.sent)?;
         let end = Instant::now() + patience;
-        while self.received == 0 && Instant::now() < end {
-            self.listen_once(end)?;
+        while self.heard.received == 0 && Instant::now() < end {
+            self.way.listen_once(&self.sent, &mut self.heard, end.saturating_duration_since(Instant::now()))?;
         }
-        Ok(self.received > 0)
+        Ok(self.heard.received > 0)
     }
+}
 
+fn locked(sent: &Mutex<Sent>) -> MutexGuard<'_, Sent> {
+    sent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Way {
     /// A request that the kernel cannot send (no route, a dead device) counts as sent and lost.
-    fn send(&mut self) -> Result<()> {
-        let sequence = self.sent as u16;
-        self.sent += 1;
+    fn send(&self, sent: &Mutex<Sent>) -> Result<()> {
+        let sequence = {
+            let mut sent = locked(sent);
+            let sequence = sent.count as u16;
+            sent.count += 1;
+            sent.pending.insert(sequence, Instant::now());
+            sequence
+        };
         let packet = request(self.target, self.id, sequence, PAYLOAD);
-        self.answered.remove(&sequence);
-        self.pending.insert(sequence, Instant::now());
-        let sent = self.socket.send_to(&packet, SocketAddr::new(self.target, 0));
-        match sent {
+        match self.socket.send_to(&packet, SocketAddr::new(self.target, 0)) {
             Err(error) if is_broken(&error) => Err(error).doing(|| format!("sending to {}", self.target)),
             _ => Ok(()),
         }
     }
 
-    fn listen_until(&mut self, end: Instant) -> Result<()> {
-        while Instant::now() < end {
-            self.listen_once(end)?;
-        }
-        Ok(())
-    }
-
-    fn listen_once(&mut self, end: Instant) -> Result<()> {
-        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_micros(100));
-        self.socket.set_read_timeout(Some(left)).doing(|| "setting a time-out".into())?;
+    fn listen_once(&self, sent: &Mutex<Sent>, heard: &mut Heard, patience: Duration) -> Result<()> {
+        let patience = patience.max(Duration::from_micros(100));
+        self.socket.set_read_timeout(Some(patience)).doing(|| "setting a time-out".into())?;
         let mut buffer = [0; PACKET_MAX];
         match self.socket.recv_from(&mut buffer) {
-            Ok((length, _)) => self.heard(&buffer[..length]),
+            Ok((length, _)) => {
+                let now = Instant::now();
+                if let Some(sequence) = answer(self.target, self.id, &buffer[..length]) {
+                    heard.answer(sequence, locked(sent).pending.remove(&sequence), now);
+                }
+            }
             Err(error) if is_broken(&error) => return Err(error).doing(|| "receiving answers".into()),
             Err(_) => {}
         }
         Ok(())
     }
+}
 
-    fn heard(&mut self, packet: &[u8]) {
-        let Some(sequence) = answer(self.target, self.id, packet) else { return };
-        let now = Instant::now();
-        let Some(sent) = self.pending.remove(&sequence) else {
-            self.duplicates += u32::from(self.answered.contains_key(&sequence));
+impl Heard {
+    /// An answer to a request that was sent then, unless it was answered before.
+    fn answer(&mut self, sequence: u16, sent: Option<Instant>, now: Instant) {
+        let Some(sent) = sent else {
+            self.duplicates += u32::from(self.answered.contains(&sequence));
             return;
         };
-        self.answered.insert(sequence, now);
+        self.answered.insert(sequence);
         self.received += 1;
         self.answers.store(self.received, Ordering::Relaxed);
         self.rtts.push(now - sent);
-        self.gap = self.gap.max(self.last_answer.map_or(Duration::ZERO, |last| now - last));
-        self.last_answer = Some(now);
+        self.gap = self.gap.max(self.last.map_or(Duration::ZERO, |last| now - last));
+        self.last = Some(now);
     }
 
-    fn report(&self) -> PingReport {
+    fn report(&self, sent: u32) -> PingReport {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         let mut rtts = self.rtts.clone();
         rtts.sort_unstable();
         // The smallest that is not less than this share of them.
         let at = |percent: usize| rtts.get((rtts.len() * percent).div_ceil(100).saturating_sub(1)).copied().map_or(0.0, ms);
         PingReport {
-            sent: self.sent,
+            sent,
             received: self.received,
-            lost: self.sent - self.received,
+            lost: sent - self.received,
             duplicates: self.duplicates,
             longest_gap_ms: ms(self.gap),
             rtt_avg_ms: ms(rtts.iter().sum()) / f64::from(self.received.max(1)),
