@@ -71,6 +71,19 @@ async fn what_was_committed_is_dumped() {
     assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn many_flows_are_read_in_parts_and_each_of_them_once() {
+    let ovs = DummyOvs::start();
+    let (switch, _events) = link(&ovs).await;
+    let cookie = |number: u16| u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8 | 1;
+    let one = |table, number| FlowMod::add(table, number, Match::any(), Instructions::default(), cookie(number));
+    let wanted: Vec<_> = (1..=5_000).map(|number| one(7, number)).chain((1..=300).map(|number| one(9, number))).collect();
+    switch.commit(flows(wanted.clone()), Commit::InSlices).await.unwrap();
+    let mut installed: Vec<_> = switch.dump_flows().await.unwrap().iter().map(|flow| (flow.table, flow.priority)).collect();
+    installed.sort_unstable();
+    assert!(installed.iter().copied().eq(wanted.iter().map(|flow| (flow.table, flow.priority))), "{} flows", installed.len());
+}
+
 /// One flow that no message holds must not keep a node from ever being programmed again.
 #[tokio::test]
 async fn a_message_that_is_too_long_is_refused_like_any_other() {

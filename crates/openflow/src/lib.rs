@@ -50,7 +50,9 @@ pub use matching::{ETH_TYPE_ARP, ETH_TYPE_IPV4, ETH_TYPE_IPV6, ETH_TYPE_RARP, Ma
 pub use message::{Message, PortReason, decode, frame_len, packet_in_format};
 pub use meter::{METER_ALL, Meter, MeterCommand, MeterMod};
 pub use monitor::{FlowChange, FlowEvent, FlowUpdate, MonitorCommand, MonitorRequest, monitor_flags};
-pub use multipart::{FlowFilter, MultipartBody, MultipartReply, MultipartRequest, Reassembly, SwitchDescription, TableDescription};
+pub use multipart::{
+    FlowFilter, MultipartBody, MultipartReply, MultipartRequest, Reassembly, SwitchDescription, TableDescription, TableStats,
+};
 pub use oxm::{MatchField, RawOxm};
 pub use packet::{NO_BUFFER, PacketIn, PacketIn2, PacketOut};
 pub use port::{OfPort, Port, port_config, port_state};

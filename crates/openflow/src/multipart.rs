@@ -13,6 +13,7 @@ mod kind {
     pub const DESC: u16 = 0;
     pub const FLOW: u16 = 1;
     pub const AGGREGATE: u16 = 2;
+    pub const TABLE: u16 = 3;
     pub const GROUP_DESC: u16 = 7;
     pub const METER_DESC: u16 = 10;
     pub const PORT_DESC: u16 = 13;
@@ -75,6 +76,7 @@ pub enum MultipartRequest {
     /// The port with this number, or [`OfPort::ANY`].
     Ports(OfPort),
     Tables,
+    TableStats,
     FlowMonitor(Vec<MonitorRequest>),
     Unknown {
         kind: u16,
@@ -129,12 +131,13 @@ impl MultipartRequest {
             MultipartRequest::Meters(_) => (kind::METER_DESC, 0),
             MultipartRequest::Ports(_) => (kind::PORT_DESC, 0),
             MultipartRequest::Tables => (kind::TABLE_DESC, 0),
+            MultipartRequest::TableStats => (kind::TABLE, 0),
             MultipartRequest::FlowMonitor(_) => (kind::FLOW_MONITOR, 0),
             MultipartRequest::Unknown { kind, flags, .. } => (*kind, *flags),
         };
         put_header(out, kind, flags);
         match self {
-            MultipartRequest::Description | MultipartRequest::Tables => Ok(()),
+            MultipartRequest::Description | MultipartRequest::Tables | MultipartRequest::TableStats => Ok(()),
             MultipartRequest::Flows(filter) | MultipartRequest::Aggregate(filter) => filter.encode(out),
             MultipartRequest::Groups(number) | MultipartRequest::Meters(number) | MultipartRequest::Ports(OfPort(number)) => {
                 put_u32(out, *number);
@@ -209,6 +212,32 @@ impl TableDescription {
     }
 }
 
+/// What a table holds and did.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableStats {
+    pub table: u8,
+    /// Its flows.
+    pub active: u32,
+    /// Packets that were looked up in it, and those that a flow matched.
+    pub lookups: u64,
+    pub matched: u64,
+}
+
+impl TableStats {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let table = reader.u8()?;
+        reader.skip(3)?;
+        Ok(TableStats { table, active: reader.u32()?, lookups: reader.u64()?, matched: reader.u64()? })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.table, 0, 0, 0]);
+        put_u32(out, self.active);
+        put_u64(out, self.lookups);
+        put_u64(out, self.matched);
+    }
+}
+
 /// An answer, or one part of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MultipartReply {
@@ -227,6 +256,7 @@ pub enum MultipartBody {
     Meters(Vec<Meter>),
     Ports(Vec<Port>),
     Tables(Vec<TableDescription>),
+    TableStats(Vec<TableStats>),
     FlowUpdates(Vec<FlowUpdate>),
     Unknown { kind: u16, body: Vec<u8> },
 }
@@ -243,6 +273,7 @@ impl MultipartReply {
             kind::METER_DESC => MultipartBody::Meters(list(reader, Meter::decode_entry)?),
             kind::PORT_DESC => MultipartBody::Ports(list(reader, Port::decode)?),
             kind::TABLE_DESC => MultipartBody::Tables(list(reader, TableDescription::decode)?),
+            kind::TABLE => MultipartBody::TableStats(list(reader, TableStats::decode)?),
             kind::FLOW_MONITOR => MultipartBody::FlowUpdates(list(reader, FlowUpdate::decode)?),
             _ => MultipartBody::Unknown { kind, body: reader.rest().to_vec() },
         };
@@ -258,6 +289,7 @@ impl MultipartReply {
             MultipartBody::Meters(_) => kind::METER_DESC,
             MultipartBody::Ports(_) => kind::PORT_DESC,
             MultipartBody::Tables(_) => kind::TABLE_DESC,
+            MultipartBody::TableStats(_) => kind::TABLE,
             MultipartBody::FlowUpdates(_) => kind::FLOW_MONITOR,
             MultipartBody::Unknown { kind, .. } => *kind,
         };
@@ -270,6 +302,7 @@ impl MultipartReply {
             MultipartBody::Meters(meters) => meters.iter().try_for_each(|meter| meter.encode_entry(out))?,
             MultipartBody::Ports(ports) => ports.iter().try_for_each(|port| port.encode(out))?,
             MultipartBody::Tables(tables) => tables.iter().try_for_each(|table| table.encode(out))?,
+            MultipartBody::TableStats(tables) => tables.iter().for_each(|table| table.encode(out)),
             MultipartBody::FlowUpdates(updates) => updates.iter().try_for_each(|update| update.encode(out))?,
             MultipartBody::Unknown { body, .. } => out.extend_from_slice(body),
         }
@@ -286,6 +319,7 @@ impl MultipartBody {
             (MultipartBody::Meters(all), MultipartBody::Meters(more)) => all.extend(more),
             (MultipartBody::Ports(all), MultipartBody::Ports(more)) => all.extend(more),
             (MultipartBody::Tables(all), MultipartBody::Tables(more)) => all.extend(more),
+            (MultipartBody::TableStats(all), MultipartBody::TableStats(more)) => all.extend(more),
             (MultipartBody::FlowUpdates(all), MultipartBody::FlowUpdates(more)) => all.extend(more),
             (MultipartBody::Unknown { kind, body }, MultipartBody::Unknown { kind: next, body: more }) if *kind == next => {
                 body.extend(more);

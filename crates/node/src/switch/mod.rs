@@ -22,6 +22,7 @@ mod error;
 mod link;
 pub mod meters;
 mod pending;
+mod read_back;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub(crate) use error::describe;
 pub use error::{CommitError, Failure, Refusal, SwitchError};
 use link::Link;
 use pending::Command;
+pub use read_back::PART_MAX;
 
 /// A request fails when the switch says nothing about it for so long; each part of a long answer starts it anew.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -123,12 +125,19 @@ impl Switch {
         self.packet_ins_dropped.load(Ordering::Relaxed)
     }
 
-    /// Every flow of the switch.
+    /// Every flow of the switch, asked for in parts: it forwards in between.
     ///
     /// # Errors
     /// As any request: not connected, timed out, refused.
     pub async fn dump_flows(&self) -> Result<Vec<InstalledFlow>, SwitchError> {
-        self.flows(MultipartRequest::all_flows()).await
+        let MultipartBody::TableStats(tables) = self.multipart(MultipartRequest::TableStats).await? else {
+            return Err(SwitchError::Unexpected);
+        };
+        let mut flows = Vec::new();
+        for part in read_back::parts(&tables) {
+            flows.extend(self.flows(MultipartRequest::Flows(part)).await?);
+        }
+        Ok(flows)
     }
 
     /// Every flow of one table.
