@@ -63,14 +63,6 @@ impl Client {
         }
     }
 
-    /// Changes something; its document.
-    pub fn update(&mut self, path: &str, body: &Value) -> Result<Value> {
-        match self.request("PUT", path, &body.to_string())? {
-            (200, document) => Ok(serde_json::from_str(&document)?),
-            (status, document) => bail!("PUT {path}: {status} {document}"),
-        }
-    }
-
     pub fn delete(&mut self, path: &str) -> Result<()> {
         match self.request("DELETE", path, "")? {
             (204, _) => Ok(()),

@@ -21,7 +21,8 @@ mod ovn;
 mod ports;
 mod report;
 mod restart;
-mod world;
+mod scale;
+mod thousand;
 
 use std::process::ExitCode;
 
@@ -70,7 +71,7 @@ const MAIN: [Benchmark; 7] = [
 ];
 
 /// What `make bench-scale` measures: the same at growing sizes, which takes long.
-const SCALE: [Benchmark; 0] = [];
+const SCALE: [Benchmark; 1] = [Benchmark { name: "hitless", run: scale::hitless::run }];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

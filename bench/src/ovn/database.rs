@@ -11,7 +11,7 @@ use serde_json::de::IoRead;
 use serde_json::{Deserializer, StreamDeserializer, Value, json};
 
 /// Longest silence while something is awaited.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database, through one connection.
 pub struct Database {

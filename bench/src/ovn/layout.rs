@@ -1,4 +1,4 @@
-//! The northbound rows: switches on routers, ports, and Neutron's kind of security groups.
+//! The northbound rows: switches on one router, ports, and Neutron's kind of security groups.
 //!
 //! Port number p is on switch p modulo the number of switches. As Neutron's ML2/OVN does it: one port group for every security group,
 //! with its rules as ACLs, and one for all ports that drops the rest.
@@ -7,10 +7,6 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::database::{Database, uuid};
-use crate::world::{Shape, address, cidr};
-
-/// Ports of one transaction.
-pub const BULK: usize = 2_000;
 
 /// What must be remembered to add and remove ports.
 #[derive(Default)]
@@ -44,19 +40,18 @@ fn change(table: &str, row: &Value, column: &str, how: &str, value: &Value) -> V
 }
 
 impl Layout {
-    pub fn load(north: &mut Database, shape: Shape) -> Result<Layout> {
+    pub fn load(north: &mut Database, switches: usize, ports: usize) -> Result<Layout> {
         let mut layout = Layout::default();
-        layout.load_switches(north, shape.networks, shape.routers)?;
-        let made = layout.load_ports(north, shape.ports)?;
+        layout.load_switches(north, switches)?;
+        let made = layout.load_ports(north, ports)?;
         layout.load_groups(north, &made)?;
         Ok(layout)
     }
 
-    fn load_switches(&mut self, north: &mut Database, count: usize, routers: usize) -> Result<()> {
+    fn load_switches(&mut self, north: &mut Database, count: usize) -> Result<()> {
         let mut operations = Vec::new();
         for i in 0..count {
-            let gateway = address(i, 1).to_string();
-            let mac = format!("0e:00:00:00:{:02x}:{:02x}", i >> 8 & 255, i & 255);
+            let (gateway, mac) = (format!("10.{}.0.1", 10 + i), format!("0e:00:00:00:00:{i:02x}"));
             let options = [
                 ["lease_time", "3600"],
                 ["router", &gateway],
@@ -65,8 +60,8 @@ impl Layout {
                 ["mtu", "1442"],
                 ["dns_server", "{10.255.255.53}"],
             ];
-            let dhcp = json!({"cidr": cidr(i), "options": ["map", options]});
-            let router_port = json!({"name": format!("lrp{i}"), "mac": mac, "networks": format!("{gateway}/21")});
+            let dhcp = json!({"cidr": format!("10.{}.0.0/16", 10 + i), "options": ["map", options]});
+            let router_port = json!({"name": format!("lrp{i}"), "mac": mac, "networks": format!("{gateway}/16")});
             let to_router = json!({"name": format!("ls{i}-lr"), "type": "router", "addresses": "router",
                 "options": ["map", [["router-port", format!("lrp{i}")]]]});
             let switch = json!({"name": format!("ls{i}"), "ports": named(&format!("lsr{i}"))});
@@ -75,11 +70,8 @@ impl Layout {
             operations.push(insert("Logical_Router_Port", &format!("lrp{i}"), &router_port));
             operations.push(insert("Logical_Switch_Port", &format!("lsr{i}"), &to_router));
         }
-        for router in 0..routers {
-            let ports: Vec<Value> = (router..count).step_by(routers).map(|i| named(&format!("lrp{i}"))).collect();
-            let row = json!({"name": format!("lr{router}"), "ports": ["set", ports]});
-            operations.push(insert("Logical_Router", &format!("lr{router}"), &row));
-        }
+        let router_ports: Vec<Value> = (0..count).map(|i| named(&format!("lrp{i}"))).collect();
+        operations.push(insert("Logical_Router", "lr", &json!({"name": "lr", "ports": ["set", router_ports]})));
         let made = north.transact(&operations)?;
         self.switches = made.iter().step_by(4).take(count).map(uuid).collect();
         self.dhcp = made.iter().skip(1).step_by(4).take(count).map(uuid).collect();
@@ -87,19 +79,13 @@ impl Layout {
     }
 
     fn load_ports(&self, north: &mut Database, count: usize) -> Result<Vec<Value>> {
-        let mut made = Vec::new();
-        while made.len() < count {
-            let bulk = made.len()..count.min(made.len() + BULK);
-            let mut operations: Vec<Value> =
-                bulk.clone().map(|number| insert("Logical_Switch_Port", &format!("p{number}"), &self.row(number))).collect();
-            for (i, switch) in self.switches.iter().enumerate() {
-                let ports: Vec<Value> =
-                    bulk.clone().filter(|number| number % self.switches.len() == i).map(|number| named(&format!("p{number}"))).collect();
-                operations.push(change("Logical_Switch", switch, "ports", "insert", &json!(["set", ports])));
-            }
-            made.extend(north.transact(&operations)?.iter().take(bulk.len()).map(uuid));
+        let mut operations: Vec<Value> =
+            (0..count).map(|number| insert("Logical_Switch_Port", &format!("p{number}"), &self.row(number))).collect();
+        for (i, switch) in self.switches.iter().enumerate() {
+            let ports: Vec<Value> = (i..count).step_by(self.switches.len()).map(|number| named(&format!("p{number}"))).collect();
+            operations.push(change("Logical_Switch", switch, "ports", "insert", &json!(["set", ports])));
         }
-        Ok(made)
+        Ok(north.transact(&operations)?.iter().take(count).map(uuid).collect())
     }
 
     fn load_groups(&mut self, north: &mut Database, ports: &[Value]) -> Result<()> {
@@ -130,7 +116,7 @@ impl Layout {
     fn row(&self, number: usize) -> Value {
         let i = number % self.switches.len();
         let host = number / self.switches.len() + 10;
-        let address = format!("{} {}", mac(number), address(i, host));
+        let address = format!("{} 10.{}.{}.{}", mac(number), 10 + i, host / 250, host % 250 + 1);
         json!({"name": port(number), "addresses": address, "port_security": address, "enabled": true, "dhcpv4_options": self.dhcp[i]})
     }
 

@@ -2,13 +2,12 @@
 //!
 //! The remote chassis are what they would be to the real one: rows of `Chassis` and `Encap` in the southbound database, with every
 //! remote port bound and up. A new remote port is bound by this program in the moment in which its `Port_Binding` appears, as its
-//! `ovn-controller` would, but without the time that one takes. The layout is `world`'s: switches of equal size on routers,
+//! `ovn-controller` would, but without the time that one takes. The layout is `thousand`'s: switches of equal size on one router,
 //! a port group with the usual rules for each, DHCP and port security on every port.
 
 mod database;
 mod layout;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use lab::debian::{self, Release};
 use lab::{Host, Process, Progress, wait};
 use serde_json::{Value, json};
 
-use crate::world::Shape;
+use crate::thousand::Shape;
 use database::{Database, only_row, uuid};
 use layout::Layout;
 
@@ -30,7 +29,7 @@ const CHASSIS: &str = "hv0";
 /// Ports on each of the others.
 const PER_CHASSIS: usize = 50;
 /// How long anything may take.
-const READY: Duration = Duration::from_secs(600);
+const READY: Duration = Duration::from_secs(120);
 
 /// All of it. Its processes end with it.
 pub struct Ovn {
@@ -52,7 +51,7 @@ pub fn release(progress: &Progress) -> Result<Release> {
 
 impl Ovn {
     pub fn start(host: &Host, release: &Release, shape: Shape, progress: &Progress) -> Result<Ovn> {
-        progress.during(format!("OVN with {} ports on {} switches and {} routers", shape.ports, shape.networks, shape.routers), || {
+        progress.during(format!("OVN with {} ports on {} switches and one router", shape.ports, shape.networks), || {
             let dir = host.folder("ovn")?;
             let mut processes = Vec::new();
             for (name, schema) in [
@@ -76,7 +75,7 @@ impl Ovn {
         self.south.transact(&[json!({"op": "insert", "table": "SB_Global", "row": {}})])?;
         let (north, south) = (self.unix("nb.sock"), self.unix("sb.sock"));
         self.spawn("ovn-northd", "/usr/bin/ovn-northd", &[&format!("--ovnnb-db={north}"), &format!("--ovnsb-db={south}")])?;
-        self.layout = Layout::load(&mut self.north, shape)?;
+        self.layout = Layout::load(&mut self.north, shape.networks, shape.ports)?;
         self.settle("sb_cfg")?;
         self.start_chassis(shape)?;
         self.bind_elsewhere(shape)?;
@@ -100,7 +99,7 @@ impl Ovn {
         self.spawn("ovs-vswitchd", "/usr/lib/openvswitch-switch/ovs-vswitchd", &[&conf])?;
         let bridge = ["add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev", "fail-mode=secure"];
         self.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"]].concat())?;
-        for number in shape.local_ports() {
+        for number in 0..shape.local {
             let (device, port) = (format!("p{number}"), format!("external-ids:iface-id={}", layout::port(number)));
             self.vsctl(&["add-port", "br-int", &device, "--", "set", "interface", &device, "type=internal", &port])?;
         }
@@ -129,12 +128,8 @@ impl Ovn {
         let made = self.south.transact(&operations)?;
         let chassis: Vec<Value> = made.iter().step_by(2).map(uuid).collect();
         self.elsewhere = chassis.first().cloned().context("there are remote ports")?;
-        let local: BTreeSet<usize> = shape.local_ports().collect();
         let bind = |number: usize| bound(&layout::port(number), &chassis[number % count]);
-        let bindings: Vec<Value> = (0..shape.ports).filter(|number| !local.contains(number)).map(bind).collect();
-        for bulk in bindings.chunks(layout::BULK) {
-            self.south.transact(bulk)?;
-        }
+        self.south.transact(&(shape.local..shape.ports).map(bind).collect::<Vec<_>>())?;
         Ok(())
     }
 

@@ -1,0 +1,3 @@
+//! Benchmarks at growing sizes.
+
+pub mod hitless;
