@@ -32,7 +32,7 @@ const INSISTENCE: Duration = Duration::from_secs(120);
 /// A node whose stream lasted for so long looks for another server without a growing pause.
 const STEADY: Duration = Duration::from_secs(11);
 /// A write is answered or refused within this.
-const CEILING: Duration = Duration::from_secs(40);
+const CEILING: Duration = Duration::from_secs(30);
 
 fn cluster() -> Options {
     Options { version: Version::Module, members: MEMBERS, is_secure: true, ..Options::default() }
@@ -56,15 +56,15 @@ struct Client<'a> {
     refused: BTreeMap<u16, usize>,
     /// Requests whose server was killed.
     cut: usize,
-    /// The longest wait for an answer or a refusal.
-    longest: Duration,
+    /// The longest wait for an answer or a refusal, and for which.
+    longest: (Duration, String),
 }
 
 impl<'a> Client<'a> {
     fn new(ladon: &'a Deployment, network: &'a str, number: usize, seed: u64) -> Client<'a> {
         let (ports, refused) = Default::default();
         let random = Random::of(seed + number as u64);
-        Client { ladon, network, number, random, ports, born: 0, answered: 0, refused, cut: 0, longest: Duration::ZERO }
+        Client { ladon, network, number, random, ports, born: 0, answered: 0, refused, cut: 0, longest: Default::default() }
     }
 
     fn run(mut self, over: &AtomicBool) -> Result<Self> {
@@ -126,7 +126,10 @@ impl<'a> Client<'a> {
             let (_, api) = servers[self.random.below(servers.len())];
             let asked = Instant::now();
             let answer = ask(api);
-            self.longest = self.longest.max(asked.elapsed());
+            if asked.elapsed() > self.longest.0 {
+                let said = answer.as_ref().map_or_else(|error| format!("{error:#}"), |(status, said)| format!("{status} {said}"));
+                self.longest = (asked.elapsed(), format!("{what}: {said}"));
+            }
             match answer {
                 Ok((200..300, answer)) => {
                     self.answered += 1;
@@ -266,8 +269,9 @@ fn storm(world: &World, seed: u64) -> Result<()> {
         all
     });
     let sum = |of: fn(&Client<'_>) -> usize| clients.iter().map(of).sum::<usize>();
-    let longest = clients.iter().map(|client| client.longest).max().unwrap_or_default();
-    ensure!(longest < CEILING, "a write waited for {longest:?}");
+    let (longest, which) = clients.iter().map(|client| client.longest.clone()).max().unwrap_or_default();
+    println!("the longest wait was for {which}");
+    ensure!(longest < CEILING, "a write waited for {longest:?}: {which}");
     cost(
         &format!("{} kills of etcd members and servers one at a time, and {dead:?} s without a majority", 2 * kills),
         format!(

@@ -40,8 +40,15 @@ use follow::Following;
 use layout::{Head, Layout};
 use wire::{RangeRequest, RangeResponse};
 
+tokio::task_local! {
+    /// When the calls of one piece of work are no longer tried again, all of them together: whoever waits for it waits for their sum.
+    static UNTIL: Instant;
+}
+
 /// A call is tried again, at every member, for so long.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What others wrote is read for so long: the server asks for it again, and its own writes wait meanwhile.
+const UPDATES_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses between attempts once every member was tried.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between attempts.
@@ -163,7 +170,8 @@ impl Store for Etcd {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let (base, entries) = (transaction.base, transaction.ops.iter().map(layout::entry).collect());
-        self.wait(move |cluster| async move { cluster.transact(base, Revision(base.0 + 1), entries).await })?
+        let until = Instant::now() + RETRY_TIMEOUT;
+        self.wait(move |cluster| UNTIL.scope(until, async move { cluster.transact(base, Revision(base.0 + 1), entries).await }))?
     }
 
     fn fill(&self, snapshot: &Snapshot) -> Result<(), TransactError> {
@@ -179,7 +187,8 @@ impl Store for Etcd {
     }
 
     fn updates(&self, from: Revision, until: Revision) -> Result<Updates, StoreError> {
-        self.wait(move |cluster| async move { cluster.updates(from, until).await })?
+        let moment = Instant::now() + UPDATES_TIMEOUT;
+        self.wait(move |cluster| UNTIL.scope(moment, async move { cluster.updates(from, until).await }))?
             .map_err(|problem| problem.while_("reading what others wrote to etcd"))
     }
 
@@ -260,7 +269,8 @@ struct Tries {
 
 impl Tries {
     fn new(members: usize) -> Tries {
-        Tries { until: Instant::now() + RETRY_TIMEOUT, fresh: members.saturating_sub(1), pause: RETRY_PAUSE }
+        let until = UNTIL.try_with(|until| *until).unwrap_or_else(|_| Instant::now() + RETRY_TIMEOUT);
+        Tries { until, fresh: members.saturating_sub(1), pause: RETRY_PAUSE }
     }
 
     /// Waits until the next attempt is due; false: there is no time for one.
