@@ -1,6 +1,6 @@
 # Everything needs root, Debian 12, Rust and Go; the rest is installed or built on first use.
 
-.PHONY: build setup demo demo-down test test-faults bench bench-scale docs fuzz
+.PHONY: build setup demo demo-down test test-faults test-edits bench bench-scale docs fuzz
 
 # Always the whole workspace: of one package alone, dependencies have other features and are built once more.
 build:
@@ -23,6 +23,11 @@ test: setup
 test-faults: setup
 	LADON_FAULTS=long target/release/lab-test --test faults -- --include-ignored --nocapture --test-threads=1
 
+# 100,000 random changes of all kinds of objects, after each few of which the flows must be those of a fresh start. Half a minute;
+# `make test` has a tenth of it.
+test-edits: setup
+	PROPTEST_CASES=2700 target/release/lab-test --test incremental -- incremental_equals_full
+
 # `make bench` measures everything, `make bench NAME...` some of it, `make bench NAMES=--small` tries all of it out.
 ifneq (,$(filter bench bench-scale,$(firstword $(MAKECMDGOALS))))
 NAMES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
@@ -33,7 +38,7 @@ bench: setup
 	target/release/bench $(NAMES)
 
 # The same at growing sizes, beside OVN: an hour and more. It takes names, and `--small`, too.
-bench-scale: setup
+bench-scale: setup $(if $(NAMES),,test-edits)
 	target/release/bench --scale $(NAMES)
 
 # The pages of docs/ that are generated: each is written by the test that fails when it is stale.

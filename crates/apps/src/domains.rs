@@ -5,8 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use model::NetworkId;
-use rustc_hash::FxHashMap;
+use model::{NetworkId, RouterId};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// Networks and the routers that join them.
+pub(crate) trait Graph {
+    fn routers_of(&self, network: NetworkId) -> Vec<RouterId>;
+    fn networks_of(&self, router: RouterId) -> Vec<NetworkId>;
+}
 
 /// The domain of every network.
 #[derive(Clone, Default, Debug)]
@@ -23,7 +29,7 @@ impl Domains {
     pub fn recompute(
         &mut self,
         seeds: &BTreeSet<NetworkId>,
-        neighbours: impl Fn(NetworkId) -> Vec<NetworkId>,
+        graph: &impl Graph,
         key: impl Fn(NetworkId) -> Option<u32>,
     ) -> Vec<(NetworkId, Option<u32>, Option<u32>)> {
         let mut seen = BTreeSet::new();
@@ -32,7 +38,7 @@ impl Domains {
             if seen.contains(seed) {
                 continue;
             }
-            let component = component(*seed, &neighbours);
+            let component = component(*seed, graph);
             let domain = component.iter().filter_map(|network| key(*network)).min();
             for network in &component {
                 let new = key(*network).and(domain);
@@ -50,11 +56,13 @@ impl Domains {
     }
 }
 
-fn component(seed: NetworkId, neighbours: impl Fn(NetworkId) -> Vec<NetworkId>) -> BTreeSet<NetworkId> {
-    let mut found = BTreeSet::from([seed]);
+fn component(seed: NetworkId, graph: &impl Graph) -> BTreeSet<NetworkId> {
+    let (mut found, mut passed) = (BTreeSet::from([seed]), FxHashSet::default());
     let mut queue = vec![seed];
     while let Some(network) = queue.pop() {
-        queue.extend(neighbours(network).into_iter().filter(|next| found.insert(*next)));
+        for router in graph.routers_of(network).into_iter().filter(|router| passed.insert(*router)) {
+            queue.extend(graph.networks_of(router).into_iter().filter(|next| found.insert(*next)));
+        }
     }
     found
 }

@@ -185,6 +185,10 @@ pub(crate) fn connected_subnets<'a>(sight: &Sight<'a>, router: &Router) -> Vec<(
 /// Every extra route whose next hop lies on a connected subnet. Of several to one destination the first holds, and
 /// a connected subnet comes before a route to the same prefix.
 fn extra_routes(sight: &Sight, router: &Router) -> Vec<Flow> {
+    // Reading all interfaces would make every one of them cost as much as there are.
+    if router.routes.is_empty() {
+        return Vec::new();
+    }
     let connected = connected_subnets(sight, router);
     let mut taken: Vec<IpNet> = connected.iter().map(|(_, cidr)| *cidr).collect();
     let mut flows = Vec::new();

@@ -15,7 +15,7 @@ use pipeline::OfPort;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
-use crate::domains::Domains;
+use crate::domains::{Domains, Graph};
 use crate::few::Few;
 use crate::identities::{Addresses, Place};
 use crate::numbers::Numbers;
@@ -419,7 +419,7 @@ impl View {
             return;
         }
         let mut domains = std::mem::take(&mut self.domains);
-        let changes = domains.recompute(&seeds, |network| self.neighbours_of(network), |network| self.network_key(network));
+        let changes = domains.recompute(&seeds, self, |network| self.network_key(network));
         self.domains = domains;
         for (network, old, new) in changes {
             touched.insert(Dep::Domain(network));
@@ -452,15 +452,6 @@ impl View {
 
     fn port(&self, id: Uuid) -> Option<&model::Port> {
         self.objects.get(&ObjectKey::new(Kind::Port, id)).and_then(|object| (&**object).try_into().ok())
-    }
-
-    fn networks_of(&self, router: RouterId) -> Vec<NetworkId> {
-        self.ids(Index::InterfacesOf(router)).filter_map(|id| self.port(id)).map(|port| port.network).collect()
-    }
-
-    fn neighbours_of(&self, network: NetworkId) -> Vec<NetworkId> {
-        let routers = self.ids(Index::InterfacesOn(network)).filter_map(|id| self.port(id)).filter_map(|port| port.router());
-        routers.flat_map(|router| self.networks_of(router)).collect()
     }
 
     /// The indexes to which `object` belongs.
@@ -497,6 +488,16 @@ impl View {
             indexes.extend((number != 0).then_some(Index::AttachedAs(number)));
         }
         indexes
+    }
+}
+
+impl Graph for View {
+    fn routers_of(&self, network: NetworkId) -> Vec<RouterId> {
+        self.ids(Index::InterfacesOn(network)).filter_map(|id| self.port(id)).filter_map(|port| port.router()).collect()
+    }
+
+    fn networks_of(&self, router: RouterId) -> Vec<NetworkId> {
+        self.ids(Index::InterfacesOf(router)).filter_map(|id| self.port(id)).map(|port| port.network).collect()
     }
 }
 

@@ -177,8 +177,6 @@ fn a_key(kind: Kind, n: u32) -> ObjectKey {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
-
     #[test]
     fn incremental_equals_full(batches in proptest::collection::vec(proptest::collection::vec(edit(), 1..6), 1..25)) {
         let mut engine = Engine::new(ALL, Numbers::default());
