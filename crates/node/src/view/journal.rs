@@ -1,8 +1,8 @@
 //! What has changed of the view since it was last saved, in a file beside it.
 //!
-//! A view is saved some time after it changed, the later the larger it is. What comes is appended here before anybody acts on it, so
-//! that a node that is killed at whatever moment begins with the view that its switch has. Nothing is flushed: a power failure that
-//! takes the latest lines takes the switch's flows too.
+//! What comes is appended here before anybody acts on it, so that a node that is killed at whatever moment begins with the view that its
+//! switch has. The view is saved when its journal has grown to a good part of it: what a change writes is in proportion to the change,
+//! not to the view. Nothing is flushed: a power failure that takes the latest lines takes the switch's flows too.
 //!
 //! ```text
 //! <SHA-256 of what follows, in hexadecimal> {"after":"9a…","revision":43,"store":"6e0c…","upserts":[{"port":{…}}],"removals":[]}
@@ -26,6 +26,10 @@ use crate::record::{PRIVATE, create};
 
 /// Bytes of one file; what comes then waits for the next save.
 const JOURNAL_MAX: u64 = 64 << 20;
+/// Bytes below which a journal is no reason to save the view, however small that is.
+const JOURNAL_LEAST: u64 = 256 << 10;
+/// A journal is to be at most one part of so many of the view.
+const JOURNAL_SHARE: u64 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -38,6 +42,9 @@ struct Line {
 
 /// The journal of the view at a path.
 pub struct Journal {
+    view: PathBuf,
+    /// Bytes of the view that was saved last.
+    view_bytes: u64,
     current: PathBuf,
     old: PathBuf,
     /// None: nothing can be added before the next save.
@@ -57,12 +64,19 @@ impl Journal {
         };
         // Lines of an earlier view follow from something else.
         let last = uuid::Uuid::new_v4().to_string();
-        Journal { current: beside(".journal"), old: beside(".journal.old"), file: None, bytes: 0, last }
+        let (view, view_bytes) = (view.to_owned(), 0);
+        Journal { view, view_bytes, current: beside(".journal"), old: beside(".journal.old"), file: None, bytes: 0, last }
     }
 
     /// The sum of the latest line: the saved view's `last`.
     pub fn last(&self) -> String {
         self.last.clone()
+    }
+
+    /// The view is to be saved soon: the journal takes nothing more, or has grown with what it took.
+    pub fn is_full(&self) -> bool {
+        let enough = (self.view_bytes / JOURNAL_SHARE).clamp(JOURNAL_LEAST, JOURNAL_MAX / 2);
+        self.file.is_none() || self.bytes >= enough
     }
 
     /// Adds to the saved view what came after it. The next save takes that in.
@@ -86,12 +100,16 @@ impl Journal {
 
     /// Notes a change of the view, to what it is then in `store`.
     pub fn append(&mut self, update: &ViewUpdate, store: Option<StoreId>) {
+        let Some(file) = &mut self.file else {
+            // The next save has it, and nothing that is written before follows from this.
+            self.last = uuid::Uuid::new_v4().to_string();
+            return;
+        };
         let ViewUpdate { upserts, removals, revision, is_complete_snapshot: _ } = update;
         let (upserts, removals) = (upserts.clone(), removals.clone());
-        let line = Line { after: self.last(), revision: *revision, store, upserts, removals };
+        let line = Line { after: self.last.clone(), revision: *revision, store, upserts, removals };
         let body = serde_json::to_string(&line).expect("objects are plain data");
         self.last = checksum(body.as_bytes());
-        let Some(file) = &mut self.file else { return };
         let line = format!("{} {body}\n", self.last);
         self.bytes += line.len() as u64;
         let too_large = || io::Error::other("it has grown too large before the view was saved");
@@ -123,6 +141,7 @@ impl Journal {
 
     /// The save has succeeded.
     pub fn save_ended(&mut self) {
+        self.view_bytes = fs::metadata(&self.view).map_or(0, |view| view.len());
         match fs::remove_file(&self.old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{}: {error}", self.old.display()),
             _ => {}

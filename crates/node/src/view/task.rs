@@ -27,7 +27,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 pub const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After a save the disk is left alone for at least so many times as long as that took.
 const SAVE_REST: u32 = 20;
-/// The disk is written at most this often when only the revision is new: a younger one leaves less to catch up with.
+/// The disk is written at most this often when the journal has all that is new, or only the revision is: a younger one leaves less to
+/// read, and to catch up with.
 pub const SAVE_QUIET: Duration = Duration::from_secs(600);
 /// A save that failed is tried again after this long.
 const SAVE_RETRY: Duration = Duration::from_secs(10);
@@ -60,9 +61,9 @@ struct Saves {
 }
 
 impl Saves {
-    /// The view has moved on; `is_news`: it has other objects.
-    fn moved(&mut self, is_news: bool) {
-        let wait = if is_news { SAVE_INTERVAL.max(self.took * SAVE_REST) } else { SAVE_QUIET };
+    /// The view has moved on; `is_pressing`: it has other objects, and the journal has no room for more.
+    fn moved(&mut self, is_pressing: bool) {
+        let wait = if is_pressing { SAVE_INTERVAL.max(self.took * SAVE_REST) } else { SAVE_QUIET };
         let due = Instant::now() + wait;
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
@@ -265,7 +266,7 @@ impl Task {
         }
         is_news |= self.replica.store() != before.1 && self.replica.is_complete();
         if is_news || self.replica.revision() != before.0 {
-            self.saves.moved(is_news);
+            self.saves.moved(is_news && self.journal.is_full());
         }
         Ok(())
     }
