@@ -85,6 +85,8 @@ pub struct Engine {
     /// the least flow holds, so that every order of changes ends the same.
     flows: FxHashMap<FlowKey, Wanted<Flow>>,
     groups: FxHashMap<GroupId, Wanted<Group>>,
+    /// How many flows the switch should have of all that.
+    flow_count: usize,
     work: Work,
 }
 
@@ -141,6 +143,7 @@ impl Engine {
             readers: FxHashMap::default(),
             flows: FxHashMap::default(),
             groups: FxHashMap::default(),
+            flow_count: 0,
             work: Work::default(),
         }
     }
@@ -182,6 +185,11 @@ impl Engine {
     /// Every desired flow.
     pub fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
         self.flows.values().flat_map(|wanted| effective(wanted.values()))
+    }
+
+    /// How many [`Engine::flows`] there are.
+    pub fn flow_count(&self) -> usize {
+        self.flow_count
     }
 
     /// Every desired group.
@@ -309,12 +317,13 @@ impl Engine {
         }
     }
 
-    fn difference(&self, flows: BTreeMap<FlowKey, Vec<Flow>>, groups: BTreeMap<GroupId, Option<Group>>) -> Delta {
+    fn difference(&mut self, flows: BTreeMap<FlowKey, Vec<Flow>>, groups: BTreeMap<GroupId, Option<Group>>) -> Delta {
         let mut delta = Delta::default();
         for (key, before) in flows {
             let after = in_force(&self.flows, &key);
             let gone = before.iter().map(|flow| &flow.key).filter(|key| after.iter().all(|flow| flow.key != **key));
             delta.removed_flows.extend(gone.cloned());
+            self.flow_count = self.flow_count + after.len() - before.len();
             delta.flows.extend(after.into_iter().filter(|flow| !before.contains(flow)));
         }
         for (id, before) in groups {

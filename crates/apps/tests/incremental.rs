@@ -196,6 +196,7 @@ proptest! {
             }
             let full = engine.recomputed();
             prop_assert_eq!(sorted(&engine), sorted(&full));
+            prop_assert_eq!(engine.flow_count(), sorted(&engine).len());
             let mut deltas: Vec<Flow> = followed.into_values().collect();
             deltas.sort();
             prop_assert_eq!(sorted(&engine), deltas);
@@ -399,6 +400,35 @@ fn a_listener_costs_the_same_among_ten_and_among_a_thousand() {
         })
     };
     assert_eq!(work(10), work(1_000));
+}
+
+/// On a router without extra routes, whose next hops would have to be looked for; a load balancer is within reach.
+#[test]
+fn a_router_interface_costs_the_same_among_ten_and_among_five_hundred() {
+    let net = |n: u32| format!("n{n}");
+    let at = |n: u32, last: u32| format!("10.{}.{}.{last}", 100 + n / 250, n % 250);
+    let plug = |n: u32| put(interface(&format!("i{n}"), 5_000 + n, &net(n), "router", &[(&format!("s{n}"), &at(n, 1))]));
+    let work = |others: u32| {
+        let networks = (0..=others).flat_map(|n| {
+            let port = Port {
+                host: Some(NodeName("node1".into())),
+                ..port(&format!("p{n}"), 9_000 + n, &net(n), &[(&format!("s{n}"), &at(n, 9))])
+            };
+            [put(network(&net(n), 1_000 + n)), put(subnet(&format!("s{n}"), &net(n), &format!("{}/24", at(n, 0)))), put(port)]
+        });
+        let balanced = vip("vip", 300, "n0", &[("s0", "10.100.0.9")]);
+        let ground = [here("node0", "192.0.2.1"), put(node("node1", "192.0.2.2")), put(router("router", 1)), put(balanced.clone())];
+        let ground = ground.into_iter().chain(networks).chain([put(balancer("lb", &balanced))]);
+        let mut engine = Engine::new(ALL, Numbers::default());
+        engine.update(ground.chain((0..others).map(plug)));
+        let before = engine.work();
+        assert!(!engine.update([plug(others)]).flows.is_empty());
+        let added = engine.work() - before;
+        engine.update([Change::Remove(ObjectKey::new(Kind::Port, id(&format!("i{others}"))))]);
+        assert_eq!(sorted(&engine), sorted(&engine.recomputed()));
+        (added, engine.work() - before)
+    };
+    assert_eq!(work(10), work(500));
 }
 
 /// On a network that does not flood: where it floods, the list of copies is written anew.

@@ -200,6 +200,9 @@ pub struct Wait {
     /// The revision to wait for; default: the latest
     #[arg(long)]
     pub revision: Option<u64>,
+    /// Wait for this node alone; default: all that the revision concerns
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// Seconds after which to give up
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,

@@ -23,6 +23,7 @@ fn status() -> Reply {
         is_in_force: true,
         local_ports: 0,
         flows: 0,
+        work: Default::default(),
     })
 }
 
@@ -157,6 +158,14 @@ fn wait_asks_again_about_the_revision_that_it_began_with() {
     assert_eq!(world.ladon(&["wait"]).succeeded(), "revision 41 is in force on every node that it concerns\n");
     let lines: Vec<String> = world.heard().into_iter().map(|heard| heard.line).collect();
     assert_eq!(lines, ["GET /ladon/v1/wait?timeout=20", "GET /ladon/v1/wait?revision=41&timeout=20"]);
+}
+
+#[test]
+fn wait_for_one_node_asks_about_it_alone() {
+    let world = World::new();
+    world.server(|_| (200, json!({"revision": 41, "is_in_force": true, "lagging": []})));
+    assert_eq!(world.ladon(&["wait", "--node", "n 1"]).succeeded(), "revision 41 is in force on node n 1\n");
+    assert_eq!(world.heard()[0].line, "GET /ladon/v1/wait?timeout=20&node=n%201");
 }
 
 #[test]

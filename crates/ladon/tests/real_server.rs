@@ -111,6 +111,7 @@ fn a_plugged_port_is_an_ordinary_port_until_it_is_unplugged() {
                 is_in_force: true,
                 local_ports: 0,
                 flows: 0,
+                work: Default::default(),
             }),
             Request::Plug(request) => {
                 *remembered.lock().unwrap() = Some(request.port);

@@ -34,6 +34,9 @@ pub(super) fn for_interface(sight: &Sight, interface: &Port) -> Vec<Flow> {
         let length = net.map_or(0, |net| net.prefix_len());
         way.priority(Priority::Prefix(length)).set(GATEWAY, router.key.0).goto(Table::Vip).because(key(interface))
     };
+    if router.routes.is_empty() {
+        return vec![by(None, router)];
+    }
     let own: Vec<IpNet> = connected_subnets(sight, router).into_iter().map(|(_, cidr)| cidr.trunc()).collect();
     let mut taken = own.clone();
     let mut flows = vec![by(None, router)];

@@ -248,11 +248,11 @@ pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
     }
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let answer = put_together(&answers(&servers, &wait_path(revision, left.min(WAIT_ROUND))).await?.bodies());
+        let answer = put_together(&answers(&servers, &wait_path(revision, wait, left.min(WAIT_ROUND))).await?.bodies());
         // The latest revision is that of the first question: who goes on changing things does not make us wait for ever.
         revision = revision.or_else(|| answer["revision"].as_u64());
         if answer["is_in_force"] == true {
-            return Ok(in_force(reach.output, &answer));
+            return Ok(in_force(reach.output, wait, &answer));
         }
         if Instant::now() >= until {
             return Err(out_of_time(wait, &answer));
@@ -261,12 +261,11 @@ pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
     }
 }
 
-fn wait_path(revision: Option<u64>, round: Duration) -> String {
+fn wait_path(revision: Option<u64>, wait: &Wait, round: Duration) -> String {
     let seconds = round.as_secs_f64().ceil();
-    match revision {
-        Some(revision) => format!("/ladon/v1/wait?revision={revision}&timeout={seconds}"),
-        None => format!("/ladon/v1/wait?timeout={seconds}"),
-    }
+    let revision = revision.map(|revision| format!("revision={revision}&")).unwrap_or_default();
+    let node = wait.node.as_ref().map(|node| format!("&node={}", dial::escape(node))).unwrap_or_default();
+    format!("/ladon/v1/wait?{revision}timeout={seconds}{node}")
 }
 
 /// One answer out of several servers'. A node that follows a server which was not asked may have anything in force.
@@ -287,10 +286,11 @@ fn put_together(answers: &[&Value]) -> Value {
     json!({ "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging })
 }
 
-fn in_force(format: Format, answer: &Value) -> String {
+fn in_force(format: Format, wait: &Wait, answer: &Value) -> String {
+    let place = wait.node.as_ref().map_or_else(|| "every node that it concerns".to_string(), |node| format!("node {node}"));
     match format {
         Format::Json => format!("{answer:#}\n"),
-        Format::Table => format!("revision {} is in force on every node that it concerns\n", answer["revision"]),
+        Format::Table => format!("revision {} is in force on {place}\n", answer["revision"]),
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apps::{Attachment, Change, Engine, Here, Numbers};
+use apps::{Attachment, Change, Engine, Here, Numbers, Work};
 use imbl::OrdMap;
 use model::{Kind, NodeName, ObjectKey, PortId, Revision};
 use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
@@ -54,13 +54,22 @@ pub struct InForce {
     pub refused: usize,
 }
 
+/// How much there is, and how much was done for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Flows that are desired.
+    pub flows: usize,
+    pub local_ports: usize,
+    pub work: Work,
+}
+
 /// A question to the agent.
 #[derive(Debug)]
 pub enum Ask {
     /// Every desired flow, with the objects it is there for.
     Flows(oneshot::Sender<Vec<Explained>>),
-    /// How many flows are desired, and how many ports live here.
-    Counts(oneshot::Sender<(usize, usize)>),
+    /// How much there is, and how much was done for it.
+    Counts(oneshot::Sender<Counts>),
     /// Which zones are whose.
     Zones(oneshot::Sender<Zones>),
     /// What is attached here.
@@ -503,7 +512,8 @@ impl Agent {
                 let _ = answer.send(self.engine.flows().map(|flow| Explained::new(view, flow)).collect());
             }
             Ask::Counts(answer) => {
-                let _ = answer.send((self.engine.flows().count(), self.plugs.homes().len()));
+                let (flows, work) = (self.engine.flow_count(), self.engine.work());
+                let _ = answer.send(Counts { flows, local_ports: self.plugs.homes().len(), work });
             }
             Ask::Zones(answer) => {
                 let _ = answer.send(self.zones.clone());

@@ -108,6 +108,22 @@ pub struct Status {
     pub is_in_force: bool,
     pub local_ports: usize,
     pub flows: usize,
+    /// What all changes since the node started have cost.
+    #[serde(default)]
+    pub work: Work,
+}
+
+/// How much was done so far: what a change costs is the difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Work {
+    /// Runs of an app for one object.
+    pub runs: u64,
+    /// Things of the view that these runs read.
+    pub reads: u64,
+    /// Flows and groups that these runs made.
+    pub made: u64,
+    /// Actions and buckets of the flows and groups that changed by them: what the switch was told.
+    pub written: u64,
 }
 
 /// One flow, in names.

@@ -9,9 +9,9 @@ use pipeline::{Flow, Generation};
 use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status};
+use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status, Work};
 use crate::agent::explain::{Explained, Whole};
-use crate::agent::{Ask, InForce};
+use crate::agent::{Ask, Counts, InForce};
 use crate::host::{HostError, Wish};
 use crate::switch::Switch;
 
@@ -115,7 +115,7 @@ impl Control {
     }
 
     async fn status(&self) -> Reply {
-        let Some((flows, local_ports)) = self.ask(Ask::Counts).await else { return gone() };
+        let Some(Counts { flows, local_ports, work }) = self.ask(Ask::Counts).await else { return gone() };
         let in_force = self.in_force.borrow().clone();
         Reply::Status(Status {
             host: self.node.clone(),
@@ -125,6 +125,7 @@ impl Control {
             is_in_force: in_force.is_complete,
             local_ports,
             flows,
+            work: Work { runs: work.runs, reads: work.reads, made: work.made, written: work.written },
         })
     }
 

@@ -96,6 +96,11 @@ async fn a_revision_is_in_force_when_every_node_that_it_concerns_says_so() {
         until(&world, &format!("/ladon/v1/wait?revision={revision}&timeout=0"), |body| !body["lagging"].as_array().unwrap().is_empty())
             .await;
     assert_eq!(body["lagging"][0]["reason"], "it is not connected");
+    // Who asks about one node waits for no other.
+    let path = |node: &str| format!("/ladon/v1/wait?revision={revision}&timeout=0&node={node}");
+    assert_eq!(get(&world, &path("n2")).await["is_in_force"], true);
+    assert_eq!(get(&world, &path("n1")).await["is_in_force"], false);
+    assert_eq!(ask(&world, &path("n3"), true).await.0, StatusCode::NOT_FOUND);
     let ahead = get(&world, &format!("/ladon/v1/wait?revision={}&timeout=0", revision.0 + 1000)).await;
     assert_eq!(ahead["lagging"], serde_json::json!([]), "no node is to blame where no server is");
     assert!(ahead["latest"].as_u64().is_some_and(|latest| latest >= revision.0), "{ahead}");

@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `GET /ladon/v1/nodes` | `{server, revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces, problem, elsewhere}]}` |
 //! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected here |
-//! | `GET /ladon/v1/wait?revision=N&timeout=SECS` | `{server, revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}], elsewhere: [{node, server}]}`, at the latest after the timeout |
+//! | `GET /ladon/v1/wait?revision=N&timeout=SECS&node=NAME` | `{server, revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}], elsewhere: [{node, server}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
 //!
 //! A server that shares its store knows the nodes that follow it; of those whose stream leads to another server it says which, and
 //! null for what that one knows. As long as there are any with a view, no revision is in force for it: whoever asks puts the servers'
 //! answers together (`ladon nodes`, `ladon wait`).
 //!
-//! Only administrators are answered. Without `revision`, `wait` waits for the latest one.
+//! Only administrators are answered. Without `revision`, `wait` waits for the latest one; with `node`, for that node alone.
 
 use std::time::Duration;
 
@@ -36,8 +36,10 @@ use crate::writer::{Tx, WriteError};
 pub const WAIT_SECS_MAX: u64 = 600;
 /// `timeout` of a `wait` that names none, in seconds.
 const WAIT_SECS: u64 = 30;
-/// Nodes acknowledge in crowds: a waiter looks again this long after the first of them.
+/// Nodes acknowledge in crowds: a waiter looks again this long after the first of them, or sooner if looking takes little time.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// So many times what a look took, a waiter does not look again.
+const LOOK_SELDOM: u32 = 4;
 
 /// True if the path is one of the operator's questions.
 pub fn is_path(path: &str) -> bool {
@@ -251,6 +253,7 @@ impl NodePicture {
 struct WaitFor {
     revision: Option<u64>,
     timeout: Option<u64>,
+    node: Option<NodeName>,
 }
 
 async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query<WaitFor>) -> Result<Response, Problem> {
@@ -263,12 +266,20 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
     let mut progress = views.progress.clone();
     loop {
         progress.mark_unchanged();
-        let picture = picture(&views, &asker).await?;
+        let begun = Instant::now();
+        let mut picture = picture(&views, &asker).await?;
+        if let Some(node) = &question.node {
+            picture.nodes.retain(|name, _| name == node);
+            if picture.nodes.is_empty() {
+                return Err(Problem::NoNode(node.clone()));
+            }
+        }
         let latest = picture.state.revision();
         // No node can be behind where the server is not yet.
         let lagging = if latest >= revision { picture.lagging(revision) } else { Vec::new() };
         let elsewhere = picture.elsewhere();
         let is_met = latest >= revision && lagging.is_empty();
+        let look = begun.elapsed();
         if is_met || timeout_at(deadline, progress.changed()).await.is_err() {
             let is_in_force = is_met && elsewhere.is_empty();
             let answer = json!({
@@ -277,7 +288,7 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
             });
             return Ok(Json(answer).into_response());
         }
-        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        tokio::time::sleep(LOOK_AGAIN_AFTER.min(look * LOOK_SELDOM)).await;
     }
 }
 
