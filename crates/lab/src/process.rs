@@ -150,6 +150,11 @@ impl Process {
         procfs::resident_kib(self.running().id?)
     }
 
+    /// The processor time that it has used since it was started last; nothing if it does not run.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        procfs::cpu_time(self.running().id?)
+    }
+
     /// Send it a signal, unless it is gone.
     pub fn signal(&self, signal: Signal) {
         let running = self.running();

@@ -29,6 +29,8 @@ struct Stat {
     parent: i32,
     session: i32,
     has_terminal: bool,
+    /// In user and in kernel mode, of all its threads, in clock ticks.
+    used: u64,
     started: u64,
 }
 
@@ -70,6 +72,7 @@ fn parse_stat(line: &str) -> Option<Stat> {
         parent: number(1)?,
         session: number(3)?,
         has_terminal: number(4)? != 0,
+        used: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -117,6 +120,13 @@ pub fn resident_kib(id: ProcessId) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", id.pid)).ok().filter(|_| id.is_running())?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// The processor time that it and its threads have used so far (`utime` and `stime` of proc(5)).
+pub fn cpu_time(id: ProcessId) -> Option<Duration> {
+    let used = stat(id.pid).filter(|stat| stat.started == id.started)?.used;
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    Some(Duration::from_secs_f64(used as f64 / ticks as f64))
 }
 
 /// Its environment holds exactly `variable`, given as NAME=value.
@@ -218,6 +228,13 @@ mod tests {
     fn a_process_that_runs_has_memory() {
         assert!(resident_kib(ProcessId::this()).is_some_and(|kib| kib > 100));
         assert_eq!(resident_kib(ProcessId { pid: 0, started: 0 }), None);
+    }
+
+    #[test]
+    fn a_process_that_works_uses_processor_time() {
+        let begun = cpu_time(ProcessId::this()).unwrap();
+        let is_later = || cpu_time(ProcessId::this()).is_some_and(|now| now > begun);
+        wait::until("processor time", DEATH, || Ok::<_, String>(is_later().then_some(()))).unwrap();
     }
 
     #[test]
