@@ -75,6 +75,15 @@ pub enum Reach {
     AtMostOfPeer(f64),
 }
 
+/// Where a row lies in a plot.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// The line.
+    pub of: String,
+    /// How many ports there were.
+    pub size: usize,
+}
+
 /// One row of the page.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Figure {
@@ -84,6 +93,9 @@ pub struct Figure {
     pub reach: Reach,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
+    /// It is one of a line of sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<Point>,
     /// How it was measured.
     pub how: String,
     /// Why it falls short, when it does.
@@ -94,7 +106,7 @@ pub struct Figure {
 impl Figure {
     pub fn new(name: impl Into<String>, unit: &str, ladon: impl Into<Measured>, reach: Reach) -> Figure {
         let ladon = ladon.into();
-        Figure { name: name.into(), unit: unit.into(), ladon, reach, peer: None, how: String::new(), why_short: String::new() }
+        Figure { name: name.into(), unit: unit.into(), ladon, reach, peer: None, point: None, how: String::new(), why_short: String::new() }
     }
 
     /// A peer that was measured in the same run.
@@ -106,6 +118,12 @@ impl Figure {
     /// A peer's figure that was measured elsewhere.
     pub fn against_cited(mut self, name: &str, value: f64) -> Figure {
         self.peer = Some(Peer { name: name.into(), measured: value.into(), same_run: false });
+        self
+    }
+
+    /// One of the sizes at which `of` was measured.
+    pub fn at(mut self, of: &str, size: usize) -> Figure {
+        self.point = Some(Point { of: of.into(), size });
         self
     }
 
@@ -149,8 +167,8 @@ impl fmt::Display for Reach {
         match self {
             Reach::AtLeast(bound) => write!(f, "≥ {}", shown(*bound)),
             Reach::AtMost(bound) => write!(f, "≤ {}", shown(*bound)),
-            Reach::AtLeastOfPeer(share) => write!(f, "≥ {share} × the peer"),
-            Reach::AtMostOfPeer(share) => write!(f, "≤ {share} × the peer"),
+            Reach::AtLeastOfPeer(share) => write!(f, "≥ {} × the peer", exact(*share)),
+            Reach::AtMostOfPeer(share) => write!(f, "≤ {} × the peer", exact(*share)),
         }
     }
 }
@@ -163,6 +181,12 @@ impl fmt::Display for Figure {
         }
         write!(f, ": {}", self.verdict())
     }
+}
+
+/// A share, as it was meant: a third is 1/3.
+fn exact(share: f64) -> String {
+    let part = (1.0 / share).round();
+    if share < 1.0 && (part * share - 1.0).abs() < 1e-9 { format!("1/{part}") } else { share.to_string() }
 }
 
 /// Three digits that mean something, and no more.
@@ -196,6 +220,11 @@ mod tests {
         let time = Figure::new("time", "ms", 9.5, Reach::AtMostOfPeer(1.0)).against("other", 10.0);
         assert_eq!((time.ratio(), time.verdict().as_str()), (Some(0.95), "reached"));
         assert!(!Figure { peer: None, ..time }.is_reached(), "without its peer nothing is reached");
+    }
+
+    #[test]
+    fn a_share_is_shown_as_it_was_meant() {
+        assert_eq!([1.0 / 3.0, 0.9, 1.1, 1.0, 0.1].map(exact), ["1/3", "0.9", "1.1", "1", "1/10"]);
     }
 
     #[test]

@@ -27,9 +27,15 @@ impl Client {
 
     /// One request and its answer: status and body.
     pub fn request(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        self.request_with("", method, path, body)
+    }
+
+    /// The same with a further header, which ends its line.
+    fn request_with(&mut self, header: &str, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
         let (host, length) = (self.host, body.len());
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{header}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         self.stream.get_mut().write_all(request.as_bytes())?;
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|word| word.parse().ok()).with_context(|| format!("no HTTP: {status:?}"))?;
@@ -57,9 +63,34 @@ impl Client {
 
     /// Creates something; its document.
     pub fn create(&mut self, path: &str, body: &Value) -> Result<Value> {
-        match self.request("POST", path, &body.to_string())? {
+        self.create_with("", path, body)
+    }
+
+    /// Creates something that gets a certain id.
+    pub fn create_as(&mut self, id: &str, path: &str, body: &Value) -> Result<Value> {
+        self.create_with(&format!("Idempotency-Key: {id}\r\n"), path, body)
+    }
+
+    fn create_with(&mut self, header: &str, path: &str, body: &Value) -> Result<Value> {
+        match self.request_with(header, "POST", path, &body.to_string())? {
             (201, document) => Ok(serde_json::from_str(&document)?),
             (status, document) => bail!("POST {path}: {status} {document}"),
+        }
+    }
+
+    /// The answer to a question.
+    pub fn show(&mut self, path: &str) -> Result<Value> {
+        match self.request("GET", path, "")? {
+            (200, document) => Ok(serde_json::from_str(&document)?),
+            (status, document) => bail!("GET {path}: {status} {document}"),
+        }
+    }
+
+    /// Changes something; its document.
+    pub fn update(&mut self, path: &str, body: &Value) -> Result<Value> {
+        match self.request("PUT", path, &body.to_string())? {
+            (200, document) => Ok(serde_json::from_str(&document)?),
+            (status, document) => bail!("PUT {path}: {status} {document}"),
         }
     }
 

@@ -15,14 +15,13 @@ use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::flows::Monitor;
 use crate::http::Client;
 use crate::ovn::{self, Ovn};
-use crate::ports::API;
-use crate::thousand::{Shape, Thousand};
+use crate::world::{Shape, World};
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let shape = scale.of(Shape { networks: 10, ports: 1_000, local: 10 }, Shape { networks: 2, ports: 100, local: 4 });
+    let shape = scale.of(Shape::flat(10, 1_000, 10), Shape::flat(2, 100, 4));
     let times = scale.of(200, 10);
     let release = ovn::release(progress)?;
-    let world = Thousand::start(shape, progress)?;
+    let world = World::start(shape, progress)?;
     let host = world.host("ovn", 21)?;
     let mut ovn = Ovn::start(&host, &release, shape, progress)?;
     let flows = [world.flows()?, ovn.flows()?];
@@ -30,7 +29,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     progress.during(format!("{times} remote ports in turns"), || {
         let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
         let other_monitor = Monitor::start(ovn.ofctl(), ovn.run_dir())?;
-        let mut client = world.control.netns().within(|| Client::connect(API))??;
+        let mut client = world.client()?;
         for number in 0..times {
             ours.push(port_of_ladon(&world, &mut client, &monitor, number).with_context(|| world.ladon.logs())?);
             theirs.push(port_of_ovn(&mut ovn, &other_monitor, shape.ports + number)?);
@@ -51,7 +50,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     Ok(vec![figure("p50", Measured::p50, 8.0), figure("p99", Measured::p99, 25.0)])
 }
 
-fn port_of_ladon(world: &Thousand, client: &mut Client, monitor: &Monitor, number: usize) -> Result<Duration> {
+fn port_of_ladon(world: &World, client: &mut Client, monitor: &Monitor, number: usize) -> Result<Duration> {
     let network = &world.networks[number % world.networks.len()];
     let body = serde_json::json!({"port": network.port("n2")});
     let started = Instant::now();

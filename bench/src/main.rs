@@ -13,16 +13,19 @@ mod cni;
 mod dataplane;
 mod figure;
 mod flows;
+mod growth;
 mod http;
 mod kubernetes;
 mod latency;
 mod memory;
 mod ovn;
+mod ovsdb;
+mod plot;
 mod ports;
 mod report;
 mod restart;
 mod scale;
-mod thousand;
+mod world;
 
 use std::process::ExitCode;
 
@@ -32,8 +35,8 @@ use lab::{Progress, debian};
 use crate::figure::Figure;
 use crate::report::Report;
 
-const USAGE: &str = "usage: bench [--scale] [--small] [NAME]...      (all of them, when none is named; --scale: those that take sizes; \
-                     --small tries them out and writes nothing)";
+const USAGE: &str = "usage: bench [--scale] [--small] [--plots] [NAME]...      (all of them, when none is named; --scale: those that take sizes; \
+                     --small tries them out and writes nothing; --plots measures nothing and draws again what was measured)";
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +74,14 @@ const MAIN: [Benchmark; 7] = [
 ];
 
 /// What `make bench-scale` measures: the same at growing sizes, which takes long.
-const SCALE: [Benchmark; 1] = [Benchmark { name: "hitless", run: scale::hitless::run }];
+const SCALE: [Benchmark; 6] = [
+    Benchmark { name: "node-1000", run: growth::nodes::flat_1000 },
+    Benchmark { name: "node-10000", run: growth::nodes::flat_10000 },
+    Benchmark { name: "node-20000", run: growth::nodes::flat_20000 },
+    Benchmark { name: "node-tenants", run: growth::nodes::tenants },
+    Benchmark { name: "node-alone", run: growth::alone::run },
+    Benchmark { name: "hitless", run: scale::hitless::run },
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -91,6 +101,7 @@ fn bench(words: &[String]) -> Result<()> {
         match option.as_str() {
             "--small" => scale = Scale::Small,
             "--scale" => set = &SCALE[..],
+            "--plots" => return Report::load()?.draw(),
             _ => bail!(USAGE),
         }
     }

@@ -5,11 +5,11 @@ use lab::{Process, Progress};
 
 use crate::Scale;
 use crate::figure::{Figure, Reach};
-use crate::thousand::{Shape, Thousand};
+use crate::world::{Shape, World};
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let shape = scale.of(Shape { networks: 10, ports: 1_000, local: 10 }, Shape { networks: 2, ports: 100, local: 4 });
-    let world = Thousand::start(shape, progress)?;
+    let shape = scale.of(Shape::flat(10, 1_000, 10), Shape::flat(2, 100, 4));
+    let world = World::start(shape, progress)?;
     let how = format!(
         "Resident memory (VmRSS, megabytes of 10⁶ bytes) after {} ports were made through the API one bulk after another, while everything ran: {} of them \
          are plugged on the node, whose switch has {} flows.",

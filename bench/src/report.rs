@@ -9,6 +9,7 @@ use lab::command::tool;
 use serde::{Deserialize, Serialize};
 
 use crate::figure::{Figure, Measured, shown};
+use crate::plot;
 
 /// When, where and beside what a benchmark ran.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -78,7 +79,13 @@ impl Report {
         self.benchmarks.retain(|name, _| order.contains(&name.as_str()));
         fs::write(docs("benchmarks.json"), serde_json::to_string_pretty(self)? + "\n")?;
         fs::write(docs("benchmarks.md"), self.page(order))?;
-        Ok(())
+        self.draw()
+    }
+
+    /// The plots of what was measured.
+    pub fn draw(&self) -> Result<()> {
+        let figures: Vec<&Figure> = self.benchmarks.values().flat_map(|run| &run.figures).collect();
+        plot::draw(&figures, &docs(""))
     }
 
     fn page(&self, order: &[&str]) -> String {

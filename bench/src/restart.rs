@@ -10,7 +10,7 @@ use lab::Progress;
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::flows::Monitor;
-use crate::thousand::{Shape, Thousand, status};
+use crate::world::{Shape, World, status};
 
 /// How long a restart may take.
 const READY: Duration = Duration::from_secs(60);
@@ -18,8 +18,8 @@ const READY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(2);
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let (shape, times) = scale.of((Shape { networks: 10, ports: 3_300, local: 10 }, 20), (Shape { networks: 2, ports: 200, local: 4 }, 3));
-    let world = Thousand::start(shape, progress)?;
+    let (shape, times) = scale.of((Shape::flat(10, 3_300, 10), 20), (Shape::flat(2, 200, 4), 3));
+    let world = World::start(shape, progress)?;
     let flows = world.flows()?;
     let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
     let mut took = Vec::new();

@@ -1,4 +1,4 @@
-//! The northbound rows: switches on one router, ports, and Neutron's kind of security groups.
+//! The northbound rows: switches on routers, ports, and Neutron's kind of security groups.
 //!
 //! Port number p is on switch p modulo the number of switches. As Neutron's ML2/OVN does it: one port group for every security group,
 //! with its rules as ACLs, and one for all ports that drops the rest.
@@ -6,19 +6,24 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::database::{Database, uuid};
+use crate::ovsdb::{Database, only_row, uuid};
+use crate::world::{Shape, address, cidr};
+
+/// Ports of one transaction.
+pub const BULK: usize = 2_000;
 
 /// What must be remembered to add and remove ports.
 #[derive(Default)]
 pub struct Layout {
     switches: Vec<Value>,
+    routers: Vec<Value>,
     dhcp: Vec<Value>,
     groups: Vec<Value>,
     all: Value,
 }
 
 /// The name of a port.
-pub fn port(number: usize) -> String {
+pub fn name(number: usize) -> String {
     format!("lsp{number}")
 }
 
@@ -35,57 +40,55 @@ fn insert(table: &str, name: &str, row: &Value) -> Value {
     json!({"op": "insert", "table": table, "uuid-name": name, "row": row})
 }
 
-fn change(table: &str, row: &Value, column: &str, how: &str, value: &Value) -> Value {
+pub fn change(table: &str, row: &Value, column: &str, how: &str, value: &Value) -> Value {
     json!({"op": "mutate", "table": table, "where": [["_uuid", "==", row]], "mutations": [[column, how, value]]})
 }
 
 impl Layout {
-    pub fn load(north: &mut Database, switches: usize, ports: usize) -> Result<Layout> {
+    pub fn load(north: &mut Database, shape: Shape) -> Result<Layout> {
         let mut layout = Layout::default();
-        layout.load_switches(north, switches)?;
-        let made = layout.load_ports(north, ports)?;
+        layout.load_switches(north, shape.networks, shape.routers)?;
+        let made = layout.load_ports(north, shape.ports)?;
         layout.load_groups(north, &made)?;
         Ok(layout)
     }
 
-    fn load_switches(&mut self, north: &mut Database, count: usize) -> Result<()> {
+    fn load_switches(&mut self, north: &mut Database, count: usize, routers: usize) -> Result<()> {
         let mut operations = Vec::new();
         for i in 0..count {
-            let (gateway, mac) = (format!("10.{}.0.1", 10 + i), format!("0e:00:00:00:00:{i:02x}"));
-            let options = [
-                ["lease_time", "3600"],
-                ["router", &gateway],
-                ["server_id", &gateway],
-                ["server_mac", &mac],
-                ["mtu", "1442"],
-                ["dns_server", "{10.255.255.53}"],
-            ];
-            let dhcp = json!({"cidr": format!("10.{}.0.0/16", 10 + i), "options": ["map", options]});
-            let router_port = json!({"name": format!("lrp{i}"), "mac": mac, "networks": format!("{gateway}/16")});
-            let to_router = json!({"name": format!("ls{i}-lr"), "type": "router", "addresses": "router",
-                "options": ["map", [["router-port", format!("lrp{i}")]]]});
+            let [router_port, to_router] = pair(i);
             let switch = json!({"name": format!("ls{i}"), "ports": named(&format!("lsr{i}"))});
             operations.push(insert("Logical_Switch", &format!("ls{i}"), &switch));
-            operations.push(insert("DHCP_Options", &format!("dhcp{i}"), &dhcp));
+            operations.push(insert("DHCP_Options", &format!("dhcp{i}"), &dhcp(i)));
             operations.push(insert("Logical_Router_Port", &format!("lrp{i}"), &router_port));
             operations.push(insert("Logical_Switch_Port", &format!("lsr{i}"), &to_router));
         }
-        let router_ports: Vec<Value> = (0..count).map(|i| named(&format!("lrp{i}"))).collect();
-        operations.push(insert("Logical_Router", "lr", &json!({"name": "lr", "ports": ["set", router_ports]})));
+        for router in 0..routers {
+            let ports: Vec<Value> = (router..count).step_by(routers).map(|i| named(&format!("lrp{i}"))).collect();
+            let row = json!({"name": format!("lr{router}"), "ports": ["set", ports]});
+            operations.push(insert("Logical_Router", &format!("lr{router}"), &row));
+        }
         let made = north.transact(&operations)?;
         self.switches = made.iter().step_by(4).take(count).map(uuid).collect();
+        self.routers = made.iter().skip(4 * count).take(routers).map(uuid).collect();
         self.dhcp = made.iter().skip(1).step_by(4).take(count).map(uuid).collect();
         Ok(())
     }
 
     fn load_ports(&self, north: &mut Database, count: usize) -> Result<Vec<Value>> {
-        let mut operations: Vec<Value> =
-            (0..count).map(|number| insert("Logical_Switch_Port", &format!("p{number}"), &self.row(number))).collect();
-        for (i, switch) in self.switches.iter().enumerate() {
-            let ports: Vec<Value> = (i..count).step_by(self.switches.len()).map(|number| named(&format!("p{number}"))).collect();
-            operations.push(change("Logical_Switch", switch, "ports", "insert", &json!(["set", ports])));
+        let mut made = Vec::new();
+        while made.len() < count {
+            let bulk = made.len()..count.min(made.len() + BULK);
+            let mut operations: Vec<Value> =
+                bulk.clone().map(|number| insert("Logical_Switch_Port", &format!("p{number}"), &self.row(number))).collect();
+            for (i, switch) in self.switches.iter().enumerate() {
+                let ports: Vec<Value> =
+                    bulk.clone().filter(|number| number % self.switches.len() == i).map(|number| named(&format!("p{number}"))).collect();
+                operations.push(change("Logical_Switch", switch, "ports", "insert", &json!(["set", ports])));
+            }
+            made.extend(north.transact(&operations)?.iter().take(bulk.len()).map(uuid));
         }
-        Ok(north.transact(&operations)?.iter().take(count).map(uuid).collect())
+        Ok(made)
     }
 
     fn load_groups(&mut self, north: &mut Database, ports: &[Value]) -> Result<()> {
@@ -116,29 +119,63 @@ impl Layout {
     fn row(&self, number: usize) -> Value {
         let i = number % self.switches.len();
         let host = number / self.switches.len() + 10;
-        let address = format!("{} 10.{}.{}.{}", mac(number), 10 + i, host / 250, host % 250 + 1);
-        json!({"name": port(number), "addresses": address, "port_security": address, "enabled": true, "dhcpv4_options": self.dhcp[i]})
+        let address = format!("{} {}", mac(number), address(i, host));
+        json!({"name": name(number), "addresses": address, "port_security": address, "enabled": true, "dhcpv4_options": self.dhcp[i]})
     }
 
     /// One more port.
     pub fn add(&self, north: &mut Database, number: usize) -> Result<()> {
+        north.transact(&self.port(number)).map(drop)
+    }
+
+    /// What makes one more port.
+    pub fn port(&self, number: usize) -> Vec<Value> {
         let i = number % self.switches.len();
         let one = named("np");
-        north.transact(&[
+        vec![
             insert("Logical_Switch_Port", "np", &self.row(number)),
             change("Logical_Switch", &self.switches[i], "ports", "insert", &one),
             change("Port_Group", &self.groups[i], "ports", "insert", &one),
             change("Port_Group", &self.all, "ports", "insert", &one),
-        ])?;
-        Ok(())
+        ]
+    }
+
+    /// One more rule of a security group.
+    pub fn rule(&self, group: usize, port: usize) -> Vec<Value> {
+        let matching = format!("outport == @sg{group} && ip4 && ip4.src == 0.0.0.0/0 && tcp && tcp.dst == {port}");
+        vec![
+            insert("ACL", "rule", &acl("to-lport", 1002, &matching, "allow-related")),
+            change("Port_Group", &self.groups[group], "acls", "insert", &named("rule")),
+        ]
+    }
+
+    /// One more switch, with nothing on it.
+    pub fn switch(number: usize) -> Vec<Value> {
+        vec![insert("Logical_Switch", "ls", &json!({"name": format!("ls{number}")})), insert("DHCP_Options", "dhcp", &dhcp(number))]
+    }
+
+    /// One more router, with nothing on it.
+    pub fn router(number: usize) -> Vec<Value> {
+        vec![insert("Logical_Router", "lr", &json!({"name": format!("lr{number}")}))]
+    }
+
+    /// A switch becomes one of the first router's.
+    pub fn interface(&self, number: usize, switch: &Value) -> Vec<Value> {
+        let [router_port, to_router] = pair(number);
+        vec![
+            insert("Logical_Router_Port", "lrp", &router_port),
+            change("Logical_Router", &self.routers[0], "ports", "insert", &named("lrp")),
+            insert("Logical_Switch_Port", "lsr", &to_router),
+            change("Logical_Switch", switch, "ports", "insert", &named("lsr")),
+        ]
     }
 
     /// One less.
     pub fn remove(&self, north: &mut Database, number: usize) -> Result<()> {
         let i = number % self.switches.len();
-        let find = json!({"op": "select", "table": "Logical_Switch_Port", "where": [["name", "==", port(number)]], "columns": ["_uuid"]});
+        let find = json!({"op": "select", "table": "Logical_Switch_Port", "where": [["name", "==", name(number)]], "columns": ["_uuid"]});
         let found = north.transact(&[find])?;
-        let one = super::only_row(&found[0]).context("the port is there")?["_uuid"].clone();
+        let one = only_row(&found[0]).context("the port is there")?["_uuid"].clone();
         north.transact(&[
             change("Logical_Switch", &self.switches[i], "ports", "delete", &one),
             change("Port_Group", &self.groups[i], "ports", "delete", &one),
@@ -146,6 +183,35 @@ impl Layout {
         ])?;
         Ok(())
     }
+}
+
+/// The MAC of a router on a switch.
+fn router_mac(switch: usize) -> String {
+    format!("0e:00:00:00:{:02x}:{:02x}", switch >> 8 & 255, switch & 255)
+}
+
+fn dhcp(switch: usize) -> Value {
+    let (gateway, mac) = (address(switch, 1).to_string(), router_mac(switch));
+    let options = [
+        ["lease_time", "3600"],
+        ["router", &gateway],
+        ["server_id", &gateway],
+        ["server_mac", &mac],
+        ["mtu", "1442"],
+        ["dns_server", "{10.255.255.53}"],
+    ];
+    json!({"cidr": cidr(switch), "options": ["map", options]})
+}
+
+/// The two ends of a switch's way to its router.
+fn pair(switch: usize) -> [Value; 2] {
+    let name = format!("lrp{switch}");
+    let gateway = format!("{}/21", address(switch, 1));
+    let options = json!(["map", [["router-port", name]]]);
+    [
+        json!({"name": name, "mac": router_mac(switch), "networks": gateway}),
+        json!({"name": format!("ls{switch}-lr"), "type": "router", "addresses": "router", "options": options}),
+    ]
 }
 
 /// The rules of a security group, as Neutron's default and the usual additions.

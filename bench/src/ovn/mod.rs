@@ -2,12 +2,13 @@
 //!
 //! The remote chassis are what they would be to the real one: rows of `Chassis` and `Encap` in the southbound database, with every
 //! remote port bound and up. A new remote port is bound by this program in the moment in which its `Port_Binding` appears, as its
-//! `ovn-controller` would, but without the time that one takes. The layout is `thousand`'s: switches of equal size on one router,
+//! `ovn-controller` would, but without the time that one takes. The layout is `world`'s: switches of equal size on routers,
 //! a port group with the usual rules for each, DHCP and port security on every port.
 
-mod database;
 mod layout;
+mod system;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use lab::debian::{self, Release};
 use lab::{Host, Process, Progress, wait};
 use serde_json::{Value, json};
 
-use crate::thousand::Shape;
-use database::{Database, only_row, uuid};
+use crate::ovsdb::{Database, only_row, uuid};
+use crate::world::Shape;
 use layout::Layout;
 
 /// The release of Debian, and what is needed of it.
@@ -29,7 +30,7 @@ const CHASSIS: &str = "hv0";
 /// Ports on each of the others.
 const PER_CHASSIS: usize = 50;
 /// How long anything may take.
-const READY: Duration = Duration::from_secs(120);
+const READY: Duration = Duration::from_secs(600);
 
 /// All of it. Its processes end with it.
 pub struct Ovn {
@@ -41,6 +42,9 @@ pub struct Ovn {
     south: Database,
     /// A chassis that exists as a row.
     elsewhere: Value,
+    shape: Shape,
+    /// Further switches, by number.
+    more: BTreeMap<usize, Value>,
     processes: Vec<Process>,
 }
 
@@ -51,7 +55,7 @@ pub fn release(progress: &Progress) -> Result<Release> {
 
 impl Ovn {
     pub fn start(host: &Host, release: &Release, shape: Shape, progress: &Progress) -> Result<Ovn> {
-        progress.during(format!("OVN with {} ports on {} switches and one router", shape.ports, shape.networks), || {
+        progress.during(format!("OVN with {} ports on {} switches and {} routers", shape.ports, shape.networks, shape.routers), || {
             let dir = host.folder("ovn")?;
             let mut processes = Vec::new();
             for (name, schema) in [
@@ -64,7 +68,8 @@ impl Ovn {
             let north = Database::connect(&dir.join("nb.sock"), "OVN_Northbound")?;
             let south = Database::connect(&dir.join("sb.sock"), "OVN_Southbound")?;
             let (host, release) = (host.clone(), release.clone());
-            let mut ovn = Ovn { host, release, dir, layout: Layout::default(), north, south, elsewhere: Value::Null, processes };
+            let (layout, more) = (Layout::default(), BTreeMap::new());
+            let mut ovn = Ovn { host, release, dir, layout, north, south, elsewhere: Value::Null, shape, more, processes };
             ovn.fill(shape)?;
             Ok(ovn)
         })
@@ -75,11 +80,13 @@ impl Ovn {
         self.south.transact(&[json!({"op": "insert", "table": "SB_Global", "row": {}})])?;
         let (north, south) = (self.unix("nb.sock"), self.unix("sb.sock"));
         self.spawn("ovn-northd", "/usr/bin/ovn-northd", &[&format!("--ovnnb-db={north}"), &format!("--ovnsb-db={south}")])?;
-        self.layout = Layout::load(&mut self.north, shape.networks, shape.ports)?;
+        self.layout = Layout::load(&mut self.north, shape)?;
         self.settle("sb_cfg")?;
         self.start_chassis(shape)?;
         self.bind_elsewhere(shape)?;
         self.south.monitor(&json!({"Port_Binding": {"columns": ["logical_port"]}}))?;
+        let watched = json!({"NB_Global": {"columns": ["hv_cfg"]}, "Logical_Switch_Port": {"columns": ["name", "up"]}});
+        self.north.monitor(&watched)?;
         self.settle("hv_cfg")
     }
 
@@ -99,8 +106,8 @@ impl Ovn {
         self.spawn("ovs-vswitchd", "/usr/lib/openvswitch-switch/ovs-vswitchd", &[&conf])?;
         let bridge = ["add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev", "fail-mode=secure"];
         self.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"]].concat())?;
-        for number in 0..shape.local {
-            let (device, port) = (format!("p{number}"), format!("external-ids:iface-id={}", layout::port(number)));
+        for number in shape.local_ports() {
+            let (device, port) = (format!("p{number}"), format!("external-ids:iface-id={}", layout::name(number)));
             self.vsctl(&["add-port", "br-int", &device, "--", "set", "interface", &device, "type=internal", &port])?;
         }
         self.spawn("ovn-controller", "/usr/bin/ovn-controller", &[&conf])
@@ -128,14 +135,18 @@ impl Ovn {
         let made = self.south.transact(&operations)?;
         let chassis: Vec<Value> = made.iter().step_by(2).map(uuid).collect();
         self.elsewhere = chassis.first().cloned().context("there are remote ports")?;
-        let bind = |number: usize| bound(&layout::port(number), &chassis[number % count]);
-        self.south.transact(&(shape.local..shape.ports).map(bind).collect::<Vec<_>>())?;
+        let local: BTreeSet<usize> = shape.local_ports().collect();
+        let bind = |number: usize| bound(&layout::name(number), &chassis[number % count]);
+        let bindings: Vec<Value> = (0..shape.ports).filter(|number| !local.contains(number)).map(bind).collect();
+        for bulk in bindings.chunks(layout::BULK) {
+            self.south.transact(bulk)?;
+        }
         Ok(())
     }
 
     /// One more port on another chassis: created in the northbound database, bound as soon as it is in the southbound one.
     pub fn add_remote(&mut self, number: usize) -> Result<()> {
-        let name = layout::port(number);
+        let name = layout::name(number);
         self.layout.add(&mut self.north, number)?;
         self.south.until(|update| {
             let rows = update["Port_Binding"].as_object().into_iter().flatten();
@@ -153,6 +164,11 @@ impl Ovn {
     fn settle(&mut self, column: &str) -> Result<()> {
         let bump = json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]});
         self.north.transact(&[bump])?;
+        self.reached(column)
+    }
+
+    /// The same for what was asked for before.
+    fn reached(&mut self, column: &str) -> Result<()> {
         let look = json!({"op": "select", "table": "NB_Global", "where": [], "columns": ["nb_cfg", column]});
         wait::until(&format!("OVN's {column}"), READY, || {
             let answer = self.north.transact(&[look.clone()]).map_err(|error| format!("{error:#}"))?;

@@ -12,7 +12,7 @@ use lab::{Progress, wait};
 
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
-use crate::thousand::{Shape, Thousand, status};
+use crate::world::{Shape, World, status};
 
 const BEAT: Duration = Duration::from_millis(1);
 /// How long a restart or an upgrade may take.
@@ -23,7 +23,7 @@ const WHILE: Duration = Duration::from_secs(5);
 const STALL_MAX: f64 = 20.0;
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let (shape, times) = scale.of((Shape { networks: 10, ports: 16_500, local: 10 }, 5), (Shape { networks: 2, ports: 200, local: 4 }, 2));
+    let (shape, times) = scale.of((Shape::flat(10, 16_500, 10), 5), (Shape::flat(2, 200, 4), 2));
     let site = Site::start(shape, progress)?;
     let flows = site.world.flows()?;
     let (mut quiet, mut restarted, mut upgraded) = (Vec::new(), Vec::new(), Vec::new());
@@ -65,12 +65,12 @@ struct Site {
     near: Workload,
     target: IpAddr,
     _far: Workload,
-    world: Thousand,
+    world: World,
 }
 
 impl Site {
     fn start(shape: Shape, progress: &Progress) -> Result<Site> {
-        let world = Thousand::start(shape, progress)?;
+        let world = World::start(shape, progress)?;
         let (near, _) = machine(&world, "near")?;
         let (_far, target) = machine(&world, "far")?;
         world.wait_in_force()?;
@@ -121,10 +121,10 @@ impl Site {
 }
 
 /// A machine on the first network, plugged into n1, and its address.
-fn machine(world: &Thousand, name: &str) -> Result<(Workload, IpAddr)> {
+fn machine(world: &World, name: &str) -> Result<(Workload, IpAddr)> {
     let port = world.ladon.api.create("port", world.networks[0].port("n1"))?;
     let address: IpAddr = port["fixed_ips"][0]["ip_address"].as_str().context("a port has an address")?.parse()?;
-    let machine = Workload::plug(&world.ovs[0], name, &port, &[(address, 16)])?;
+    let machine = Workload::plug(&world.ovs[0], name, &port, &[(address, 21)])?;
     world.ladon.wait_active(id(&port))?;
     Ok((machine, address))
 }

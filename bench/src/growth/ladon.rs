@@ -1,0 +1,230 @@
+//! Ladon as one of the systems that are given the same work.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use demo::id;
+use lab::{Process, Progress};
+use serde_json::{Value, json};
+
+use super::system::{Edit, Role, System, add_interfaces, plugging};
+use crate::http::Client;
+use crate::ovsdb::Database;
+use crate::world::{self, Shape, World, status};
+
+/// How often it is asked whether something is done: finer than what is measured.
+const LOOK: Duration = Duration::from_micros(500);
+/// How long anything may take.
+const READY: Duration = Duration::from_secs(300);
+/// The question whether n1 has done all that was asked for so far.
+const WAIT: &str = "/ladon/v1/wait?timeout=60&node=n1";
+
+/// The world, and connections to what is written to.
+pub struct Ladon {
+    pub world: World,
+    shape: Shape,
+    api: Client,
+    switch: Database,
+    /// What was added, as paths of the API; a subnet's id is remembered for its interface.
+    made: BTreeMap<(Edit, usize), Made>,
+}
+
+struct Made {
+    paths: Vec<String>,
+    subnet: String,
+}
+
+impl Ladon {
+    pub fn start(shape: Shape, progress: &Progress) -> Result<Ladon> {
+        let world = World::start(shape, progress)?;
+        let api = world.client()?;
+        let switch = Database::connect(&world.ovs[0].db_sock(), "Open_vSwitch")?;
+        Ok(Ladon { world, shape, api, switch, made: BTreeMap::new() })
+    }
+
+    /// The engine's counters.
+    pub fn work(&self) -> Result<Value> {
+        Ok(status(self.world.node()).context("ladon node answers")?["work"].clone())
+    }
+
+    /// A port of another node, in the networks of local ports: until n1 has the way to it.
+    pub fn add_remote(&mut self, number: usize) -> Result<Duration> {
+        let (body, began) = (self.port(number, "n2"), Instant::now());
+        self.api.create_as(&port(REMOTE, number), "/v2.0/ports", &body)?;
+        self.wait()?;
+        Ok(began.elapsed())
+    }
+
+    pub fn remove_remote(&mut self, number: usize) -> Result<Duration> {
+        self.remove(&port(REMOTE, number))
+    }
+
+    pub fn remove_local(&mut self, number: usize) -> Result<Duration> {
+        self.remove(&port(ADDED, number))
+    }
+
+    fn remove(&mut self, port: &str) -> Result<Duration> {
+        let began = Instant::now();
+        self.api.delete(&format!("/v2.0/ports/{port}"))?;
+        self.wait()?;
+        Ok(began.elapsed())
+    }
+
+    /// Takes away what was added.
+    pub fn undo(&mut self, edit: Edit, number: usize) -> Result<Duration> {
+        let began = Instant::now();
+        let made = self.made.remove(&(edit, number)).context("it was added")?;
+        match edit {
+            Edit::Interface => {
+                let path = format!("/v2.0/routers/{}/remove_router_interface", self.world.routers[0]);
+                self.api.update(&path, &json!({"subnet_id": made.subnet}))?;
+            }
+            _ => made.paths.iter().try_for_each(|path| self.api.delete(path))?,
+        }
+        self.wait()?;
+        Ok(began.elapsed())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let answer = self.api.show(WAIT)?;
+        ensure!(answer["is_in_force"] == true, "{answer}");
+        Ok(())
+    }
+
+    /// A port on a network of local ports, as it is asked for.
+    fn port(&self, number: usize, host: &str) -> Value {
+        json!({"port": self.world.networks[self.shape.local_network(number)].port(host)})
+    }
+
+    fn until_active(&mut self, port: &str) -> Result<()> {
+        let (path, began) = (format!("/v2.0/ports/{port}"), Instant::now());
+        while self.api.show(&path)?["port"]["status"] != "ACTIVE" {
+            ensure!(began.elapsed() < READY, "port {port} is not ACTIVE after {READY:?}\n{}", self.world.ladon.logs());
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+/// Kinds of ports that are made besides.
+const ADDED: u8 = 1;
+const PLUGGED: u8 = 2;
+const REMOTE: u8 = 3;
+
+/// The id of a port that is made besides.
+fn port(kind: u8, number: usize) -> String {
+    format!("{kind:08x}-0000-4000-8000-{number:012x}")
+}
+
+impl System for Ladon {
+    fn name(&self) -> &'static str {
+        "Ladon"
+    }
+
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn processes(&self) -> Vec<(Role, &Process)> {
+        let switch = &self.world.ovs[0];
+        vec![
+            (Role::Central, &self.world.ladon.server),
+            (Role::Node, &self.world.node().process),
+            (Role::Switch, switch.switch()),
+            (Role::Switch, switch.database()),
+        ]
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.api = self.world.client()?;
+        Ok(())
+    }
+
+    fn flows(&self) -> Result<u64> {
+        self.world.flows()
+    }
+
+    fn prepare(&mut self, adds: usize, plugs: usize) -> Result<()> {
+        for number in 0..plugs {
+            let body = self.port(number, "n1");
+            self.api.create_as(&port(PLUGGED, number), "/v2.0/ports", &body)?;
+        }
+        let added = (0..adds).map(|number| (format!("x{number}"), port(ADDED, number)));
+        let interfaces: Vec<_> = added.chain((0..plugs).map(|number| (format!("y{number}"), format!("none{number}")))).collect();
+        add_interfaces(&mut self.switch, &interfaces)?;
+        self.wait()
+    }
+
+    fn empty(&mut self) -> Result<()> {
+        let node = self.world.node();
+        node.process.kill9()?;
+        let state = node.run_dir.parent().context("it has a parent")?.join("state");
+        fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
+        for what in ["del-flows", "del-groups", "del-meters"] {
+            self.world.ovs[0].ofctl(&["-O", "OpenFlow15", what, "br-int"])?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        let node = self.world.node();
+        node.process.restart()?;
+        while status(node).is_none_or(|status| status["is_in_force"] != true) {
+            ensure!(began.elapsed() < READY, "n1 is not in force after {READY:?}\n{}", self.world.ladon.logs());
+            thread::sleep(LOOK);
+        }
+        self.wait()?;
+        let local = self.world.local.clone();
+        local.iter().try_for_each(|port| self.until_active(port))?;
+        Ok(began.elapsed())
+    }
+
+    fn add_local(&mut self, number: usize) -> Result<Duration> {
+        let (body, began) = (self.port(number, "n1"), Instant::now());
+        self.api.create_as(&port(ADDED, number), "/v2.0/ports", &body)?;
+        self.wait()?;
+        Ok(began.elapsed())
+    }
+
+    fn plug(&mut self, number: usize) -> Result<Duration> {
+        let (port, began) = (port(PLUGGED, number), Instant::now());
+        self.switch.transact(&[plugging(&format!("y{number}"), &port)])?;
+        self.until_active(&port)?;
+        Ok(began.elapsed())
+    }
+
+    fn add(&mut self, edit: Edit, number: usize) -> Result<Duration> {
+        let began = Instant::now();
+        let mut made = Made { paths: Vec::new(), subnet: String::new() };
+        let api = &mut self.api;
+        match edit {
+            Edit::Rule => {
+                let group = &self.world.networks[self.shape.local_network(number)].group;
+                let rule = json!({"security_group_id": group, "direction": "ingress", "ethertype": "IPv4", "protocol": "tcp",
+                    "port_range_min": 1_000 + number, "port_range_max": 1_000 + number});
+                let rule = api.create("/v2.0/security-group-rules", &json!({"security_group_rule": rule}))?;
+                made.paths = vec![format!("/v2.0/security-group-rules/{}", id(&rule["security_group_rule"]))];
+            }
+            Edit::Router => {
+                let router = api.create("/v2.0/routers", &json!({"router": {"name": format!("more{number}")}}))?;
+                made.paths = vec![format!("/v2.0/routers/{}", id(&router["router"]))];
+            }
+            Edit::Network => {
+                let (network, subnet) = world::network(api, self.shape.networks + number)?;
+                made = Made { paths: vec![format!("/v2.0/networks/{network}")], subnet };
+            }
+            Edit::Interface => {
+                made.subnet = self.made.get(&(Edit::Network, number)).context("its network was added before")?.subnet.clone();
+                let path = format!("/v2.0/routers/{}/add_router_interface", self.world.routers[0]);
+                api.update(&path, &json!({"subnet_id": made.subnet}))?;
+            }
+        }
+        self.wait()?;
+        self.made.insert((edit, number), made);
+        Ok(began.elapsed())
+    }
+}

@@ -1,0 +1,205 @@
+//! One node at growing sizes, beside OVN's: a fresh start, ports that come and are plugged, edits that concern everything, memory.
+//!
+//! Both systems are up at the same time, and each works alone: a few pieces of work for one, until it rests, then for the other.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::Progress;
+
+use super::ladon::Ladon;
+use super::system::{Cost, Edit, Role, Series, System, rest};
+use super::thousands;
+use crate::Scale;
+use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::memory::megabytes;
+use crate::ovn::{self, Ovn};
+use crate::world::Shape;
+
+/// A size, and how often things are done there.
+struct Layout {
+    shape: Shape,
+    /// Fresh starts of Ladon and of OVN.
+    starts: [usize; 2],
+    /// Ports that are added, and that are plugged.
+    ports: usize,
+    /// Edits of each kind.
+    edits: usize,
+    /// Of the issue: how many times faster a port is to be added, and how many times an edit.
+    is_judged: bool,
+}
+
+const fn layout(shape: Shape, starts: [usize; 2], ports: usize, edits: usize, is_judged: bool) -> Layout {
+    Layout { shape, starts, ports, edits, is_judged }
+}
+
+const FLAT_1000: Layout = layout(Shape::flat(10, 1_000, 50), [3, 3], 20, 20, false);
+const FLAT_10000: Layout = layout(Shape::flat(100, 10_000, 50), [3, 2], 20, 20, true);
+const FLAT_20000: Layout = layout(Shape::flat(200, 20_000, 50), [3, 1], 20, 6, true);
+const TENANTS: Layout = layout(Shape { networks: 100, routers: 10, ports: 10_000, local: 50 }, [3, 2], 20, 0, true);
+const SMALL: Layout = layout(Shape::flat(4, 200, 8), [1, 1], 4, 2, true);
+const SMALL_TENANTS: Layout = layout(Shape { networks: 4, routers: 2, ports: 200, local: 8 }, [1, 1], 4, 0, true);
+/// The two take turns so often.
+const ROUNDS: usize = 2;
+/// What a row says of the cost of a piece of work.
+const CPU: &str = "processor time";
+
+const EDITS: [(Edit, &str); 4] = [
+    (Edit::Rule, "add a security rule"),
+    (Edit::Router, "add a router"),
+    (Edit::Network, "add a network with a subnet"),
+    (Edit::Interface, "add a router interface"),
+];
+
+pub fn flat_1000(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    run(scale.of(FLAT_1000, SMALL), progress)
+}
+
+pub fn flat_10000(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    run(scale.of(FLAT_10000, SMALL), progress)
+}
+
+pub fn flat_20000(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    run(scale.of(FLAT_20000, SMALL), progress)
+}
+
+pub fn tenants(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    run(scale.of(TENANTS, SMALL_TENANTS), progress)
+}
+
+fn run(layout: Layout, progress: &Progress) -> Result<Vec<Figure>> {
+    let release = ovn::release(progress)?;
+    let mut ladon = Ladon::start(layout.shape, progress)?;
+    let host = ladon.world.host("ovn", 21)?;
+    let mut ovn = Ovn::start(&host, &release, layout.shape, progress)?;
+    layout.measure(&mut ladon, &mut ovn, progress).with_context(|| ladon.world.ladon.logs())
+}
+
+/// What one system did at one size.
+#[derive(Default)]
+struct Measures {
+    start: Series,
+    flows: u64,
+    memory: [f64; 2],
+    add: Series,
+    plug: Series,
+    edits: [Series; EDITS.len()],
+}
+
+impl Layout {
+    fn measure(&self, ladon: &mut Ladon, ovn: &mut Ovn, progress: &Progress) -> Result<Vec<Figure>> {
+        let [mut ours, mut theirs] = [Measures::default(), Measures::default()];
+        progress.during(format!("fresh starts, {}", self.name()), || {
+            ours.start(ladon, self.starts[0])?;
+            theirs.start(ovn, self.starts[1])
+        })?;
+        progress.during(format!("ports and edits, {}", self.name()), || {
+            ladon.begin()?;
+            ladon.prepare(self.ports, self.ports)?;
+            ovn.prepare(self.ports, self.ports)?;
+            for round in 0..ROUNDS {
+                self.round(&mut ours, ladon, round)?;
+                self.round(&mut theirs, ovn, round)?;
+            }
+            anyhow::Ok(())
+        })?;
+        Ok(self.figures(&ours, &theirs))
+    }
+
+    fn round(&self, measures: &mut Measures, system: &mut dyn System, round: usize) -> Result<()> {
+        let part = |of: usize| -> Range<usize> { of * round / ROUNDS..of * (round + 1) / ROUNDS };
+        rest(system)?;
+        measures.add.run(system, part(self.ports), |system, number| system.add_local(number))?;
+        measures.plug.run(system, part(self.ports), |system, number| system.plug(number))?;
+        for ((edit, _), series) in EDITS.iter().zip(&mut measures.edits) {
+            series.run(system, part(self.edits), |system, number| system.add(*edit, number))?;
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        let Shape { routers, ports, .. } = self.shape;
+        let ports = thousands(ports);
+        if routers == 1 { format!("{ports} ports on one router") } else { format!("{ports} ports of {routers} tenants") }
+    }
+
+    fn figures(&self, ours: &Measures, theirs: &Measures) -> Vec<Figure> {
+        let reach = |share: f64| Reach::AtMostOfPeer(if self.is_judged { share } else { 1.0 });
+        let mut figures = Vec::new();
+        figures.extend(self.of_series("fresh start of a node", [&ours.start, &theirs.start], reach(0.1)).map(|figure| {
+            figure.how(format!(
+                "Fresh start: the node's program was killed, what it remembers and its switch's flows were taken away, its {} interfaces left there; \
+                 from its start until all flows are in the switch and every local port is up, {} and {} times. The center is full and running. \
+                 OVN says so before the last flows: what counts is when their number stands still.",
+                self.shape.local, self.starts[0], self.starts[1]
+            ))
+        }));
+        figures
+            .push(self.figure("flows after a fresh start", "flows", ours.flows as f64, reach(1.0 / 3.0)).against(OVN, theirs.flows as f64));
+        let [(node, central), (their_node, their_central)] = [ours.memory, theirs.memory].map(|[node, central]| (node, central));
+        let resident = "Memory is what is resident (VmRSS) after the fresh starts; everything central is `ladon server`, or northd and both databases' \
+                        servers; the switch is in neither.";
+        figures.push(self.figure("memory of the node's program", "MB", node, reach(0.2)).against(OVN, their_node).how(resident));
+        figures
+            .push(self.figure("memory of everything central", "MB", central, reach(1.0 / 6.0)).against(OVN, their_central).how(resident));
+        figures.extend(self.of_series("add and bind a local port", [&ours.add, &theirs.add], reach(1.0 / 30.0)).map(|figure| {
+            figure.how(
+                "Add: one write to the API (the northbound database) while the interface is there, until the server (`hv_cfg`) says that it is in force \
+                 on the node, after its switch's barrier. Edits are the same, of rules, routers, networks, and interfaces of the first router. \
+                 Processor time is all that the system's central processes and the node's program used until they rested, by the number of operations.",
+            )
+        }));
+        figures.extend(self.of_series("plug an existing port", [&ours.plug, &theirs.plug], reach(1.0 / 15.0)).map(|figure| {
+            figure.how(
+                "Plug: an interface of the switch is given the iface-id of a port that is there, until the API says that the port is ACTIVE \
+                 (the northbound database that it is up). Ladon is asked every half millisecond, OVN tells by itself.",
+            )
+        }));
+        for ((_, what), (ours, theirs)) in EDITS.iter().zip(ours.edits.iter().zip(&theirs.edits)).filter(|_| self.edits > 0) {
+            figures.extend(self.of_series(what, [ours, theirs], reach(1.0 / 50.0)));
+        }
+        figures
+    }
+
+    fn figure(&self, what: &str, unit: &str, ladon: impl Into<Measured>, reach: Reach) -> Figure {
+        let figure = Figure::new(format!("{what}, {}", self.name()), unit, ladon, reach);
+        if self.shape.routers == 1 { figure.at(what, self.shape.ports) } else { figure }
+    }
+
+    /// The time that passed, and the time of processors, of the same work by both.
+    fn of_series(&self, what: &str, [ours, theirs]: [&Series; 2], reach: Reach) -> [Figure; 2] {
+        let p50 = |series: &Series| Measured::p50(Spread::of_times(&series.times));
+        let cpu = |series: &Series| series.cost.control().as_secs_f64() * 1000.0 / series.times.len() as f64;
+        [
+            self.figure(what, "ms", p50(ours), reach).against(OVN, p50(theirs)),
+            self.figure(&format!("{CPU}: {what}"), "ms", cpu(ours), reach).against(OVN, cpu(theirs)),
+        ]
+    }
+}
+
+const OVN: &str = "OVN 25.03";
+
+impl Measures {
+    fn start(&mut self, system: &mut dyn System, times: usize) -> Result<()> {
+        for _ in 0..times {
+            rest(system)?;
+            system.empty()?;
+            system.begin()?;
+            let before = Cost::of(system);
+            let took: Duration = system.start()?;
+            rest(system)?;
+            self.start.cost += Cost::of(system) - before;
+            self.start.times.push(took);
+        }
+        self.flows = system.flows()?;
+        for (role, process) in system.processes() {
+            match role {
+                Role::Node => self.memory[0] += megabytes(process)?,
+                Role::Central => self.memory[1] += megabytes(process)?,
+                Role::Switch => {}
+            }
+        }
+        Ok(())
+    }
+}

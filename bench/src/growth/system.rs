@@ -1,0 +1,194 @@
+//! The same work for two systems, and what it costs each.
+//!
+//! Every piece of work begins with a write (to the API, to the northbound database, or to the switch's own database where an
+//! interface is plugged) and ends when the writer is told that the node's switch has the flows: OVN's `hv_cfg`, Ladon's `wait` for
+//! the node; where a port comes up, when the port itself says so. Both are told after an OpenFlow barrier.
+
+use std::ops::{AddAssign, Range, Sub};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::Process;
+use serde_json::{Value, json};
+
+use crate::ovsdb::{Database, only_row};
+use crate::world::Shape;
+
+/// Whose work a process does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// There is one for all nodes.
+    Central,
+    /// Every node has one.
+    Node,
+    /// Open vSwitch itself.
+    Switch,
+}
+
+/// Something that is added.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Edit {
+    /// A rule of a security group that local ports have.
+    Rule,
+    /// A router with nothing on it.
+    Router,
+    /// A network (a switch) with a subnet and DHCP, and nothing on it.
+    Network,
+    /// The network of the same number becomes one of the first router's.
+    Interface,
+}
+
+/// A control plane with one node that is looked at.
+pub trait System {
+    fn name(&self) -> &'static str;
+    fn shape(&self) -> Shape;
+    fn processes(&self) -> Vec<(Role, &Process)>;
+    /// Something is going to be measured: what was idle for long, and may have been closed, is connected anew.
+    fn begin(&mut self) -> Result<()>;
+    /// How many flows the node's switch has.
+    fn flows(&self) -> Result<u64>;
+    /// Makes the interfaces `x0`, … that are the ports which `add_local` makes, and `y0`, … that `plug` makes ports, and those ports.
+    fn prepare(&mut self, adds: usize, plugs: usize) -> Result<()>;
+    /// Takes from the node all that it knows and has: its program is not running, its switch is empty, its interfaces are there.
+    fn empty(&mut self) -> Result<()>;
+    /// Starts it: until everything is in force, and every local port is up.
+    fn start(&mut self) -> Result<Duration>;
+    /// One more port whose interface is there.
+    fn add_local(&mut self, number: usize) -> Result<Duration>;
+    /// An interface becomes a port that is there: until the port is up.
+    fn plug(&mut self, number: usize) -> Result<Duration>;
+    fn add(&mut self, edit: Edit, number: usize) -> Result<Duration>;
+}
+
+/// Processor time of a system.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Cost {
+    pub central: Duration,
+    pub node: Duration,
+    pub switch: Duration,
+}
+
+impl Cost {
+    /// So far, by the processes that run.
+    pub fn of(system: &dyn System) -> Cost {
+        let mut cost = Cost::default();
+        for (role, process) in system.processes() {
+            let used = process.cpu_time().unwrap_or_default();
+            match role {
+                Role::Central => cost.central += used,
+                Role::Node => cost.node += used,
+                Role::Switch => cost.switch += used,
+            }
+        }
+        cost
+    }
+
+    /// Of the control plane: without the switch.
+    pub fn control(self) -> Duration {
+        self.central + self.node
+    }
+
+    fn all(self) -> Duration {
+        self.control() + self.switch
+    }
+}
+
+impl Sub for Cost {
+    type Output = Cost;
+
+    fn sub(self, before: Cost) -> Cost {
+        Cost {
+            central: self.central.saturating_sub(before.central),
+            node: self.node.saturating_sub(before.node),
+            switch: self.switch.saturating_sub(before.switch),
+        }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, more: Cost) {
+        self.central += more.central;
+        self.node += more.node;
+        self.switch += more.switch;
+    }
+}
+
+/// What a series of equal pieces of work took.
+#[derive(Default)]
+pub struct Series {
+    pub times: Vec<Duration>,
+    pub cost: Cost,
+}
+
+impl Series {
+    /// Does some more of it. What the system does afterwards, until it rests, is counted.
+    pub fn run(
+        &mut self,
+        system: &mut dyn System,
+        numbers: Range<usize>,
+        work: impl Fn(&mut dyn System, usize) -> Result<Duration>,
+    ) -> Result<()> {
+        system.begin()?;
+        let before = Cost::of(system);
+        for number in numbers {
+            self.times.push(work(system, number)?);
+        }
+        rest(system)?;
+        self.cost += Cost::of(system) - before;
+        Ok(())
+    }
+}
+
+/// Nothing may have been done for so long.
+const REST: Duration = Duration::from_millis(150);
+/// What is nothing: one tick of the clock.
+const NOTHING: Duration = Duration::from_millis(10);
+/// How long it may take until there is nothing left to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Until the system has done all that follows from what it was told.
+pub fn rest(system: &dyn System) -> Result<()> {
+    let begun = Instant::now();
+    let mut before = Cost::of(system);
+    loop {
+        thread::sleep(REST);
+        let now = Cost::of(system);
+        if (now - before).all() <= NOTHING {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{} is still busy after {PATIENCE:?}", system.name());
+        before = now;
+    }
+}
+
+/// Makes internal interfaces with an iface-id on a switch's `br-int`, and waits until they are there.
+pub fn add_interfaces(switch: &mut Database, interfaces: &[(String, String)]) -> Result<()> {
+    let mut operations = Vec::new();
+    for (name, iface_id) in interfaces {
+        let interface = json!({"name": name, "type": "internal", "external_ids": ["map", [["iface-id", iface_id]]]});
+        let port = json!({"name": name, "interfaces": ["named-uuid", format!("i{name}")]});
+        operations.push(json!({"op": "insert", "table": "Interface", "uuid-name": format!("i{name}"), "row": interface}));
+        operations.push(json!({"op": "insert", "table": "Port", "uuid-name": format!("p{name}"), "row": port}));
+    }
+    let ports: Vec<Value> = interfaces.iter().map(|(name, _)| json!(["named-uuid", format!("p{name}")])).collect();
+    operations.push(json!({"op": "mutate", "table": "Bridge", "where": [["name", "==", "br-int"]],
+        "mutations": [["ports", "insert", ["set", ports]]]}));
+    switch.transact(&operations)?;
+    for (name, _) in interfaces {
+        let look = json!({"op": "select", "table": "Interface", "where": [["name", "==", name]], "columns": ["ofport"]});
+        lab::wait::until(&format!("interface {name}"), PATIENCE, || {
+            let answer = switch.transact(std::slice::from_ref(&look)).map_err(|error| format!("{error:#}"))?;
+            Ok::<_, String>(only_row(&answer[0]).and_then(|row| row["ofport"].as_i64()).map(drop))
+        })?;
+    }
+    Ok(())
+}
+
+/// The operation that gives an interface the iface-id of a port.
+pub fn plugging(interface: &str, iface_id: &str) -> Value {
+    json!({"op": "mutate", "table": "Interface", "where": [["name", "==", interface]], "mutations": [
+        ["external_ids", "delete", ["set", ["iface-id"]]],
+        ["external_ids", "insert", ["map", [["iface-id", iface_id]]]],
+    ]})
+}

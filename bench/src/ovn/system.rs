@@ -1,0 +1,157 @@
+//! OVN as one of the systems that are given the same work.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::Process;
+use serde_json::{Value, json};
+
+use super::layout::{self, Layout};
+use super::{Ovn, READY};
+use crate::growth::system::{Edit, Role, System, add_interfaces, plugging};
+use crate::ovsdb::{Database, only_row, uuid};
+use crate::world::Shape;
+
+/// How often the switch is asked how many flows it has: asking costs it time.
+const LOOK: Duration = Duration::from_millis(250);
+/// So many equal answers in a row mean that there are no more flows to come.
+const STILL: usize = 8;
+
+impl System for Ovn {
+    fn name(&self) -> &'static str {
+        "OVN 25.03"
+    }
+
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn processes(&self) -> Vec<(Role, &Process)> {
+        let role = |process: &Process| match process.name() {
+            name if name.ends_with("ovn-controller") => Role::Node,
+            name if name.ends_with("ovs-vswitchd") || name.ends_with("ovsdb-conf") => Role::Switch,
+            _ => Role::Central,
+        };
+        self.processes.iter().map(|process| (role(process), process)).collect()
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn flows(&self) -> Result<u64> {
+        Ovn::flows(self)
+    }
+
+    fn prepare(&mut self, adds: usize, plugs: usize) -> Result<()> {
+        for number in 0..plugs {
+            let port = self.layout.port(self.plugged(number));
+            self.north.transact(&port)?;
+        }
+        let added = (0..adds).map(|number| (format!("x{number}"), layout::name(self.added(number))));
+        let interfaces: Vec<_> = added.chain((0..plugs).map(|number| (format!("y{number}"), format!("none{number}")))).collect();
+        add_interfaces(&mut self.conf()?, &interfaces)?;
+        self.settle("hv_cfg")
+    }
+
+    fn empty(&mut self) -> Result<()> {
+        self.controller()?.kill9()?;
+        for what in ["del-flows", "del-groups"] {
+            let mut ofctl = self.ofctl();
+            lab::command::run(ofctl.args(["-O", "OpenFlow15", what, &self.unix("br-int.mgmt")]), READY)?.ok()?;
+        }
+        let bump = json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]});
+        self.north.transact(&[bump])?;
+        self.reached("sb_cfg")
+    }
+
+    /// The acknowledgement may come before the last flows ("measure the flow count too").
+    fn start(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        self.controller()?.restart()?;
+        self.reached("hv_cfg")?;
+        let mut end = Instant::now();
+        let (mut flows, mut still) = (Ovn::flows(self)?, 0);
+        while still < STILL {
+            thread::sleep(LOOK);
+            match Ovn::flows(self)? {
+                same if same == flows => still += 1,
+                other => (flows, still, end) = (other, 0, Instant::now()),
+            }
+        }
+        for number in self.shape.local_ports() {
+            let find =
+                json!({"op": "select", "table": "Logical_Switch_Port", "where": [["name", "==", layout::name(number)]], "columns": ["up"]});
+            let found = self.north.transact(&[find])?;
+            ensure!(only_row(&found[0]).is_some_and(|row| row["up"] == true), "port {number} is not up after a start");
+        }
+        Ok(end - began)
+    }
+
+    fn add_local(&mut self, number: usize) -> Result<Duration> {
+        let port = self.layout.port(self.added(number));
+        Ok(self.put(port)?.0)
+    }
+
+    fn plug(&mut self, number: usize) -> Result<Duration> {
+        let name = layout::name(self.plugged(number));
+        let mut conf = self.conf()?;
+        let began = Instant::now();
+        conf.transact(&[plugging(&format!("y{number}"), &name)])?;
+        self.north.until(|update| {
+            let rows = update["Logical_Switch_Port"].as_object().into_iter().flatten();
+            rows.into_iter().any(|(_, row)| row["new"]["name"] == name.as_str() && row["new"]["up"] == true)
+        })?;
+        Ok(began.elapsed())
+    }
+
+    fn add(&mut self, edit: Edit, number: usize) -> Result<Duration> {
+        let beyond = self.shape.networks + number;
+        let operations = match edit {
+            Edit::Rule => self.layout.rule(self.shape.local_network(number), 1_000 + number),
+            Edit::Router => Layout::router(self.shape.routers + number),
+            Edit::Network => Layout::switch(beyond),
+            Edit::Interface => self.layout.interface(beyond, self.more.get(&number).context("its network was added before")?),
+        };
+        let (took, made) = self.put(operations)?;
+        if edit == Edit::Network {
+            self.more.insert(number, uuid(&made[0]));
+        }
+        Ok(took)
+    }
+}
+
+impl Ovn {
+    /// The number of the port that `add_local` makes.
+    fn added(&self, number: usize) -> usize {
+        self.shape.ports + number * self.shape.routers
+    }
+
+    /// The number of the port that `plug` plugs.
+    fn plugged(&self, number: usize) -> usize {
+        self.shape.ports + (self.shape.networks * 20) + number * self.shape.routers
+    }
+
+    fn conf(&self) -> Result<Database> {
+        Database::connect(&self.dir.join("conf.sock"), "Open_vSwitch")
+    }
+
+    fn controller(&self) -> Result<&Process> {
+        self.processes.iter().find(|process| process.name().ends_with("ovn-controller")).context("it was started")
+    }
+
+    /// One transaction, until the chassis says that it has it: what `ovn-nbctl --wait=hv` does.
+    fn put(&mut self, mut operations: Vec<Value>) -> Result<(Duration, Vec<Value>)> {
+        operations.push(json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]}));
+        operations.push(json!({"op": "select", "table": "NB_Global", "where": [], "columns": ["nb_cfg"]}));
+        let began = Instant::now();
+        let made = self.north.transact(&operations)?;
+        let wanted = made.last().and_then(only_row).and_then(|row| row["nb_cfg"].as_i64()).context("NB_Global has a number")?;
+        self.north.until(|update| {
+            let rows = update["NB_Global"].as_object().into_iter().flatten();
+            rows.into_iter().any(|(_, row)| row["new"]["hv_cfg"].as_i64().is_some_and(|reached| reached >= wanted))
+        })?;
+        Ok((began.elapsed(), made))
+    }
+}

@@ -1,0 +1,229 @@
+//! A server and a node in the middle of many ports.
+//!
+//! ```text
+//! control  ladon server        n1  a few of the ports, plugged        n2  home of all the others: it was there once, and is not now
+//! ```
+//!
+//! Networks of equal size, on one router (the worst case for a node, since the closure of its ports is everything) or on several, of
+//! which n1 has ports of the first alone. Every network has a security group of its own with the usual rules: egress, ingress from the
+//! group, TCP 22 and 80, ICMP. Ports are those of virtual machines, so that every one of them is an entry of its own to other nodes
+//! (pods would be one entry per block).
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use demo::{Deployment, NodeParts, Tunnel, id};
+use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
+use serde_json::{Value, json};
+
+use crate::growth::system::add_interfaces;
+use crate::http::Client;
+use crate::ovsdb::Database;
+use crate::ports::API;
+
+/// How long everything may take to be in force.
+const READY: Duration = Duration::from_secs(300);
+/// Ports of one bulk request.
+const BULK: usize = 250;
+
+/// How many there are. Port number p is on network p modulo their number, and network i on router i modulo theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    pub networks: usize,
+    /// Each is a tenant's: what is on one is out of reach of the others.
+    pub routers: usize,
+    pub ports: usize,
+    /// Of the ports, those that are on n1; all of them are the first router's.
+    pub local: usize,
+}
+
+impl Shape {
+    /// Everything on one router.
+    pub const fn flat(networks: usize, ports: usize, local: usize) -> Shape {
+        Shape { networks, routers: 1, ports, local }
+    }
+
+    /// The numbers of the local ports.
+    pub fn local_ports(self) -> impl Iterator<Item = usize> {
+        (0..self.ports).filter(move |port| port % self.networks % self.routers == 0).take(self.local)
+    }
+
+    /// One of the networks of local ports.
+    pub fn local_network(self, number: usize) -> usize {
+        self.local_ports().nth(number % self.local.max(1)).unwrap_or(0) % self.networks
+    }
+}
+
+/// The subnet of a network: room for 2,000 ports, and for 8,000 networks.
+pub fn cidr(network: usize) -> String {
+    format!("{}/21", address(network, 0))
+}
+
+/// An address of a network's subnet.
+pub fn address(network: usize, host: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0000 + ((network << 11) + host) as u32)
+}
+
+/// All of it.
+pub struct World {
+    // Dropped in this order: what runs before what it runs on.
+    pub ladon: Deployment,
+    pub ovs: [Ovs; 2],
+    pub control: Host,
+    pub networks: Vec<Network>,
+    pub routers: Vec<String>,
+    /// The ports of n1.
+    pub local: Vec<String>,
+    underlay: Underlay,
+    _lab: Lab,
+}
+
+/// A network and the security group of its ports.
+pub struct Network {
+    pub id: String,
+    pub group: String,
+}
+
+impl World {
+    pub fn start(shape: Shape, progress: &Progress) -> Result<World> {
+        let Shape { networks, routers, ports, .. } = shape;
+        let what = format!("ladon server and a node, {ports} ports on {networks} networks and {routers} routers");
+        progress.during(what, || {
+            let lab = Lab::scratch()?;
+            let underlay = Underlay::new(&lab)?;
+            let (control, one, two) = (underlay.host("control", 1)?, underlay.host("n1", 11)?, underlay.host("n2", 12)?);
+            let ovs = [Ovs::start(&one)?, Ovs::start(&two)?];
+            let mut ladon = Deployment::start(&lab, &control, Tunnel::default())?;
+            ladon.add_node(&one, &ovs[0], None)?;
+            ladon.add_node(&two, &ovs[1], None)?;
+            let (networks, routers, local) = (Vec::new(), Vec::new(), Vec::new());
+            let mut world = World { ladon, ovs, control, networks, routers, local, underlay, _lab: lab };
+            world.leave_elsewhere()?;
+            world.fill(shape).with_context(|| world.ladon.logs())?;
+            Ok(world)
+        })
+    }
+
+    /// n2 has been there, so that the way to it is known. From now on it costs nobody anything.
+    fn leave_elsewhere(&self) -> Result<()> {
+        let elsewhere = &self.ladon.nodes[1];
+        elsewhere.process.wait_until("n2 to be known", READY, || match self.ladon.api.get("/ladon/v1/nodes") {
+            Ok(known) if known["nodes"].as_array().is_some_and(|nodes| nodes.len() == self.ladon.nodes.len()) => Ok(Some(())),
+            Ok(known) => Err(known.to_string()),
+            Err(error) => Err(format!("{error:#}")),
+        })?;
+        Ok(elsewhere.process.kill9()?)
+    }
+
+    fn fill(&mut self, shape: Shape) -> Result<()> {
+        let mut api = self.client()?;
+        for number in 0..shape.routers {
+            let router = api.create("/v2.0/routers", &json!({"router": {"name": format!("router{number}")}}))?;
+            self.routers.push(id(&router["router"]).into());
+        }
+        for number in 0..shape.networks {
+            let (id, subnet) = network(&mut api, number)?;
+            let router = &self.routers[number % shape.routers];
+            api.update(&format!("/v2.0/routers/{router}/add_router_interface"), &json!({"subnet_id": subnet}))?;
+            self.networks.push(Network { id, group: group(&mut api, number)? });
+        }
+        for (number, network) in self.networks.iter().enumerate() {
+            let all = (number..shape.ports).step_by(shape.networks).len();
+            let here = shape.local_ports().filter(|port| port % shape.networks == number).count();
+            self.local.extend(ports(&mut api, network, "n1", here)?);
+            ports(&mut api, network, "n2", all - here)?;
+        }
+        let interfaces: Vec<_> = self.local.iter().enumerate().map(|(number, port)| (format!("p{number}"), port.clone())).collect();
+        add_interfaces(&mut Database::connect(&self.ovs[0].db_sock(), "Open_vSwitch")?, &interfaces)?;
+        self.local.iter().try_for_each(|port| self.ladon.wait_active(port))?;
+        self.wait_in_force()
+    }
+
+    /// A connection to the server's API.
+    pub fn client(&self) -> Result<Client> {
+        self.control.netns().within(|| Client::connect(API))?
+    }
+
+    /// Until n1 has done all that was asked for so far.
+    pub fn wait_in_force(&self) -> Result<()> {
+        self.ladon.ladon(self.node(), &["wait", "--timeout", "60", "--node", "n1"])?;
+        wait::until("n1's flows to be in force", READY, || match status(self.node()) {
+            Some(status) if status["is_in_force"] == true => Ok::<_, String>(Some(())),
+            status => Err(format!("{status:?}")),
+        })?;
+        Ok(())
+    }
+
+    /// One more host beside them.
+    pub fn host(&self, name: &str, number: u8) -> Result<Host> {
+        Ok(self.underlay.host(name, number)?)
+    }
+
+    /// n1, which is looked at.
+    pub fn node(&self) -> &NodeParts {
+        &self.ladon.nodes[0]
+    }
+
+    /// How many flows n1 has.
+    pub fn flows(&self) -> Result<u64> {
+        status(self.node()).and_then(|status| status["flows"].as_u64()).context("ladon node says how many flows it has")
+    }
+}
+
+/// Makes a network with a subnet; their ids.
+pub fn network(api: &mut Client, number: usize) -> Result<(String, String)> {
+    let network = api.create("/v2.0/networks", &json!({"network": {"name": format!("net{number}")}}))?;
+    let network = id(&network["network"]);
+    let subnet = json!({"network_id": network, "ip_version": 4, "cidr": cidr(number)});
+    let subnet = api.create("/v2.0/subnets", &json!({"subnet": subnet}))?;
+    Ok((network.into(), id(&subnet["subnet"]).into()))
+}
+
+/// Makes a security group with the usual rules.
+fn group(api: &mut Client, number: usize) -> Result<String> {
+    let group = api.create("/v2.0/security-groups", &json!({"security_group": {"name": format!("group{number}")}}))?;
+    let group = id(&group["security_group"]);
+    let rules = [
+        json!({"remote_group_id": group}),
+        json!({"protocol": "tcp", "port_range_min": 22, "port_range_max": 22}),
+        json!({"protocol": "tcp", "port_range_min": 80, "port_range_max": 80}),
+        json!({"protocol": "icmp"}),
+    ];
+    for mut rule in rules {
+        let always = json!({"security_group_id": group, "direction": "ingress", "ethertype": "IPv4"});
+        rule.as_object_mut().expect("an object").extend(always.as_object().cloned().unwrap_or_default());
+        api.create("/v2.0/security-group-rules", &json!({"security_group_rule": rule}))?;
+    }
+    Ok(group.into())
+}
+
+/// Makes ports that live on `host`; their ids.
+fn ports(api: &mut Client, network: &Network, host: &str, count: usize) -> Result<Vec<String>> {
+    let mut made = Vec::new();
+    while made.len() < count {
+        let ports = vec![network.port(host); BULK.min(count - made.len())];
+        let document = api.create("/v2.0/ports", &json!({"ports": ports}))?;
+        made.extend(document["ports"].as_array().context("a list of ports")?.iter().map(|port| id(port).to_string()));
+    }
+    Ok(made)
+}
+
+impl Network {
+    /// A port of a virtual machine on `host`, as it is asked for.
+    pub fn port(&self, host: &str) -> Value {
+        json!({"network_id": self.id, "security_groups": [self.group], "binding:host_id": host, "device_owner": "compute:nova"})
+    }
+}
+
+/// What a node says of itself over its control socket; nothing while it does not answer.
+pub fn status(node: &NodeParts) -> Option<Value> {
+    let mut stream = UnixStream::connect(node.run_dir.join("node.sock")).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"{\"request\":\"status\"}\n").ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
