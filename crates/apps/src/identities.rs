@@ -116,15 +116,20 @@ impl Addresses {
 
     /// The named groups that the place has by itself are `groups`; returns the places whose identity may follow.
     pub fn set_own(&mut self, place: Place, groups: BTreeSet<SecurityGroupId>) -> Vec<Place> {
-        let (domain, prefix) = place;
         if let Some(own) = self.own.get_mut(&place)
             && own.groups.replace(groups.clone()) == Some(groups)
         {
             return vec![place];
         }
+        self.within(place).collect()
+    }
+
+    /// The place, and those that lie in it.
+    pub fn within(&self, place: Place) -> impl Iterator<Item = Place> + '_ {
+        let (domain, prefix) = place;
         let is_wide = prefix.prefix_len() < prefix.max_prefix_len();
         let within = is_wide.then(|| self.own.range(within(domain, prefix)).map(|(place, _)| *place)).into_iter().flatten();
-        within.chain([place]).collect()
+        within.chain([place])
     }
 
     /// The groups of the place's identity; none if the next wider prefix says it all.

@@ -4,7 +4,7 @@
 //! that was allowed pass at once, and so do ICMP errors about it. Everything else, packets of established connections
 //! included, meets the rules, so that a rule that goes away ends what it allowed. A rule is a conjunction of up to three
 //! things: the port's own identity, the other side's identity or prefix, and the protocol with its ports. An identity is a
-//! set of security groups: a member of a group is one flow per direction, whatever the number of rules. A pod's own node is
+//! set of security groups: a member of a group is one flow for each direction in which rules name the group, whatever their number. A pod's own node is
 //! always let in, by its source port and not by its address (Kubernetes: probes). Neighbour discovery is not subject to
 //! rules (Neutron); ARP never gets here.
 
@@ -33,6 +33,7 @@ pub const APP: App =
 
 /// The tables of one direction, and what differs between directions.
 struct Way {
+    direction: Direction,
     track: Table,
     state: Table,
     remote: Table,
@@ -49,6 +50,7 @@ struct Way {
 }
 
 const EGRESS: Way = Way {
+    direction: Direction::Egress,
     track: Table::EgressTrack,
     state: Table::EgressState,
     remote: Table::EgressRemote,
@@ -61,6 +63,7 @@ const EGRESS: Way = Way {
 };
 
 const INGRESS: Way = Way {
+    direction: Direction::Ingress,
     track: Table::IngressTrack,
     state: Table::IngressState,
     remote: Table::IngressRemote,
@@ -145,7 +148,7 @@ fn admit_own_node(port: &Port) -> Flow {
     Table::IngressState.when([SRC_PORT.is(port.key.0), TO_POD.is(1u8)]).goto(Table::IngressCommit).because(key(port))
 }
 
-/// A packet to or from an address of a group that some rule names gets the address's identity.
+/// A packet to or from an address of a group that some rule of that direction names gets the address's identity.
 fn for_address(sight: &Sight, domain: u32, address: IpNet) -> Vec<Flow> {
     let Some((number, owner)) = sight.address_identity(domain, address) else { return Vec::new() };
     let identify = |way: &Way| {
@@ -156,7 +159,7 @@ fn for_address(sight: &Sight, domain: u32, address: IpNet) -> Vec<Flow> {
             .goto(way.rules)
             .because(ObjectKey::new(Kind::Port, owner))
     };
-    vec![identify(&EGRESS), identify(&INGRESS)]
+    [&EGRESS, &INGRESS].into_iter().filter(|way| sight.is_asked_for(domain, address, way.direction)).map(identify).collect()
 }
 
 /// A packet passes a rule when it fits all of the rule's dimensions: whose rule it is, the other side, and the ports.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    Block, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId, Router,
-    RouterId, Rule, SecurityGroup, SecurityGroupId, Subnet,
+    Block, Direction, Kind, Listener, LoadBalancer, Member, Network, NetworkId, Node, NodeName, Object, ObjectKey, Pool, Port, PortId,
+    Router, RouterId, Rule, SecurityGroup, SecurityGroupId, Subnet,
 };
 use uuid::Uuid;
 
@@ -145,6 +145,12 @@ impl<'a> Sight<'a> {
         let network = self.view.networks_with(domain, address).next()?;
         let owner = self.ids(Index::PortsWith(network, address)).into_iter().next()?;
         Some((number, PortId(owner)))
+    }
+
+    /// Whether a rule of the direction names one of the groups of the address, whose identity was read.
+    pub fn is_asked_for(&self, domain: u32, address: IpNet, direction: Direction) -> bool {
+        self.note(Dep::Address(domain, address));
+        self.view.is_asked_for(domain, address, direction)
     }
 
     /// The numbers in an index of identities, in order.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Kind, LoadBalancerId, NetworkId, NodeName, Object, ObjectKey, PoolId, PortId, RouterId, SecurityGroupId};
+use model::{Direction, Kind, LoadBalancerId, NetworkId, NodeName, Object, ObjectKey, PoolId, PortId, RouterId, SecurityGroupId};
 use pipeline::OfPort;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
@@ -69,8 +69,8 @@ pub enum Index {
     NodesOn(NetworkId),
     BlocksOn(NetworkId),
     RulesOf(SecurityGroupId),
-    /// Rules whose remote side is the group.
-    RulesNaming(SecurityGroupId),
+    /// Rules of a direction whose remote side is the group.
+    RulesNaming(SecurityGroupId, Direction),
     /// Ports attached here, by the number of their own set of groups.
     AttachedAs(u32),
     /// Numbers of the sets of groups of ports attached here that hold the group.
@@ -101,6 +101,8 @@ impl Index {
         matches!(self, Index::MembersOf(_))
     }
 }
+
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 /// Something that a function can read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -151,6 +153,11 @@ impl View {
     /// The identity of exactly this address or prefix in a routing domain, if it has one of its own: its number and its groups.
     pub fn address_identity(&self, domain: u32, address: IpNet) -> Option<(u32, &BTreeSet<SecurityGroupId>)> {
         self.addresses.of(domain, address)
+    }
+
+    /// Whether a rule of the direction names one of the address's groups.
+    pub fn is_asked_for(&self, domain: u32, address: IpNet, direction: Direction) -> bool {
+        self.addresses.of(domain, address).is_some_and(|(_, groups)| groups.iter().any(|group| self.is_named(*group, direction)))
     }
 
     /// The networks of a domain on which ports with groups have exactly this address.
@@ -276,7 +283,11 @@ impl View {
     /// through gets a number.
     pub fn settle(&mut self, touched: &mut FxHashSet<Dep>) {
         let Unsettled { mut places, groups } = std::mem::take(&mut self.unsettled);
-        places.extend(groups.into_iter().flat_map(|group| self.places_in(group)));
+        for place in groups.into_iter().flat_map(|group| self.places_in(group)) {
+            // Also where the identity stays: in one direction more, or less, somebody asks for it.
+            touched.extend(self.addresses.within(place).map(|(domain, address)| Dep::Address(domain, address)));
+            places.insert(place);
+        }
         let mut concerned = BTreeSet::new();
         for place in places {
             let groups = self.own_groups(place);
@@ -320,10 +331,15 @@ impl View {
         subnets.any(|subnet| subnet.cidr.contains(&address))
     }
 
+    /// Whether a rule of the direction names the group.
+    fn is_named(&self, group: SecurityGroupId, direction: Direction) -> bool {
+        self.indexes.contains_key(&Index::RulesNaming(group, direction))
+    }
+
     /// The groups with a name in some rule that exactly this address has, on every network of the domain where ports have it. What
     /// ports elsewhere have by an address pair counts only if no network has the address on a subnet and on a port.
     fn own_groups(&self, (domain, address): Place) -> BTreeSet<SecurityGroupId> {
-        let is_named = |group: &SecurityGroupId| self.indexes.contains_key(&Index::RulesNaming(*group));
+        let is_named = |group: &SecurityGroupId| DIRECTIONS.iter().any(|direction| self.is_named(*group, *direction));
         let on_network = |network| -> BTreeSet<SecurityGroupId> {
             let owners = self.ids(Index::PortsWith(network, address)).filter_map(|id| self.port(id));
             owners.flat_map(|port| port.security_groups.iter().copied()).filter(is_named).collect()
@@ -362,7 +378,7 @@ impl View {
     /// An index has its first member, or lost its last.
     fn begin_or_end(&mut self, index: Index, begins: bool, touched: &mut FxHashSet<Dep>) {
         match index {
-            Index::RulesNaming(group) => drop(self.unsettled.groups.insert(group)),
+            Index::RulesNaming(group, _) => drop(self.unsettled.groups.insert(group)),
             Index::PortsWith(network, address) => {
                 let domain = self.domains.of(network);
                 match begins {
@@ -460,7 +476,7 @@ impl View {
             Object::Subnet(subnet) => BTreeSet::from([Index::SubnetsOf(subnet.network)]),
             Object::Block(block) => BTreeSet::from([Index::BlocksOn(block.network), Index::PortsAt(block.network, block.node.id().0)]),
             Object::Rule(rule) => {
-                let naming = rule.remote_group.map(Index::RulesNaming);
+                let naming = rule.remote_group.map(|group| Index::RulesNaming(group, rule.direction));
                 naming.into_iter().chain([Index::RulesOf(rule.group)]).collect()
             }
             Object::LoadBalancer(balancer) => BTreeSet::from([Index::BalancersOn(balancer.vip_network)]),

@@ -122,7 +122,8 @@ fn node_addresses(view: &View) -> Vec<IpNet> {
 
 /// The local ports whose rules would be different without `group`'s members: those that have a rule that names it.
 pub fn ports_with_rules_naming(view: &View, group: SecurityGroupId) -> BTreeSet<PortId> {
-    let rules = view.ids(Index::RulesNaming(group)).filter_map(|id| view.object(ObjectKey::new(Kind::Rule, id)));
+    let naming = [Direction::Egress, Direction::Ingress].map(|direction| Index::RulesNaming(group, direction));
+    let rules = naming.into_iter().flat_map(|index| view.ids(index)).filter_map(|id| view.object(ObjectKey::new(Kind::Rule, id)));
     let groups: BTreeSet<SecurityGroupId> = rules.filter_map(|rule| (&**rule).try_into().ok()).map(|rule: &Rule| rule.group).collect();
     groups.into_iter().flat_map(|group| ports_in(view, group)).collect()
 }
