@@ -41,16 +41,21 @@ const PEERS: [Peer; 2] = [
     },
 ];
 /// Where connections are accepted, and where iperf3 listens.
-const PORT: u16 = 80;
+pub const PORT: u16 = 80;
 const IPERF: u16 = 5201;
 /// Longest time that one connection may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Two machines that talk.
-struct Talk<'a> {
-    client: &'a Netns,
-    server: &'a Netns,
-    to: IpAddr,
+#[derive(Clone, Copy)]
+pub struct Talk<'a> {
+    pub client: &'a Netns,
+    pub server: &'a Netns,
+    pub to: IpAddr,
+    /// The port to which connections go.
+    pub port: u16,
+    /// The port on which the server accepts them, which a VIP's port may lead to.
+    pub accepted_on: u16,
 }
 
 /// What was measured between them, a value per turn, and every round trip.
@@ -70,9 +75,15 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (place, other) in [("same node", 1), ("two nodes", 2)] {
         let talks = [
-            Talk { client: ours[0].workload.netns(), server: ours[other].workload.netns(), to: ours[other].v4 },
-            Talk { client: &normal[0].netns, server: &normal[other].netns, to: normal[other].address },
-            Talk { client: &tracking[0].netns, server: &tracking[other].netns, to: tracking[other].address },
+            Talk {
+                client: ours[0].workload.netns(),
+                server: ours[other].workload.netns(),
+                to: ours[other].v4,
+                port: PORT,
+                accepted_on: PORT,
+            },
+            Talk { client: &normal[0].netns, server: &normal[other].netns, to: normal[other].address, port: PORT, accepted_on: PORT },
+            Talk { client: &tracking[0].netns, server: &tracking[other].netns, to: tracking[other].address, port: PORT, accepted_on: PORT },
         ];
         let seen = progress.during(format!("throughput, round trips and connections, {place}"), || measure(&talks, scale))?;
         figures.extend(judged(place, &seen, scale));
@@ -155,7 +166,7 @@ fn measure(talks: &[Talk; 3], scale: Scale) -> Result<[Seen; 3]> {
     }
     for _ in 0..scale.of(5, 1) {
         for (talk, seen) in talks.iter().zip(&mut seen) {
-            seen.megabits.push(megabits(talk, scale.of(5, 1))?);
+            seen.megabits.push(megabits(&Talk { port: IPERF, accepted_on: IPERF, ..*talk }, scale.of(5, 1))?);
         }
         for (talk, seen) in talks.iter().zip(&mut seen) {
             let pings = traffic::ping(talk.client, talk.to, scale.of(400, 50), Duration::from_millis(5))?;
@@ -204,14 +215,16 @@ impl Drop for Iperf {
     }
 }
 
-fn megabits(talk: &Talk, seconds: u32) -> Result<f64> {
+/// TCP throughput.
+pub fn megabits(talk: &Talk, seconds: u32) -> Result<f64> {
+    let (port, accepted_on) = (talk.port.to_string(), talk.accepted_on.to_string());
     let mut server = talk.server.command("iperf3");
-    server.args(["--server", "--one-off", "--port", &IPERF.to_string()]).env(MARK, "iperf3").stdout(Stdio::null());
+    server.args(["--server", "--one-off", "--port", &accepted_on]).env(MARK, "iperf3").stdout(Stdio::null());
     let _server = Iperf(server.spawn().context("starting iperf3")?);
-    let listening = format!(":{IPERF}");
+    let listening = format!(":{accepted_on} ");
     wait::until("iperf3 to listen", PATIENCE, || talk.server.tool("ss", &["-lnt"]).map(|said| said.contains(&listening).then_some(())))?;
     let mut client = talk.client.command("iperf3");
-    client.args(["--json", "--client", &talk.to.to_string(), "--port", &IPERF.to_string(), "--time", &seconds.to_string()]);
+    client.args(["--json", "--client", &talk.to.to_string(), "--port", &port, "--time", &seconds.to_string()]);
     let said = lab::command::run(&mut client, Duration::from_secs(60))?.ok()?;
     let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
     let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().with_context(|| said.clone())?;
@@ -219,32 +232,30 @@ fn megabits(talk: &Talk, seconds: u32) -> Result<f64> {
 }
 
 /// Connections per second, one after another: connect, read one byte, see the end.
-fn connections(talk: &Talk, period: Duration) -> Result<f64> {
-    let listener = talk.server.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?.context("listening")?;
+pub fn connections(talk: &Talk, period: Duration) -> Result<f64> {
+    let listener = talk.server.within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, talk.accepted_on)))?.context("listening")?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                // The last connection is the one that says stop.
                 if let Ok((mut stream, _)) = listener.accept() {
                     let _ = stream.write_all(b"x");
                 }
             }
         });
-        let to = SocketAddr::new(talk.to, PORT);
+        let to = SocketAddr::new(talk.to, talk.port);
         let counted = talk.client.within(|| -> std::io::Result<f64> {
             let (started, mut count) = (Instant::now(), 0);
             while started.elapsed() < period {
                 one_connection(to)?;
                 count += 1;
             }
-            let rate = f64::from(count) / started.elapsed().as_secs_f64();
-            stop.store(true, Ordering::Relaxed);
-            one_connection(to)?;
-            Ok(rate)
+            Ok(f64::from(count) / started.elapsed().as_secs_f64())
         });
         stop.store(true, Ordering::Relaxed);
-        Ok(counted?.context("connecting")?)
+        // The last connection says so, whatever became of the others.
+        talk.server.within(|| one_connection(SocketAddr::from((Ipv4Addr::LOCALHOST, talk.accepted_on))))?.context("stopping")?;
+        Ok(counted?.with_context(|| format!("connecting to {to}"))?)
     })
 }
 

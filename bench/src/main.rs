@@ -74,13 +74,18 @@ const MAIN: [Benchmark; 7] = [
 ];
 
 /// What `make bench-scale` measures: the same at growing sizes, which takes long.
-const SCALE: [Benchmark; 6] = [
+const SCALE: [Benchmark; 11] = [
     Benchmark { name: "node-1000", run: growth::nodes::flat_1000 },
     Benchmark { name: "node-10000", run: growth::nodes::flat_10000 },
     Benchmark { name: "node-20000", run: growth::nodes::flat_20000 },
     Benchmark { name: "node-tenants", run: growth::nodes::tenants },
     Benchmark { name: "node-alone", run: growth::alone::run },
     Benchmark { name: "hitless", run: scale::hitless::run },
+    Benchmark { name: "services", run: scale::services::run },
+    Benchmark { name: "groups", run: scale::groups::run },
+    Benchmark { name: "rules", run: scale::rules::run },
+    Benchmark { name: "dhcp", run: scale::dhcp::run },
+    Benchmark { name: "packets", run: scale::packets::run },
 ];
 
 fn main() -> ExitCode {

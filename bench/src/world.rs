@@ -57,9 +57,12 @@ impl Shape {
     }
 }
 
-/// The subnet of a network: room for 2,000 ports, and for 8,000 networks.
+/// The length of the prefix of a network's subnet: room for 2,000 ports, and for 8,000 networks.
+pub const PREFIX: u8 = 21;
+
+/// The subnet of a network.
 pub fn cidr(network: usize) -> String {
-    format!("{}/21", address(network, 0))
+    format!("{}/{PREFIX}", address(network, 0))
 }
 
 /// An address of a network's subnet.

@@ -3,6 +3,8 @@
 //! Port number p is on switch p modulo the number of switches. As Neutron's ML2/OVN does it: one port group for every security group,
 //! with its rules as ACLs, and one for all ports that drops the rest.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
@@ -28,15 +30,25 @@ pub fn name(number: usize) -> String {
 }
 
 /// The port's MAC.
-fn mac(number: usize) -> String {
+pub fn mac(number: usize) -> String {
     format!("0a:00:00:{:02x}:{:02x}:{:02x}", number >> 16 & 255, number >> 8 & 255, number & 255)
 }
 
-fn named(name: &str) -> Value {
+/// The port's address, on one of so many switches.
+pub fn ip(switches: usize, number: usize) -> Ipv4Addr {
+    address(number % switches, number / switches + 10)
+}
+
+/// The MAC of a switch's router.
+pub fn router_mac(switch: usize) -> String {
+    format!("0e:00:00:00:{:02x}:{:02x}", switch >> 8 & 255, switch & 255)
+}
+
+pub fn named(name: &str) -> Value {
     json!(["named-uuid", name])
 }
 
-fn insert(table: &str, name: &str, row: &Value) -> Value {
+pub fn insert(table: &str, name: &str, row: &Value) -> Value {
     json!({"op": "insert", "table": table, "uuid-name": name, "row": row})
 }
 
@@ -45,6 +57,10 @@ pub fn change(table: &str, row: &Value, column: &str, how: &str, value: &Value) 
 }
 
 impl Layout {
+    pub fn switches(&self) -> &[Value] {
+        &self.switches
+    }
+
     pub fn load(north: &mut Database, shape: Shape) -> Result<Layout> {
         let mut layout = Layout::default();
         layout.load_switches(north, shape.networks, shape.routers)?;
@@ -118,8 +134,7 @@ impl Layout {
     /// The row of a port, with an address that follows from its number.
     fn row(&self, number: usize) -> Value {
         let i = number % self.switches.len();
-        let host = number / self.switches.len() + 10;
-        let address = format!("{} {}", mac(number), address(i, host));
+        let address = format!("{} {}", mac(number), ip(self.switches.len(), number));
         json!({"name": name(number), "addresses": address, "port_security": address, "enabled": true, "dhcpv4_options": self.dhcp[i]})
     }
 
@@ -185,11 +200,6 @@ impl Layout {
     }
 }
 
-/// The MAC of a router on a switch.
-fn router_mac(switch: usize) -> String {
-    format!("0e:00:00:00:{:02x}:{:02x}", switch >> 8 & 255, switch & 255)
-}
-
 fn dhcp(switch: usize) -> Value {
     let (gateway, mac) = (address(switch, 1).to_string(), router_mac(switch));
     let options = [
@@ -226,6 +236,6 @@ fn rules(group: &str) -> Vec<Value> {
     ]
 }
 
-fn acl(direction: &str, priority: u32, matching: &str, action: &str) -> Value {
+pub fn acl(direction: &str, priority: u32, matching: &str, action: &str) -> Value {
     json!({"direction": direction, "priority": priority, "match": matching, "action": action})
 }

@@ -5,22 +5,31 @@
 //! `ovn-controller` would, but without the time that one takes. The layout is `world`'s: switches of equal size on routers,
 //! a port group with the usual rules for each, DHCP and port security on every port.
 
+mod acknowledged;
 mod layout;
+mod machines;
+mod policies;
+mod services;
 mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::debian::{self, Release};
 use lab::{Host, Process, Progress, wait};
 use serde_json::{Value, json};
 
 use crate::ovsdb::{Database, only_row, uuid};
 use crate::world::Shape;
+pub use acknowledged::Acknowledged;
 use layout::Layout;
+pub use policies::{Overlapping, Policies};
+pub use services::Services;
 
 /// The release of Debian, and what is needed of it.
 const SUITE: &str = "trixie";
@@ -29,6 +38,8 @@ const PACKAGES: [&str; 3] = ["ovn-central", "ovn-host", "openvswitch-switch"];
 const CHASSIS: &str = "hv0";
 /// Ports on each of the others.
 const PER_CHASSIS: usize = 50;
+/// How often the switch is asked how many flows it has: asking costs it time.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(600);
 
@@ -176,6 +187,39 @@ impl Ovn {
             Ok::<_, String>((row[column].as_i64() >= row["nb_cfg"].as_i64()).then_some(()))
         })?;
         Ok(())
+    }
+
+    /// A connection that waits for the chassis.
+    pub fn acknowledged(&self) -> Result<Acknowledged> {
+        Acknowledged::connect(&self.dir.join("nb.sock"))
+    }
+
+    /// The addresses of all ports.
+    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+        (0..self.shape.ports).map(|port| layout::ip(self.shape.networks, port)).collect()
+    }
+
+    pub fn controller(&self) -> Result<&Process> {
+        self.processes.iter().find(|process| process.name().ends_with("ovn-controller")).context("it was started")
+    }
+
+    /// Kills `ovn-controller`, and the flows with it if it is to start afresh; from its start until it has acknowledged everything and
+    /// there are as many flows as before.
+    pub fn restart(&self, is_fresh: bool) -> Result<Duration> {
+        let flows = self.flows()?;
+        self.controller()?.kill9()?;
+        for what in ["del-flows", "del-groups"].into_iter().filter(|_| is_fresh) {
+            lab::command::run(self.ofctl().args(["-O", "OpenFlow15", what, &self.unix("br-int.mgmt")]), READY)?.ok()?;
+        }
+        let mut acknowledged = self.acknowledged()?;
+        let began = Instant::now();
+        self.controller()?.restart()?;
+        acknowledged.change(&[])?;
+        while self.flows()? != flows {
+            ensure!(began.elapsed() < READY, "after {READY:?} OVN's chassis has {} of {flows} flows", self.flows()?);
+            thread::sleep(LOOK);
+        }
+        Ok(began.elapsed())
     }
 
     /// `ovs-ofctl` of that release.

@@ -137,10 +137,6 @@ impl Ovn {
         Database::connect(&self.dir.join("conf.sock"), "Open_vSwitch")
     }
 
-    fn controller(&self) -> Result<&Process> {
-        self.processes.iter().find(|process| process.name().ends_with("ovn-controller")).context("it was started")
-    }
-
     /// One transaction, until the chassis says that it has it: what `ovn-nbctl --wait=hv` does.
     fn put(&mut self, mut operations: Vec<Value>) -> Result<(Duration, Vec<Value>)> {
         operations.push(json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]}));

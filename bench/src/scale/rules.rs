@@ -1,0 +1,149 @@
+//! Very many rules that overlap: different groups of nearly the same addresses, and many ports of each.
+//!
+//! It is what makes `ovn-controller` slow (OVN's commits 80dccd684 and c7575fc1f, later than 25.03: 18 s for 3,500 rules over some 450
+//! addresses and 20 ports, after two improvements). Here the addresses are those of remote ports, each a member of all groups but one.
+//! OVN 25.03 gets a tenth of the rules: with all of them it was not done after 90 s, at 5.9 GB of memory.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use demo::id;
+use lab::Progress;
+use serde_json::{Value, json};
+
+use super::acknowledged;
+use super::groups::{group, interleaved};
+use crate::Scale;
+use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::ovn::{self, Overlapping, Ovn};
+use crate::world::{Shape, World, status};
+
+/// Local ports that have the rules.
+const LOCAL: usize = 20;
+/// The first TCP port.
+const FIRST_PORT: usize = 10_000;
+/// How long anything may take.
+const READY: Duration = Duration::from_secs(300);
+/// How often a node that starts is asked: finer than what is measured.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How many there are: `sets` different sets of the addresses of `ports`, and so many rules for each.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub addresses: usize,
+    pub sets: usize,
+    pub rules_each: usize,
+}
+
+impl Size {
+    pub fn rules(self) -> usize {
+        self.sets * self.rules_each
+    }
+
+    /// Whether the address is in the set.
+    pub fn is_in(self, address: usize, set: usize) -> bool {
+        address % self.sets != set
+    }
+
+    /// The rules: which set may reach which TCP port.
+    pub fn all(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.rules()).map(move |rule| (rule % self.sets, FIRST_PORT + rule))
+    }
+}
+
+pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
+    let size = scale.of(Size { addresses: 450, sets: 35, rules_each: 100 }, Size { addresses: 40, sets: 5, rules_each: 10 });
+    let of_ovn = Size { rules_each: size.rules_each / 10, ..size };
+    let (times, shape) = (scale.of(3, 1), Shape::flat(2, LOCAL + size.addresses, LOCAL));
+    let release = ovn::release(progress)?;
+    let world = World::start(shape, progress)?;
+    let mut ovn = Ovn::start(&world.host("ovn", 21)?, &release, shape, progress)?;
+    let (rules, addresses) = (size.rules(), size.addresses);
+    let ours = progress
+        .during(format!("{rules} rules over {addresses} addresses"), || Rules::make(&world, size))
+        .with_context(|| world.ladon.logs())?;
+    let (fresh, flows) = (fresh_starts(&world, times)?, world.flows()?);
+    let what = format!("{} rules over {addresses} addresses in OVN", of_ovn.rules());
+    let theirs = progress.during(what, || Overlapping::make(&mut ovn, of_ovn))?;
+    let what = "ovn-controller started afresh";
+    let their_fresh = progress.during(what, || (0..times).map(|_| ovn.restart(true)).collect::<Result<Vec<_>>>())?;
+    let how = format!(
+        "{rules} rules of a group with {LOCAL} local ports, made by one request: each lets in one of {} groups on a TCP port of its own. Each of {addresses} remote ports is in \
+         all of these but one. A fresh start: `ladon node` (`ovn-controller`) and all flows are gone, and the node's memory with them; from the start until everything is in force, the median of \
+         {times}. Flows: n1 {flows}, OVN {}. OVN has {} rules: with {rules} it was not done after 90 s, at 5.9 GB of memory; 18 s are published for such rules, of a later release.",
+        size.sets,
+        ovn.flows()?,
+        of_ovn.rules(),
+    );
+    let figure = |what: &str, ours: Measured, theirs: Measured| {
+        let name = format!("{rules} overlapping rules over {addresses} addresses, {LOCAL} local ports: {what}");
+        Figure::new(name, "s", ours, Reach::AtMost(0.5))
+            .against(&format!("OVN 25.03 with {} rules", of_ovn.rules()), theirs)
+            .how(how.clone())
+    };
+    let median = |times: &[Duration]| Measured::p50(Spread::of(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()));
+    Ok(vec![
+        figure("from the request that brings them until in force", median(&[ours]), median(&[theirs])),
+        figure("fresh start of the node", median(&fresh), median(&their_fresh)),
+    ])
+}
+
+struct Rules;
+
+impl Rules {
+    /// Makes the groups, then all rules at once: until they are in force.
+    fn make(world: &World, size: Size) -> Result<Duration> {
+        let mut client = world.client()?;
+        let mut sets = Vec::new();
+        for set in 0..size.sets {
+            sets.push(group(&mut client, &format!("set{set}"))?);
+        }
+        let many = group(&mut client, "many")?;
+        let mut number = 0;
+        for port in world.ladon.api.list("port", "binding:host_id=n2&device_owner=compute:nova")? {
+            let groups: Vec<&String> = sets.iter().enumerate().filter(|(set, _)| size.is_in(number, *set)).map(|(_, id)| id).collect();
+            client.update(&format!("/v2.0/ports/{}", id(&port)), &json!({"port": {"security_groups": groups}}))?;
+            number += 1;
+        }
+        for port in interleaved(world)? {
+            let groups = json!([port["security_groups"][0], many]);
+            client.update(&format!("/v2.0/ports/{}", id(&port)), &json!({"port": {"security_groups": groups}}))?;
+        }
+        acknowledged(&mut client)?;
+        let rule = |(set, tcp): (usize, usize)| {
+            json!({"security_group_id": many, "direction": "ingress", "ethertype": "IPv4", "remote_group_id": sets[set],
+                "protocol": "tcp", "port_range_min": tcp, "port_range_max": tcp})
+        };
+        let rules: Vec<Value> = size.all().map(rule).collect();
+        let body = json!({ "security_group_rules": rules });
+        let began = Instant::now();
+        client.create("/v2.0/security-group-rules", &body)?;
+        acknowledged(&mut client)?;
+        Ok(began.elapsed())
+    }
+}
+
+/// n1 starts with an empty switch and an empty memory.
+fn fresh_starts(world: &World, times: usize) -> Result<Vec<Duration>> {
+    let node = world.node();
+    let state = node.run_dir.parent().context("it has a parent")?.join("state");
+    let flows = world.flows()?;
+    let mut took = Vec::new();
+    for _ in 0..times {
+        node.process.kill9()?;
+        fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
+        for what in ["del-flows", "del-groups", "del-meters"] {
+            world.ovs[0].ofctl(&[what, "br-int"])?;
+        }
+        let began = Instant::now();
+        node.process.restart()?;
+        while status(node).is_none_or(|status| status["is_in_force"] != true || status["flows"] != flows) {
+            ensure!(began.elapsed() < READY, "after {READY:?} n1 says {:?}", status(node));
+            thread::sleep(LOOK);
+        }
+        took.push(began.elapsed());
+    }
+    Ok(took)
+}
