@@ -332,6 +332,10 @@ async fn what_users_get_wrong_is_answered_as_octavia_does() {
         ("POST", "listeners", listener(json!({"protocol_port": 65536})), 400, "protocol_port"),
         ("POST", "listeners", listener(json!({"protocol_port": "x"})), 400, "protocol_port"),
         ("POST", "listeners", listener(json!({"protocol_port": 81, "allowed_cidrs": ["10.0.0.0/8"]})), 501, "allowed_cidrs"),
+        ("POST", "listeners", listener(json!({"protocol_port": 81, "connection_limit": 100})), 501, "connection_limit"),
+        ("POST", "listeners", listener(json!({"protocol_port": 81, "connection_limit": -2})), 400, "connection_limit"),
+        ("POST", "listeners", listener(json!({"protocol_port": 81, "timeout_client_data": "soon"})), 400, "timeout_client_data"),
+        ("POST", "listeners", listener(json!({"protocol_port": 81, "hsts_preload": 3})), 400, "hsts_preload"),
         ("POST", "listeners", listener(json!({"loadbalancer_id": nobody})), 404, "Load Balancer"),
         (
             "POST",

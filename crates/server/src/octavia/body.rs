@@ -59,7 +59,10 @@ impl Table {
             let plain = self.plain.iter().find(|(plain, _)| plain == name);
             match plain {
                 Some((_, usual)) if is_usual(value, usual) => {}
-                Some(_) => return Err(Fault::unsupported(format!("{} {name}", self.name))),
+                Some((_, usual)) => {
+                    possible(name, value, usual)?;
+                    return Err(Fault::unsupported(format!("{} {name}", self.name)));
+                }
                 None if known.contains(&name.as_str()) => {}
                 None => {
                     let message = format!("Unknown attribute for argument {}.{}: {name}", self.argument, self.name);
@@ -75,6 +78,23 @@ impl Table {
 fn is_usual(value: &Value, usual: &str) -> bool {
     let is_empty = value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
     value.is_null() || is_empty || serde_json::from_str::<Value>(usual).is_ok_and(|usual| usual == *value)
+}
+
+/// Refuses a value that the attribute does not have in Octavia either: one of another type than the usual value's, or a number below
+/// zero that does not mean "no limit".
+fn possible(name: &str, value: &Value, usual: &str) -> Result<(), Fault> {
+    let invalid = |reason: &str| Err(Fault::invalid(name, value, reason));
+    match serde_json::from_str(usual) {
+        Ok(Value::Number(usual)) => {
+            let least = usual.as_i64().unwrap_or_default().min(0);
+            let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+            let is_possible = number.is_some_and(|number| number >= least);
+            if is_possible { Ok(()) } else { invalid(&format!("Value should be an integer, at least {least}")) }
+        }
+        Ok(Value::Bool(_)) if !value.is_boolean() => invalid("Value should be a boolean"),
+        Ok(Value::String(_)) if !value.is_string() => invalid("Wrong type. Expected a string"),
+        _ => Ok(()),
+    }
 }
 
 impl Fields {
