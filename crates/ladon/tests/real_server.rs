@@ -5,6 +5,8 @@ mod world;
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use lab::Lab;
+use lab::etcd::{Etcd, Options, Version};
 use model::PortId;
 use node::control::{Link, PluggedInterface, Reply, Request, Status};
 use serde_json::{Value, json};
@@ -23,11 +25,16 @@ impl Server {
     }
 
     fn start_with(world: &World, environment: &[(&str, &str)]) -> Server {
+        Server::start_on(world, &format!("[store]\npath = '{}'\n", world.path("store").display()), environment)
+    }
+
+    /// `store`: where it keeps what should be, as the configuration says it.
+    fn start_on(world: &World, store: &str, environment: &[(&str, &str)]) -> Server {
         let folder = world.path("").display().to_string();
         let folder = folder.trim_end_matches('/');
         world.ladon(&["pki", "--dir", &format!("{folder}/pki"), "server"]).succeeded();
         let text = format!(
-            "[store]\npath = '{folder}/store'\n[api]\nlisten = []\nsocket = '{folder}/api.sock'\n\
+            "{store}[api]\nlisten = []\nsocket = '{folder}/api.sock'\n\
              [views]\nlisten = '127.0.0.1:0'\nca = '{folder}/pki/ca.crt'\ncertificate = '{folder}/pki/server.crt'\nkey = '{folder}/pki/server.key'\n"
         );
         std::fs::write(world.path("server.toml"), text).unwrap();
@@ -182,4 +189,50 @@ fn a_copy_that_is_restored_goes_on_beyond_what_nodes_have_seen() {
     assert_eq!(names(), ["kept"]);
     assert!(server.stop() && world.path("store.replaced-2").exists() && !world.path("store.new").exists());
     assert!(std::fs::read(world.path("store.replaced")).unwrap() == replaced, "what the first one replaced is there still");
+}
+
+#[test]
+fn a_deployment_moves_to_debians_etcd_and_back() {
+    a_deployment_moves_there_and_back(&Options::default());
+}
+
+#[test]
+fn a_deployment_moves_to_the_newest_etcd_and_back() {
+    a_deployment_moves_there_and_back(&Options { version: Version::Module, members: 3, is_secure: true, ..Options::default() });
+}
+
+/// By the commands that an operator types, with a server before, in between and afterwards.
+fn a_deployment_moves_there_and_back(options: &Options) {
+    let (world, lab) = (World::new(), Lab::scratch().unwrap());
+    let cluster = Etcd::start(&lab, "etcd", options).unwrap();
+    let at = |name: &str| world.path(name).display().to_string();
+    let tls = cluster.client().map(|[ca, certificate, key]| {
+        format!("ca = '{}'\ncertificate = '{}'\nkey = '{}'\n", ca.display(), certificate.display(), key.display())
+    });
+    let stores = [
+        format!("[store]\npath = '{}'\n", at("before")),
+        format!("[store.etcd]\nendpoints = {:?}\n{}", cluster.endpoints(), tls.unwrap_or_default()),
+        format!("[store]\npath = '{}'\n", at("after")),
+    ];
+    let networks = || -> Vec<Value> {
+        let list = curl(&world, "/v2.0/networks?sort_key=name", None);
+        list["networks"].as_array().unwrap().clone()
+    };
+    let mut before = Vec::new();
+    for (place, store) in stores.iter().enumerate() {
+        let config = at(&format!("{place}.toml"));
+        std::fs::write(&config, store).unwrap();
+        if place > 0 {
+            world.ladon(&["store", "--config", &at(&format!("{}.toml", place - 1)), "export", &at(&format!("{place}.dump"))]).succeeded();
+            let import = || world.ladon(&["store", "--config", &config, "import", &at(&format!("{place}.dump"))]);
+            import().succeeded();
+            assert!(import().failed(1).contains("not empty"), "an import takes an empty store only");
+        }
+        let server = Server::start_on(&world, store, &[]);
+        assert_eq!(networks(), before, "in store {place}");
+        curl(&world, "/v2.0/networks", Some(json!({"network": {"name": format!("net{place}")}})));
+        before = networks();
+        assert!(server.stop());
+    }
+    assert_eq!(before.len(), 3);
 }

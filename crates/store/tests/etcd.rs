@@ -260,8 +260,17 @@ fn updates_that_could_not_be_read_or_were_not_taken_in_are_told_again() {
 }
 
 #[test]
-fn a_deployment_moves_to_etcd_and_back_and_goes_on_where_it_was() {
-    let world = World::new(&Options::default());
+fn a_deployment_moves_to_debians_etcd_and_back_and_goes_on_where_it_was() {
+    a_deployment_moves_there_and_back(&Options::default());
+}
+
+#[test]
+fn a_deployment_moves_to_the_newest_etcd_and_back_and_goes_on_where_it_was() {
+    a_deployment_moves_there_and_back(&Options { version: Version::Module, members: 3, is_secure: true, ..Options::default() });
+}
+
+fn a_deployment_moves_there_and_back(options: &Options) {
+    let world = World::new(options);
     let directory = tempfile::tempdir().unwrap();
     let redb = |name: &str| Redb::open(directory.path().join(name), store::Options::default()).unwrap();
     let (before, etcd, after) = (redb("before"), world.store("/t"), redb("after"));
