@@ -10,18 +10,21 @@ use serde_json::json;
 
 use crate::world::{DEADLINE, World, cost};
 
-/// A certificate of the deployment's authority for node `name`, over since 2021, and its key.
-fn expired(world: &World, name: &str) -> Result<(String, String)> {
+/// The name that every server has in its certificate.
+const SERVER: &str = "ladon-server";
+
+/// A certificate of the deployment's authority for `name`, over since 2021, and its key.
+fn expired(world: &World, subject: &str, name: SanType, usage: ExtendedKeyUsagePurpose) -> Result<(String, String)> {
     let pki = world.pair.ladon.dir().join("pki");
     let authority = KeyPair::from_pem(&fs::read_to_string(pki.join("ca.key"))?)?;
     let issuer = Issuer::from_ca_cert_pem(&fs::read_to_string(pki.join("ca.crt"))?, authority)?;
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-    params.distinguished_name.push(DnType::CommonName, format!("node:{name}"));
-    params.subject_alt_names = vec![SanType::URI(format!("node:{name}").as_str().try_into()?)];
+    params.distinguished_name.push(DnType::CommonName, subject);
+    params.subject_alt_names = vec![name];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
     Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
 }
@@ -34,7 +37,8 @@ fn a_node_whose_certificate_expired_forwards_on_says_so_and_follows_again_with_a
     let files = ["crt", "key"].map(|end| pki.join(format!("node-n2.{end}")));
     let (said, seen) = world.under_traffic(|_| {
         let good = [fs::read(&files[0])?, fs::read(&files[1])?];
-        let (certificate, key) = expired(&world, "n2")?;
+        let name = SanType::URI("node:n2".try_into()?);
+        let (certificate, key) = expired(&world, "node:n2", name, ExtendedKeyUsagePurpose::ClientAuth)?;
         fs::write(&files[0], certificate)?;
         fs::write(&files[1], key)?;
         node.process.kill9()?;
@@ -88,5 +92,38 @@ fn a_server_whose_certificate_is_unreadable_does_not_start_and_costs_no_packet()
     ensure!(said.contains("server.crt"), "{said}");
     said.lines().last().context("it says something")?;
     cost("the server's certificate cut off", format!("the server refuses to start and says why; {}", seen.all()));
+    Ok(())
+}
+
+#[test]
+fn nodes_of_a_server_whose_certificate_expired_forward_on_say_so_and_follow_again() -> Result<()> {
+    let world = World::start()?;
+    let (server, node) = (&world.pair.ladon.server, world.node(0));
+    let pki = world.pair.ladon.dir().join("pki");
+    let files = ["crt", "key"].map(|end| pki.join(format!("server.{end}")));
+    let (said, seen) = world.under_traffic(|_| {
+        let good = [fs::read(&files[0])?, fs::read(&files[1])?];
+        let name = SanType::DnsName(SERVER.try_into()?);
+        let (certificate, key) = expired(&world, SERVER, name, ExtendedKeyUsagePurpose::ServerAuth)?;
+        fs::write(&files[0], certificate)?;
+        fs::write(&files[1], key)?;
+        server.kill9()?;
+        server.restart()?;
+        let said = node.process.wait_until("the node to say that the server's certificate expired", DEADLINE, || {
+            let log = node.process.log_tail(30);
+            let line = log.lines().find(|line| line.contains("xpired")).map(str::to_owned);
+            line.map(Some).ok_or(log)
+        })?;
+        fs::write(&files[0], &good[0])?;
+        fs::write(&files[1], &good[1])?;
+        server.kill9()?;
+        server.restart()?;
+        world.pair.ladon.wait_for_server()?;
+        world.wait_in_force()?;
+        Ok(said)
+    })?;
+    seen.is_undisturbed()?;
+    println!("{said}");
+    cost("the server's certificate expired", format!("{}; nodes say so, forward on and follow again", seen.all()));
     Ok(())
 }
