@@ -18,6 +18,7 @@ mod disk;
 mod journal;
 pub mod replica;
 mod report;
+mod rota;
 mod task;
 
 use std::net::IpAddr;
@@ -32,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{DEFAULT_PATH, DiskError};
 pub use report::Facts;
-pub use task::{BACKOFF_MAX, BACKOFF_MIN, SAVE_INTERVAL, SAVE_QUIET};
+pub use rota::{BACKOFF_MAX, BACKOFF_MIN};
+pub use task::{SAVE_INTERVAL, SAVE_QUIET};
 
 /// Updates that wait for the consumer. What comes meanwhile is merged into one more.
 const UPDATES_MAX: usize = 4;

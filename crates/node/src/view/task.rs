@@ -17,12 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::disk::{self, DiskError, Saved};
 use super::journal::Journal;
 use super::replica::{Fault, Pending, Replica};
+use super::rota::{BACKOFF_MAX, Rota};
 use super::{Config, Facts, LinkStatus, ViewUpdate};
 
-/// The first pause after a failed attempt. Each further one is twice as long, less a random part.
-pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest pause.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The disk is written at most this often.
 pub const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// After a save the disk is left alone for at least so many times as long as that took.
@@ -151,10 +148,10 @@ impl Task {
 
     /// Goes round the servers, for ever. Nodes begin at different ones.
     async fn follow_servers(&mut self) -> Stopped {
-        let mut turn = BuildHasherDefault::<FxHasher>::default().hash_one(&self.config.node) as usize;
-        let mut backoff = BACKOFF_MIN;
+        let first = BuildHasherDefault::<FxHasher>::default().hash_one(&self.config.node) as usize;
+        let mut rota = Rota::new(self.config.servers.len(), first);
         loop {
-            let Some(server) = self.config.servers.get(turn % self.config.servers.len().max(1)).cloned() else {
+            let Some((place, ready)) = rota.next() else {
                 tracing::warn!("`servers` is empty: the node forwards with the view that it has, and nothing changes it; name the servers");
                 self.tell(|status| status.problem = Some("no server is configured".into()));
                 if let Err(stopped) = self.meanwhile(pending::<()>()).await {
@@ -162,6 +159,10 @@ impl Task {
                 }
                 continue;
             };
+            if let Err(stopped) = self.meanwhile(sleep_until(ready)).await {
+                return stopped;
+            }
+            let server = self.config.servers[place].clone();
             let began = Instant::now();
             let (end, has_talked) = match self.attempt(&server).await {
                 Ok(ended) => ended,
@@ -169,15 +170,7 @@ impl Task {
             };
             self.log_end(&server, &end);
             self.tell(|status| *status = LinkStatus { server: None, problem: Some(format!("{server}: {end}")), revision: status.revision });
-            turn = turn.wrapping_add(1);
-            if has_talked && began.elapsed() > BACKOFF_MAX {
-                backoff = BACKOFF_MIN;
-            }
-            let pause = backoff.mul_f64(rand::random_range(0.5..1.0));
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-            if let Err(stopped) = self.meanwhile(tokio::time::sleep(pause)).await {
-                return stopped;
-            }
+            rota.ended(place, has_talked && began.elapsed() > BACKOFF_MAX);
         }
     }
 
