@@ -27,7 +27,7 @@ const KUBE: Part =
 /// Runs a part to its end. What ends it goes to standard error, with its reasons.
 pub fn run(part: &Daemon) -> ExitCode {
     if let Daemon::Node(_) = part {
-        allocate_in_one_arena();
+        allocate_sparingly();
     }
     let outcome = match part {
         Daemon::Server(run) => server_config(run.config.as_deref())
@@ -83,14 +83,17 @@ fn read<T>(part: &Part, path: Option<&Path>, parse: impl Fn(&str) -> std::result
     })
 }
 
-/// A node's work is one task's, which moves from thread to thread: an arena per thread would keep its peaks several times over.
-fn allocate_in_one_arena() {
+/// A node's work is one task's, which moves from thread to thread: an arena per thread would keep its peaks several times over. What
+/// is large and short-lived, such as the view on its way to the disk, has pages of its own, however often there was something like it.
+fn allocate_sparingly() {
     #[cfg(target_env = "gnu")]
     {
-        use nix::libc::{M_ARENA_MAX, mallopt};
-        // SAFETY: mallopt(3) only sets a parameter of the allocator, and no other thread runs yet.
-        #[allow(unsafe_code)]
-        let _ = unsafe { mallopt(M_ARENA_MAX, 1) };
+        use nix::libc::{M_ARENA_MAX, M_MMAP_THRESHOLD, mallopt};
+        for (parameter, value) in [(M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 128 << 10)] {
+            // SAFETY: mallopt(3) only sets a parameter of the allocator, and no other thread runs yet.
+            #[allow(unsafe_code)]
+            let _ = unsafe { mallopt(parameter, value) };
+        }
     }
 }
 
