@@ -16,8 +16,9 @@
 
 use std::collections::HashMap;
 
-use openflow::{FlowCommand, FlowKey, FlowMod, GroupMod, InstalledFlow, InstalledGroup};
+use openflow::{FlowCommand, FlowMod, GroupMod, InstalledFlow, InstalledGroup, Match};
 use pipeline::{Fingerprint, Generation};
+use rustc_hash::FxHashMap;
 
 use crate::switch::Changes;
 use crate::translate;
@@ -80,9 +81,18 @@ pub fn plan(
 
 /// Flows that the switch lacks or that are different there, and those that it should not have.
 fn differences(desired: Vec<FlowMod>, installed: &[InstalledFlow]) -> Vec<FlowMod> {
-    let mut have: HashMap<FlowKey, &InstalledFlow> = installed.iter().map(|flow| (flow.key(), flow)).collect();
-    let mut flows: Vec<FlowMod> = desired.into_iter().filter(|flow| !have.remove(&flow.key()).is_some_and(|old| old.is(flow))).collect();
-    flows.extend(have.into_keys().map(FlowMod::delete));
+    // By key, without a copy of every match: there may be hundreds of thousands.
+    let keyed = installed.iter().enumerate().map(|(place, flow)| ((flow.table, flow.priority, &flow.matching), place));
+    let places: FxHashMap<(u8, u16, &Match), usize> = keyed.collect();
+    let mut is_wanted = vec![false; installed.len()];
+    let mut is_there = |flow: &FlowMod| {
+        let Some(place) = places.get(&(flow.table, flow.priority, &flow.matching)) else { return false };
+        is_wanted[*place] = true;
+        installed[*place].is(flow)
+    };
+    let mut flows: Vec<FlowMod> = desired.into_iter().filter(|flow| !is_there(flow)).collect();
+    let gone = installed.iter().zip(is_wanted).filter(|(_, is_wanted)| !is_wanted);
+    flows.extend(gone.map(|(flow, _)| FlowMod::delete(flow.key())));
     in_order(flows)
 }
 

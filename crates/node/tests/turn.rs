@@ -22,7 +22,10 @@ use node::agent::{Agent, Ask, Feeds, InForce, Published, SwitchNews};
 use node::connections::mailbox;
 use node::switch::{Event, Options, Switch};
 use node::translate::dispatched;
-use openflow::{BundleControlKind, FlowEvent, FlowMod, FlowUpdate, GroupMod, InstalledFlow, Match, Message, decode, frame_len};
+use node::view::ViewUpdate;
+use openflow::{
+    BundleControlKind, FlowEvent, FlowMod, FlowUpdate, GroupMod, InstalledFlow, Match, Message, MultipartBody, decode, frame_len,
+};
 use pipeline::{Fingerprint, Generation, OfPort};
 use programmed::{objects, plugged, snapshot};
 use tokio::runtime::Runtime;
@@ -64,6 +67,7 @@ fn view() -> Vec<Arc<Object>> {
 /// The part of `ladon node` that programs the switch.
 struct Node {
     runtime: Option<Runtime>,
+    views: mpsc::Sender<ViewUpdate>,
     half: watch::Receiver<Option<Generation>>,
     in_force: watch::Receiver<Arc<InForce>>,
     /// What feeds the agent, for as long as it lives.
@@ -73,6 +77,16 @@ struct Node {
 impl Node {
     /// A node whose pipeline has the number `own`, with the switch behind `socket`.
     fn start(socket: &Path, state: &Path, own: u64) -> Node {
+        let node = Node::start_without_view(socket, state, own);
+        node.give_view();
+        node
+    }
+
+    fn give_view(&self) {
+        self.views.blocking_send(snapshot(view())).unwrap();
+    }
+
+    fn start_without_view(socket: &Path, state: &Path, own: u64) -> Node {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (half, half_seen) = watch::channel(None);
         let (in_force, in_force_seen) = watch::channel(Arc::default());
@@ -86,7 +100,6 @@ impl Node {
             let (switch, mut events) = Switch::start(Options::new(socket));
             let addresses = vec!["192.0.2.1".parse().unwrap()];
             let agent = Agent::new(NodeName("n1".into()), addresses, state, switch, Fingerprint(own), published).unwrap();
-            views.send(snapshot(view())).await.unwrap();
             asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
             tokio::spawn(agent.run(Feeds { view: view_updates, interfaces: interfaces_seen, switch: switch_news, asks: asked }));
             tokio::spawn(async move {
@@ -103,8 +116,8 @@ impl Node {
                 }
             });
         });
-        let _feeding = Box::new((views, interfaces, asks, mailbox));
-        Node { runtime: Some(runtime), half: half_seen, in_force: in_force_seen, _feeding }
+        let _feeding = Box::new((interfaces, asks, mailbox));
+        Node { runtime: Some(runtime), views, half: half_seen, in_force: in_force_seen, _feeding }
     }
 
     fn half(&self) -> Option<Generation> {
@@ -324,9 +337,18 @@ fn clear(ovs: &DummyOvs, half: Generation) {
 }
 
 /// A way to the switch that ends, for ever, when the switch has taken so many bundles: nobody hears of the last one.
-fn cut_after(ovs: &DummyOvs, path: &Path, bundles: usize) -> Arc<AtomicBool> {
-    let is_cut = Arc::new(AtomicBool::new(false));
-    let (listener, socket, said) = (UnixListener::bind(path).unwrap(), ovs.socket(), is_cut.clone());
+fn cut_after(ovs: &DummyOvs, path: &Path, mut bundles: usize) -> Arc<AtomicBool> {
+    let is_taken = |message: &Message| matches!(message, Message::BundleControl(said) if said.kind == BundleControlKind::CommitReply);
+    way(ovs, path, move |message| {
+        bundles -= usize::from(is_taken(message));
+        bundles > 0
+    })
+}
+
+/// A way to the switch that ends, for ever, with the first answer for which `passes` says no. Tells when it has ended.
+fn way(ovs: &DummyOvs, path: &Path, passes: impl FnMut(&Message) -> bool + Send + 'static) -> Arc<AtomicBool> {
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let (listener, socket, said) = (UnixListener::bind(path).unwrap(), ovs.socket(), has_ended.clone());
     std::thread::spawn(move || {
         let (near, _) = listener.accept().unwrap();
         drop(listener);
@@ -334,27 +356,22 @@ fn cut_after(ovs: &DummyOvs, path: &Path, bundles: usize) -> Arc<AtomicBool> {
         let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
         std::thread::spawn(move || std::io::copy(&mut from, &mut to));
         // Either end may be gone already.
-        let _ = answers(&far, &near, bundles);
+        let _ = answers(&far, &near, passes);
         said.store(true, Ordering::Relaxed);
         for end in [near, far] {
             let _ = end.shutdown(Shutdown::Both);
         }
     });
-    is_cut
+    has_ended
 }
 
-/// Passes on what the switch says until it says for the last time that a bundle took effect.
-fn answers(mut far: &UnixStream, mut near: &UnixStream, mut bundles: usize) -> std::io::Result<()> {
+/// Passes on what the switch says.
+fn answers(mut far: &UnixStream, mut near: &UnixStream, mut passes: impl FnMut(&Message) -> bool) -> std::io::Result<()> {
     let (mut received, mut chunk) = (Vec::new(), [0; 65_536]);
     loop {
         while let Some(length) = frame_len(&received).unwrap().filter(|length| *length <= received.len()) {
             let frame: Vec<u8> = received.drain(..length).collect();
-            let is_taken =
-                |message: &Message| matches!(message, Message::BundleControl(said) if said.kind == BundleControlKind::CommitReply);
-            if decode(&frame).is_ok_and(|(message, _)| is_taken(&message)) {
-                bundles -= 1;
-            }
-            if bundles == 0 {
+            if !decode(&frame).map_or(true, |(message, _)| passes(&message)) {
                 return Ok(());
             }
             near.write_all(&frame)?;
@@ -364,4 +381,31 @@ fn answers(mut far: &UnixStream, mut near: &UnixStream, mut bundles: usize) -> s
             count => received.extend_from_slice(&chunk[..count]),
         }
     }
+}
+
+/// A node reads the switch while its view is on its way.
+#[test]
+fn what_others_change_before_the_view_comes_is_mended_with_it() {
+    let (ovs, state) = (DummyOvs::start(), tempfile::tempdir().unwrap());
+    let first = Node::start(&ovs.socket(), state.path(), 1);
+    let half = first.wait_in_force();
+    let whole = Seen::of(&ovs).of_half(half);
+    drop(first);
+    let (socket, is_read) = (state.path().join("way.mgmt"), Arc::new(AtomicBool::new(false)));
+    let read = is_read.clone();
+    way(&ovs, &socket, move |message| {
+        let is_last = matches!(message, Message::MultipartReply(reply) if matches!(reply.body, MultipartBody::Groups(_)));
+        read.fetch_or(is_last, Ordering::Relaxed);
+        true
+    });
+    let node = Node::start_without_view(&socket, state.path(), 1);
+    wait_for("the switch to be read", || is_read.load(Ordering::Relaxed));
+    ovs.ofctl("add-flow", &[&format!("table={},priority=9,actions=drop", half.base())]);
+    ovs.ofctl("del-flows", &[&format!("table={}", half.base() + 4)]);
+    let disturbed = Seen::of(&ovs).of_half(half);
+    assert!(disturbed != whole);
+    assert!(!node.in_force.borrow().is_complete, "nothing is changed without a view");
+    node.give_view();
+    wait_for("what others did to be mended", || Seen::of(&ovs).of_half(half) == whole);
+    assert_eq!(node.wait_in_force(), half);
 }

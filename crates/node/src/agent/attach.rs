@@ -49,6 +49,8 @@ pub struct Plugs {
     touched: BTreeSet<PortId>,
     /// Ports for which there were no zones left.
     without_zones: BTreeSet<PortId>,
+    /// Ports that have zones and were never attached: their interfaces have had no OpenFlow port yet.
+    reserved: BTreeSet<PortId>,
     /// Zones of ports that are in no view may be freed, and those that were found on the disk have been looked at.
     frees_zones: bool,
     looks: u64,
@@ -64,6 +66,8 @@ pub struct Settled {
     pub back: Vec<PortId>,
     /// Zones were given back.
     pub is_freed: bool,
+    /// Zones were taken for ports that are on their way, and can be kept meanwhile.
+    pub is_reserved: bool,
 }
 
 impl Plugs {
@@ -146,21 +150,28 @@ impl Plugs {
             );
         }
         let (is_home, have) = (self.homes.contains(&port), view.attachment(port).map(|have| have.ofport));
-        let plugged = speaker.and_then(|interface| interface.ofport);
+        let (is_claimed, plugged) = (speaker.is_some(), speaker.and_then(|interface| interface.ofport));
         let wanted = plugged.filter(|_| is_home);
         match wanted {
             None if have.is_some() => settled.changes.push(Change::Detach(port)),
             Some(ofport) if have != wanted => {
-                let is_back = have.is_none() && zones.has(port);
+                let is_back = have.is_none() && zones.has(port) && !self.reserved.remove(&port);
                 settled.back.extend(is_back.then_some(port));
                 self.attach(port, ofport, zones, settled);
             }
+            None if is_home && is_claimed && !zones.has(port) => settled.is_reserved |= self.reserve(port, zones),
             _ => {}
         }
         if !is_home && self.frees_zones && zones.has(port) {
             zones.free(port);
+            self.reserved.remove(&port);
             settled.is_freed = true;
         }
+    }
+
+    /// While Open vSwitch takes the interface, which is milliseconds, the port's zones can be kept: flows must wait for both.
+    fn reserve(&mut self, port: PortId, zones: &mut Zones) -> bool {
+        zones.take(port).is_some() && self.reserved.insert(port)
     }
 
     fn attach(&mut self, port: PortId, ofport: OfPort, zones: &mut Zones, settled: &mut Settled) {
@@ -246,5 +257,31 @@ mod tests {
         assert_eq!(plugs.present().keys().map(String::len).collect::<Vec<_>>(), [254]);
         plugs.see(Interfaces::default());
         assert!(plugs.present().is_empty());
+    }
+
+    /// Zones are kept on the disk while Open vSwitch takes the interface, and that alone makes nobody somebody who was here before.
+    #[test]
+    fn a_port_on_its_way_has_its_zones_and_is_back_only_after_it_was_here() {
+        let (home, id) = (NodeName("n1".into()), model::PortId(uuid::Uuid::from_u128(7)));
+        let (mut plugs, mut zones, mut engine) = (Plugs::default(), Zones::default(), apps::Engine::new(&[], apps::Numbers::default()));
+        let port = model::Port { host: Some(home.clone()), id, ..apps::testing::port("p", 7, "net", &[]) };
+        let put = apps::testing::put(port);
+        plugs.note_home(&home, &put);
+        engine.update([put]);
+        let mut see = |name: &str, ofport: Option<u32>| {
+            let mut now = interfaces(&[(name, &id.to_string(), 4)]);
+            now.get_mut(name).expect("it is there").ofport = ofport.map(OfPort);
+            plugs.see(now);
+            let settled = plugs.settle(engine.view(), &mut zones, true);
+            engine.update(settled.changes.clone());
+            (settled, zones.has(id))
+        };
+        let (on_its_way, has_zones) = see("lad1", None);
+        assert!(on_its_way.is_reserved && has_zones && on_its_way.changes.is_empty());
+        let (there, _) = see("lad1", Some(4));
+        assert_eq!((there.changes.len(), there.taken.len(), there.back, there.is_reserved), (1, 1, vec![], false));
+        let (gone, has_zones) = see("lad1", None);
+        assert!(gone.changes == [Change::Detach(id)] && has_zones && !gone.is_reserved);
+        assert_eq!(see("lad1", Some(5)).0.back, [id]);
     }
 }

@@ -11,12 +11,25 @@ use tokio::time::Instant;
 
 use super::pending::Stuck;
 use crate::install;
-use crate::switch::{Changes, Commit, CommitError, Switch, meters};
+use crate::switch::{Changes, Commit, CommitError, Switch, SwitchError, meters};
 use crate::translate;
 
 /// A packet that entered the other half before the turn has left it after so long: the datapath has looked anew at all ways that it
 /// remembers, those of recirculated packets among them.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the switch has.
+#[derive(Debug)]
+pub struct Installed {
+    pub flows: Vec<InstalledFlow>,
+    pub groups: Vec<InstalledGroup>,
+}
+
+impl Installed {
+    pub async fn read(switch: &Switch) -> Result<Installed, SwitchError> {
+        Ok(Installed { flows: switch.dump_flows().await?, groups: switch.dump_groups().await? })
+    }
+}
 
 /// What a comparison with the switch came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,10 +78,10 @@ impl Half {
         self.clear_at = None;
     }
 
-    /// Takes in what the switch has in table 0. The half, and whether it is in force. When it came into force is not known: a
+    /// Takes in what the switch has, table 0 above all. The half, and whether it is in force. When it came into force is not known: a
     /// predecessor may have been killed a moment ago.
-    pub fn read(&mut self, dispatch: &[InstalledFlow]) -> (Generation, bool) {
-        let (half, is_in_force) = install::to_write(dispatch, self.own);
+    pub fn read(&mut self, installed: &Installed) -> (Generation, bool) {
+        let (half, is_in_force) = install::to_write(&installed.flows, self.own);
         self.written = Some(half);
         self.drained_at = Instant::now() + DRAIN;
         (half, is_in_force)
@@ -83,18 +96,23 @@ impl Half {
 }
 
 /// Compares the switch with all that it should have in `half`, and makes it so; what is left over in the other half goes only if
-/// that is `drained`, and what is `stuck` stays.
+/// that is `drained`, and what is `stuck` stays. What is `installed` is read unless it is known.
 pub async fn compare(
     switch: &Switch,
     half: Generation,
     is_drained: bool,
-    flows: Vec<FlowMod>,
-    groups: Vec<InstalledGroup>,
+    (flows, groups): (Vec<FlowMod>, Vec<InstalledGroup>),
+    installed: Option<Installed>,
     stuck: &Stuck,
 ) -> Result<Compared, CommitError> {
     put_meters_right(switch).await?;
-    let (mut installed, mut installed_groups) = (switch.dump_flows().await?, switch.dump_groups().await?);
-    installed.retain(|flow| !stuck.flows.contains(&flow.key()));
+    let Installed { flows: mut installed, groups: mut installed_groups } = match installed {
+        Some(known) => known,
+        None => Installed::read(switch).await?,
+    };
+    if !stuck.flows.is_empty() {
+        installed.retain(|flow| !stuck.flows.contains(&flow.key()));
+    }
     installed_groups.retain(|group| !stuck.groups.contains(&group.id));
     let plan = install::plan(half, flows, groups, &installed, &installed_groups);
     let left_over = plan.other_half.len();

@@ -22,7 +22,7 @@ use std::time::Duration;
 use apps::{Attachment, Change, Engine, Here, Numbers, Work};
 use imbl::OrdMap;
 use model::{Kind, NodeName, ObjectKey, PortId, Revision};
-use openflow::{CtFlush, FlowMod, InstalledFlow, InstalledGroup};
+use openflow::{CtFlush, FlowMod, InstalledGroup};
 use pipeline::{Fingerprint, Generation, OfPort, Reason};
 use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,7 +39,7 @@ use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
 use attach::Plugs;
 use explain::Explained;
-use half::{Compared, Half};
+use half::{Compared, Half, Installed};
 use pending::{Job, Pending, Stuck, Unwritable};
 
 /// Which ports' flows are in the switch, and up to which revision.
@@ -138,6 +138,10 @@ pub struct Agent {
     switch: Switch,
     half: Half,
     is_connected: bool,
+    /// What the switch has, read while the view is on its way: nothing is written before it is used.
+    installed: Option<Installed>,
+    /// Somebody else changed flows since then.
+    is_disturbed: bool,
     /// What must be known before the switch is changed for the first time: otherwise a restart would take away flows that
     /// are right.
     known: Known,
@@ -156,15 +160,15 @@ pub struct Agent {
 
 /// What the switch is busy with.
 enum Busy {
-    /// Telling its table 0: nothing can be written before it is known where.
-    Telling(JoinHandle<Result<Vec<InstalledFlow>, SwitchError>>),
+    /// Telling what it has: nothing can be written before it is known where.
+    Telling(JoinHandle<Result<Installed, SwitchError>>),
     /// A piece of work, and what is in force when it is done.
     Taking(JoinHandle<Result<Option<Compared>, CommitError>>, InForce),
 }
 
 /// What came of it.
 enum Done {
-    Told(Result<Vec<InstalledFlow>, SwitchError>),
+    Told(Result<Installed, SwitchError>),
     Taken(Result<Option<Compared>, CommitError>, InForce),
 }
 
@@ -220,6 +224,8 @@ impl Agent {
             switch,
             half: Half::new(own),
             is_connected: false,
+            installed: None,
+            is_disturbed: false,
             known: Known::default(),
             revision: Revision::default(),
             pending: Pending::default(),
@@ -303,10 +309,25 @@ impl Agent {
         match news {
             SwitchNews::Connected => {
                 self.is_connected = true;
+                self.forget_installed();
                 self.pending.compare_everything();
             }
-            SwitchNews::Disconnected => self.is_connected = false,
-            SwitchNews::Disturbed => self.pending.compare_everything(),
+            SwitchNews::Disconnected => {
+                self.is_connected = false;
+                self.forget_installed();
+            }
+            SwitchNews::Disturbed => {
+                self.is_disturbed = self.installed.is_some() || matches!(self.busy, Some(Busy::Telling(_)));
+                self.pending.compare_everything();
+            }
+        }
+    }
+
+    /// What was read through another connection may be another switch's.
+    fn forget_installed(&mut self) {
+        (self.installed, self.is_disturbed) = (None, false);
+        if matches!(self.busy, Some(Busy::Telling(_))) {
+            self.busy = None;
         }
     }
 
@@ -353,20 +374,24 @@ impl Agent {
             self.affected.merge(Affected::of_ports(settled.back));
         }
         self.pending.flush(settled.taken);
-        self.pending.save_zones |= settled.is_freed;
+        self.pending.save_zones |= settled.is_freed || settled.is_reserved;
         settled.changes
     }
 
     /// Gives the switch what it lacks, if it is there and has taken everything before.
     fn start_next(&mut self) {
-        if self.busy.is_some() || !self.is_connected || !self.known.is_complete() || self.retry_at.is_some() {
+        if self.busy.is_some() || !self.is_connected || self.retry_at.is_some() {
             return;
         }
-        let Some(half) = self.half.written() else {
+        if self.half.written().is_none() && self.installed.is_none() {
             let switch = self.switch.clone();
-            self.busy = Some(Busy::Telling(tokio::spawn(async move { switch.dump_table(Generation::DISPATCH).await })));
+            self.busy = Some(Busy::Telling(tokio::spawn(async move { Installed::read(&switch).await })));
             return;
-        };
+        }
+        if !self.known.is_complete() {
+            return;
+        }
+        let Some(half) = self.half() else { return };
         if self.pending.is_empty() {
             self.publish_in_force(self.would_be_in_force());
             self.published.affected.put(std::mem::take(&mut self.affected));
@@ -393,8 +418,21 @@ impl Agent {
         let in_force = self.would_be_in_force();
         self.affected_by_busy.merge(std::mem::take(&mut self.affected));
         self.affected_by_busy.everything |= job.everything.is_some();
-        let work = carry_out(self.switch.clone(), job, half, self.half.is_drained());
+        let work = carry_out(self.switch.clone(), job, self.installed.take(), half, self.half.is_drained());
         self.busy = Some(Busy::Taking(tokio::spawn(work), in_force));
+        if std::mem::take(&mut self.is_disturbed) {
+            self.pending.compare_everything();
+        }
+    }
+
+    /// The half of the switch that is written, once it is known what the switch has.
+    fn half(&mut self) -> Option<Generation> {
+        if let Some(half) = self.half.written() {
+            return Some(half);
+        }
+        let (half, is_in_force) = self.half.read(self.installed.as_ref()?);
+        self.published.half.send_if_modified(|old| is_in_force && old.replace(half) != Some(half));
+        Some(half)
     }
 
     fn cannot_save(&mut self, error: &RecordError) {
@@ -463,12 +501,9 @@ impl Agent {
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Told(Ok(dispatch)) => {
-                let (half, is_in_force) = self.half.read(&dispatch);
-                self.published.half.send_if_modified(|old| is_in_force && old.replace(half) != Some(half));
-            }
+            Done::Told(Ok(installed)) => self.installed = Some(installed),
             Done::Told(Err(error)) => {
-                tracing::warn!(error = describe(&error), "the switch does not tell its table 0; it is asked again");
+                tracing::warn!(error = describe(&error), "the switch does not tell what it has; it is asked again");
                 self.back_off();
             }
             Done::Taken(Ok(compared), in_force) => {
@@ -551,12 +586,18 @@ fn desired(engine: &Engine, half: Generation, own: Fingerprint, unwritable: &mut
     (flows, engine.groups().map(|group| translate::group(group, half)).collect())
 }
 
-async fn carry_out(switch: Switch, job: Job, half: Generation, is_drained: bool) -> Result<Option<Compared>, CommitError> {
+async fn carry_out(
+    switch: Switch,
+    job: Job,
+    installed: Option<Installed>,
+    half: Generation,
+    is_drained: bool,
+) -> Result<Option<Compared>, CommitError> {
     for zone in &job.flush {
         switch.ct_flush_zone(*zone).await?;
     }
     match job.everything {
-        Some((flows, groups)) => half::compare(&switch, half, is_drained, flows, groups, &job.stuck).await.map(Some),
+        Some(desired) => half::compare(&switch, half, is_drained, desired, installed, &job.stuck).await.map(Some),
         None => switch.commit(job.changes, Commit::InSlices).await.map(|()| None),
     }
 }

@@ -78,7 +78,7 @@ impl Unwritable {
 
 impl Refused {
     fn allows(&self, flow: &FlowMod) -> bool {
-        self.flows.get(&flow.key()).is_none_or(|refused| refused != flow)
+        self.flows.is_empty() || self.flows.get(&flow.key()).is_none_or(|refused| refused != flow)
     }
 
     fn allows_group(&self, group: &InstalledGroup) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use openflow::{Action, Bucket, GroupCommand, GroupKind, Instructions, Match, Message};
+use openflow::{Action, Bucket, FlowKey, GroupCommand, GroupKind, Instructions, Message};
 use pipeline::GroupId;
 
 use super::*;

@@ -59,8 +59,8 @@ pub struct Pods {
     /// By the host's interface, which follows from (container, interface).
     turns: Turns,
     record: Record,
-    /// One save at a time; nobody who only reads waits for the disk.
-    saving: Arc<Mutex<()>>,
+    /// What the disk has of `added`. One save at a time; nobody who only reads waits for the disk.
+    kept: Arc<Mutex<BTreeMap<String, Added>>>,
 }
 
 fn entry(attachment: &Attachment) -> String {
@@ -81,8 +81,9 @@ impl Pods {
         state_dir: &Path,
     ) -> Result<Pods, crate::record::RecordError> {
         let record = Record::new(state_dir, "pods.json")?;
-        let added = Arc::new(Mutex::new(record.load()?));
-        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, turns: Turns::default(), record, saving: Arc::default() })
+        let kept: BTreeMap<String, Added> = record.load()?;
+        let (added, kept) = (Arc::new(Mutex::new(kept.clone())), Arc::new(Mutex::new(kept)));
+        Ok(Pods { bridge, bridge_name, is_userspace, local, in_force, added, turns: Turns::default(), record, kept })
     }
 
     /// Serves until the task is dropped.
@@ -130,9 +131,10 @@ impl Pods {
         };
         let added = Added { network, port: port.port.id, host_ifname: host_ifname(&attachment), since: Some(Instant::now()) };
         let _turn = self.turns.take(&added.host_ifname).await;
-        if let Err(reply) = self.remember(entry(&attachment), added).await {
-            return reply;
-        }
+        self.added.lock().await.insert(entry(&attachment), added);
+        // While the plugin makes the pair. Nothing is plugged in before it is kept, and whoever plugs says it if it cannot be.
+        let pods = self.clone();
+        tokio::spawn(async move { pods.keep().await });
         Reply::Prepared(self.prepared(&port, &attachment))
     }
 
@@ -194,6 +196,7 @@ impl Pods {
                 "the pod was deleted or moved; the runtime tries again if it has not",
             ));
         };
+        self.keep().await?;
         self.remove_predecessors(attachment, &added).await;
         let spec = PortSpec::new(&self.bridge_name, host_ifname, "")
             .external_id("iface-id", &added.port.to_string())
@@ -288,16 +291,21 @@ impl Pods {
         )
     }
 
-    async fn remember(&self, key: String, added: Added) -> Result<(), Reply> {
-        self.change(|all| all.insert(key, added)).await
-    }
-
     async fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Added>) -> T) -> Result<(), Reply> {
         change(&mut *self.added.lock().await);
-        let _saving = self.saving.lock().await;
+        self.keep().await
+    }
+
+    /// When this returns, the disk has what was added.
+    async fn keep(&self) -> Result<(), Reply> {
+        let mut kept = self.kept.lock().await;
         // With whatever changed since, so that what is kept is never older than what was kept before.
         let all = self.added.lock().await.clone();
-        self.record.save(&all).map_err(|cause| error(code::IO, "keeping what was added", describe(&cause)))
+        if *kept != all {
+            self.record.save(&all).map_err(|cause| error(code::IO, "keeping what was added", describe(&cause)))?;
+            *kept = all;
+        }
+        Ok(())
     }
 }
 
