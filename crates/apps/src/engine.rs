@@ -32,6 +32,13 @@ struct Ran {
     groups: Vec<GroupId>,
 }
 
+impl Ran {
+    /// True if there is nothing to take back, and nothing that would run it again but its root.
+    fn is_empty(&self) -> bool {
+        self.read.is_empty() && self.flows.is_empty() && self.groups.is_empty()
+    }
+}
+
 /// How the desired state differs from before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
@@ -266,10 +273,13 @@ impl Engine {
         }
         let sight = Sight::new(&self.view);
         let output = (self.apps[usize::from(unit.app)].run)(&sight, unit.root);
-        let read = sight.into_read();
+        let mut read = sight.into_read();
         self.work.runs += 1;
         self.work.reads += read.len() as u64;
         self.work.made += (output.flows.len() + output.groups.len()) as u64;
+        // A change of its root runs it again anyway.
+        read.retain(|dep| *dep != Dep::from(unit.root));
+        read.shrink_to_fit();
         (read, output)
     }
 
@@ -312,7 +322,7 @@ impl Engine {
         for group in output.groups {
             want(&mut self.groups, group.id, unit, group);
         }
-        if self.is_there(unit.root) {
+        if !ran.is_empty() {
             self.ran.insert(unit, ran);
         }
     }

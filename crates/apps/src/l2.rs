@@ -65,6 +65,10 @@ fn to_local(port: &Port, network: &Network) -> Flow {
 }
 
 fn for_port(sight: &Sight, port: &Port) -> Option<Vec<Flow>> {
+    // A VIP is nowhere.
+    if port.device_owner == model::owner::LOAD_BALANCER {
+        return None;
+    }
     let network = sight.network(port.network)?;
     if port.is_router_interface() {
         return Some(vec![to_next_router(port, network)]);

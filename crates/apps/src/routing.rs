@@ -49,12 +49,14 @@ fn run(sight: &Sight, root: Root) -> Output {
 }
 
 fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
+    // What is for a VIP never gets as far.
+    if port.device_owner == model::owner::LOAD_BALANCER {
+        return Vec::new();
+    }
     let Some(network) = sight.network(port.network) else { return Vec::new() };
     let router = port.router().and_then(|id| sight.router(id)).filter(|router| router.is_admin_up && port.is_admin_up);
     let interface = router.map(|router| for_interface(sight, router, port, network)).unwrap_or_default();
-    // What is for a VIP never gets as far.
-    let is_vip = port.device_owner == model::owner::LOAD_BALANCER;
-    let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless()) && !is_vip;
+    let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless());
     let hops = if is_reachable { port.addresses().map(|ip| next_hop(network, port, ip)).collect() } else { Vec::new() };
     let carried = if port.home().is_some() { single_pairs(port).collect() } else { Vec::new() };
     let carried = carried.into_iter().map(|(ip, mac)| next_hop_carried(network, port, ip, mac)).collect();

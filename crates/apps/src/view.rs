@@ -15,6 +15,7 @@ use pipeline::OfPort;
 use rustc_hash::{FxHashMap, FxHashSet};
 use uuid::Uuid;
 
+use crate::app::Root;
 use crate::domains::{Domains, Graph};
 use crate::few::Few;
 use crate::identities::{Addresses, Place};
@@ -115,6 +116,17 @@ pub enum Dep {
     Domain(NetworkId),
     /// The identity of an address in a routing domain.
     Address(u32, IpNet),
+}
+
+impl From<Root> for Dep {
+    fn from(root: Root) -> Dep {
+        match root {
+            Root::Object(key) => Dep::Object(key),
+            Root::Attached(port) => Dep::Attachment(port),
+            Root::Address(domain, address) => Dep::Address(domain, address),
+            Root::Here => Dep::Here,
+        }
+    }
 }
 
 /// Addresses whose identity may have changed, until [`View::settle`].
