@@ -3,10 +3,10 @@
 //! A packet from or to a port with port security is looked up in the port's connection tracking zone. Answers to something
 //! that was allowed pass at once, and so do ICMP errors about it. Everything else, packets of established connections
 //! included, meets the rules, so that a rule that goes away ends what it allowed. A rule is a conjunction of up to three
-//! things: the port's own identity, the other side's identity or prefix, and the protocol with its ports. An identity is a
-//! set of security groups: a member of a group is one flow for each direction in which rules name the group, whatever their number. A pod's own node is
-//! always let in, by its source port and not by its address (Kubernetes: probes). Neighbour discovery is not subject to
-//! rules (Neutron); ARP never gets here.
+//! things: the port's own identity, the other side's identity or prefix, and the protocol with its ports. An identity is
+//! a set of security groups: a member of a group is one flow for each direction in which rules name the group, whatever
+//! their number. A pod's own node is always let in, by its source port and not by its address (Kubernetes: probes).
+//! Neighbour discovery is not subject to rules (Neutron); ARP never gets here.
 
 mod judge;
 mod ports;
