@@ -362,10 +362,11 @@ fn subnets(view: &View, network: NetworkId) -> Vec<Subnet> {
 
 /// All networks in the routing domain of `network`.
 fn domain(view: &View, network: NetworkId) -> BTreeSet<NetworkId> {
-    let mut found = BTreeSet::from([network]);
+    let (mut found, mut passed) = (BTreeSet::from([network]), BTreeSet::new());
     let mut queue = vec![network];
     while let Some(next) = queue.pop() {
-        let routers = interfaces(view, next).filter_map(Port::router);
+        // A router leads to the same networks whichever of them it is reached from.
+        let routers = interfaces(view, next).filter_map(Port::router).filter(|router| passed.insert(*router));
         let ends = routers.flat_map(|router| view.ids(Index::InterfacesOf(router))).filter_map(|id| port(view, id));
         let networks: Vec<NetworkId> = ends.map(|interface| interface.network).collect();
         queue.extend(networks.into_iter().filter(|network| found.insert(*network)));
