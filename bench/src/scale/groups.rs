@@ -166,6 +166,8 @@ impl Group<'_> {
     }
 
     fn series(&mut self, times: usize) -> Result<Seen> {
+        // The server has closed the connection if nothing was asked for a while.
+        self.client = self.world.client()?;
         let mut seen = Seen::default();
         for _ in 0..times {
             seen.into.push(self.set(1)?);

@@ -73,12 +73,13 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
 
 fn of_ladon(world: &World, count: usize, times: usize, restarts: usize, progress: &Progress) -> Result<Seen> {
     let services = Services::on(world)?;
-    let mut client = world.client()?;
     let pools = progress.during(format!("{count} Services"), || {
         let pools = services.make(0..count)?;
-        acknowledged(&mut client)?;
+        acknowledged(&mut world.client()?)?;
         anyhow::Ok(pools)
     })?;
+    // The server closes a connection on which nothing is asked for a while.
+    let mut client = world.client()?;
     let (mut backends, mut more) = (Vec::new(), Vec::new());
     progress.during(format!("{times} backends and {times} Services come and go"), || {
         for number in 0..times {
