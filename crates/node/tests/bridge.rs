@@ -580,6 +580,8 @@ async fn a_device_made_anew_under_its_old_name_is_heard() {
 fn is_heard(namespace: &Namespace, ovs: &DummyOvs) -> bool {
     let start = std::time::Instant::now();
     while start.elapsed() < std::time::Duration::from_secs(8) {
+        // Closing the old device, Open vSwitch may give its flags to the new one of that name: down.
+        namespace.ip(&["link", "set", "veth1", "up"]);
         namespace.ip(&["link", "set", "veth2", "down"]);
         namespace.ip(&["link", "set", "veth2", "up"]);
         let round = std::time::Instant::now();
