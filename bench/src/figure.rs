@@ -24,6 +24,11 @@ impl Spread {
         Spread { n: sorted.len(), min: sorted[0], p50: at(50), p99: at(99) }
     }
 
+    /// Of times, in seconds.
+    pub fn of_seconds(times: &[Duration]) -> Spread {
+        Self::of(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>())
+    }
+
     /// Of times, in milliseconds.
     pub fn of_times(times: &[Duration]) -> Spread {
         Self::of(&times.iter().map(|time| time.as_secs_f64() * 1000.0).collect::<Vec<_>>())

@@ -1,21 +1,18 @@
 //! `ladon node` is killed and started again beside a switch that is full and right: how long until it says that everything is in
 //! force, and what it touched. There is no peer: OVN 25.03's `ovn-controller` clears and writes again what it finds.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lab::Progress;
 
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::flows::Monitor;
-use crate::world::{Shape, World, status};
+use crate::world::{Shape, World};
 
 /// How long a restart may take.
 const READY: Duration = Duration::from_secs(60);
-/// How often the node is asked: finer than what is measured.
-const LOOK: Duration = Duration::from_millis(2);
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let (shape, times) = scale.of((Shape::flat(10, 3_300, 10), 20), (Shape::flat(2, 200, 4), 3));
@@ -26,16 +23,8 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     progress
         .during(format!("ladon node killed {times} times beside {flows} flows"), || {
             for _ in 0..times {
-                let node = world.node();
-                node.process.kill9()?;
-                let started = Instant::now();
-                node.process.restart()?;
-                let is_done = || status(node).is_some_and(|status| status["is_in_force"] == true && status["flows"] == flows);
-                while !is_done() {
-                    ensure!(started.elapsed() < READY, "after {READY:?} ladon node says {:?}", status(node));
-                    thread::sleep(LOOK);
-                }
-                took.push(started.elapsed());
+                world.node().process.kill9()?;
+                took.push(world.start_node(Some(flows), READY)?);
             }
             anyhow::Ok(())
         })
@@ -46,7 +35,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
          Changes are what the switch's flow monitor told meanwhile.",
         shape.ports
     );
-    let (seconds, n) = (Spread::of(&took.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()), changes.len());
+    let (seconds, n) = (Spread::of_seconds(&took), changes.len());
     Ok(vec![
         Figure::new(
             format!("`ladon node` restarted beside {flows} flows, until in force, p50"),

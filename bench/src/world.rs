@@ -9,12 +9,14 @@
 //! group, TCP 22 and 80, ICMP. Ports are those of virtual machines, so that every one of them is an entry of its own to other nodes
 //! (pods would be one entry per block).
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use demo::{Deployment, NodeParts, Tunnel, id};
 use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
 use serde_json::{Value, json};
@@ -26,6 +28,8 @@ use crate::ports::API;
 
 /// How long everything may take to be in force.
 const READY: Duration = Duration::from_secs(300);
+/// How often n1 is asked while it starts: finer than what is measured.
+const LOOK: Duration = Duration::from_millis(2);
 /// Ports of one bulk request.
 const BULK: usize = 250;
 
@@ -158,6 +162,30 @@ impl World {
             status => Err(format!("{status:?}")),
         })?;
         Ok(())
+    }
+
+    /// Takes from n1 all that it knows and has: its program does not run, its switch is empty.
+    pub fn empty_node(&self) -> Result<()> {
+        let node = self.node();
+        node.process.kill9()?;
+        let state = node.run_dir.parent().context("it has a parent")?.join("state");
+        fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
+        for what in ["del-flows", "del-groups", "del-meters"] {
+            self.ovs[0].ofctl(&[what, "br-int"])?;
+        }
+        Ok(())
+    }
+
+    /// Starts n1's program: how long until it says that everything is in force; where that is known, so many flows.
+    pub fn start_node(&self, flows: Option<u64>, patience: Duration) -> Result<Duration> {
+        let (node, began) = (self.node(), Instant::now());
+        node.process.restart()?;
+        let is_done = |status: &Value| status["is_in_force"] == true && flows.is_none_or(|flows| status["flows"] == flows);
+        while !status(node).as_ref().is_some_and(is_done) {
+            ensure!(began.elapsed() < patience, "after {patience:?} n1 says {:?}\n{}", status(node), self.ladon.logs());
+            thread::sleep(LOOK);
+        }
+        Ok(began.elapsed())
     }
 
     /// One more host beside them.

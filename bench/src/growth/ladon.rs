@@ -1,7 +1,6 @@
 //! Ladon as one of the systems that are given the same work.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -159,24 +158,12 @@ impl System for Ladon {
     }
 
     fn empty(&mut self) -> Result<()> {
-        let node = self.world.node();
-        node.process.kill9()?;
-        let state = node.run_dir.parent().context("it has a parent")?.join("state");
-        fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
-        for what in ["del-flows", "del-groups", "del-meters"] {
-            self.world.ovs[0].ofctl(&["-O", "OpenFlow15", what, "br-int"])?;
-        }
-        Ok(())
+        self.world.empty_node()
     }
 
     fn start(&mut self) -> Result<Duration> {
         let began = Instant::now();
-        let node = self.world.node();
-        node.process.restart()?;
-        while status(node).is_none_or(|status| status["is_in_force"] != true) {
-            ensure!(began.elapsed() < READY, "n1 is not in force after {READY:?}\n{}", self.world.ladon.logs());
-            thread::sleep(LOOK);
-        }
+        self.world.start_node(None, READY)?;
         self.wait()?;
         let local = self.world.local.clone();
         local.iter().try_for_each(|port| self.until_active(port))?;

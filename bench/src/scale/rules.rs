@@ -4,11 +4,9 @@
 //! addresses and 20 ports, after two improvements). Here the addresses are those of remote ports, each a member of all groups but one.
 //! OVN 25.03 gets a tenth of the rules: with all of them it was not done after 90 s, at 5.9 GB of memory.
 
-use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use demo::id;
 use lab::Progress;
 use serde_json::{Value, json};
@@ -18,7 +16,7 @@ use super::groups::{group, interleaved};
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::ovn::{self, Overlapping, Ovn};
-use crate::world::{Shape, World, status};
+use crate::world::{Shape, World};
 
 /// Local ports that have the rules.
 const LOCAL: usize = 20;
@@ -26,8 +24,6 @@ const LOCAL: usize = 20;
 const FIRST_PORT: usize = 10_000;
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(300);
-/// How often a node that starts is asked: finer than what is measured.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// How many there are: `sets` different sets of the addresses of `ports`, and so many rules for each.
 #[derive(Clone, Copy)]
@@ -83,7 +79,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
             .against(&format!("OVN 25.03 with {} rules", of_ovn.rules()), theirs)
             .how(how.clone())
     };
-    let median = |times: &[Duration]| Measured::p50(Spread::of(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()));
+    let median = |times: &[Duration]| Measured::p50(Spread::of_seconds(times));
     Ok(vec![
         figure("from the request that brings them until in force", median(&[ours]), median(&[theirs])),
         figure("fresh start of the node", median(&fresh), median(&their_fresh)),
@@ -127,23 +123,10 @@ impl Rules {
 
 /// n1 starts with an empty switch and an empty memory.
 fn fresh_starts(world: &World, times: usize) -> Result<Vec<Duration>> {
-    let node = world.node();
-    let state = node.run_dir.parent().context("it has a parent")?.join("state");
     let flows = world.flows()?;
-    let mut took = Vec::new();
-    for _ in 0..times {
-        node.process.kill9()?;
-        fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
-        for what in ["del-flows", "del-groups", "del-meters"] {
-            world.ovs[0].ofctl(&[what, "br-int"])?;
-        }
-        let began = Instant::now();
-        node.process.restart()?;
-        while status(node).is_none_or(|status| status["is_in_force"] != true || status["flows"] != flows) {
-            ensure!(began.elapsed() < READY, "after {READY:?} n1 says {:?}", status(node));
-            thread::sleep(LOOK);
-        }
-        took.push(began.elapsed());
-    }
-    Ok(took)
+    let fresh_start = |_| {
+        world.empty_node()?;
+        world.start_node(Some(flows), READY)
+    };
+    (0..times).map(fresh_start).collect()
 }

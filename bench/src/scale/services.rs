@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use demo::id;
 use lab::Progress;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::http::Client;
 use crate::memory::megabytes;
 use crate::ovn::{self, Ovn};
-use crate::world::{Shape, World, status};
+use crate::world::{Shape, World};
 
 /// Backends of a Service.
 const BACKENDS: usize = 10;
@@ -28,8 +28,6 @@ const BACKENDS: usize = 10;
 const CLIENTS: usize = 8;
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(300);
-/// How often a node that starts is asked: finer than what is measured.
-const LOOK: Duration = Duration::from_millis(5);
 const LOAD_BALANCERS: &str = "/v2.0/lbaas/loadbalancers";
 
 /// What one system showed.
@@ -54,7 +52,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
          `ladon node` (`ovn-controller`) after that. One backend or Service more, and away again, {times} times: from the request (transaction) until the node has acknowledged it.",
         shape.ports, shape.networks, shape.local
     );
-    let seconds = |times: &[Duration]| Measured::p50(Spread::of(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()));
+    let seconds = |times: &[Duration]| Measured::p50(Spread::of_seconds(times));
     let millis = |times: &[Duration]| Measured::p50(Spread::of_times(times));
     let figure = |name: &str, unit: &str, [ours, theirs]: [Measured; 2], share: f64| {
         Figure::new(format!("{count} Services: {name}"), unit, ours, Reach::AtMostOfPeer(share))
@@ -113,15 +111,8 @@ fn timed<T>(times: &mut Vec<Duration>, client: &mut Client, work: impl FnOnce(&m
 }
 
 fn restart(world: &World, flows: u64) -> Result<Duration> {
-    let node = world.node();
-    node.process.kill9()?;
-    let began = Instant::now();
-    node.process.restart()?;
-    while status(node).is_none_or(|status| status["is_in_force"] != true || status["flows"] != flows) {
-        ensure!(began.elapsed() < READY, "after {READY:?} ladon node says {:?}", status(node));
-        thread::sleep(LOOK);
-    }
-    Ok(began.elapsed())
+    world.node().process.kill9()?;
+    world.start_node(Some(flows), READY)
 }
 
 fn of_ovn(mut ovn: Ovn, count: usize, times: usize, restarts: usize, progress: &Progress) -> Result<Seen> {
