@@ -103,7 +103,7 @@ impl Index {
     }
 }
 
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+pub(crate) const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 /// Something that a function can read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

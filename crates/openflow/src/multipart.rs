@@ -98,10 +98,6 @@ impl MultipartRequest {
         MultipartRequest::Flows(FlowFilter::all())
     }
 
-    pub fn flows_of_table(table: u8) -> Self {
-        MultipartRequest::Flows(FlowFilter { table, ..FlowFilter::all() })
-    }
-
     pub fn all_ports() -> Self {
         MultipartRequest::Ports(OfPort::ANY)
     }

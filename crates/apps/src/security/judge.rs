@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use model::{Direction, EtherType, Kind, ObjectKey, Port, PortId, Rule, SecurityGroupId, link_local, owner};
 
 use super::ports;
-use crate::view::{Index, View, find};
+use crate::view::{DIRECTIONS, Index, View, find};
 
 /// How a connection began: the direction of its first packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -122,7 +122,7 @@ fn node_addresses(view: &View) -> Vec<IpNet> {
 
 /// The local ports whose rules would be different without `group`'s members: those that have a rule that names it.
 pub fn ports_with_rules_naming(view: &View, group: SecurityGroupId) -> BTreeSet<PortId> {
-    let naming = [Direction::Egress, Direction::Ingress].map(|direction| Index::RulesNaming(group, direction));
+    let naming = DIRECTIONS.map(|direction| Index::RulesNaming(group, direction));
     let rules = naming.into_iter().flat_map(|index| view.ids(index)).filter_map(|id| view.object(ObjectKey::new(Kind::Rule, id)));
     let groups: BTreeSet<SecurityGroupId> = rules.filter_map(|rule| (&**rule).try_into().ok()).map(|rule: &Rule| rule.group).collect();
     groups.into_iter().flat_map(|group| ports_in(view, group)).collect()

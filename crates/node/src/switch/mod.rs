@@ -140,14 +140,6 @@ impl Switch {
         Ok(flows)
     }
 
-    /// Every flow of one table.
-    ///
-    /// # Errors
-    /// As any request.
-    pub async fn dump_table(&self, table: u8) -> Result<Vec<InstalledFlow>, SwitchError> {
-        self.flows(MultipartRequest::flows_of_table(table)).await
-    }
-
     async fn flows(&self, request: MultipartRequest) -> Result<Vec<InstalledFlow>, SwitchError> {
         match self.multipart(request).await? {
             MultipartBody::Flows(flows) => Ok(flows),
