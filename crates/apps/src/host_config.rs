@@ -4,16 +4,18 @@
 //! that it must be told (RFC 2131, RFC 8415, RFC 4861). Only where there is something to tell: the port has an address in an
 //! IPv4 subnet with DHCP, its network has an IPv6 subnet with DHCPv6, or a router that announces a subnet. Everywhere else the
 //! question goes on like any other packet, so that a user's own server can answer. Answers never pass the pipeline.
+//! A question for somebody's MAC is one for the neighbours.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Ipv6Mode, Network, Port, Subnet};
-use pipeline::{Flow, Punt, Table, Test, fields::*, icmp_code, icmp_type, ip_dst, l4_dst, l4_src};
+use pipeline::{Flow, Punt, Reason, Table, Test, fields::*, icmp_code, icmp_type, ip_dst, l4_dst, l4_src};
 
 use crate::app::{App, Output, Root, RootKind};
 use crate::classify::key;
+use crate::neighbours::questions;
 use crate::sight::Sight;
 
-pub const APP: App = App { name: "host_config", roots: &[RootKind::Attached], run };
+pub const APP: App = App { name: "host_config", roots: &[RootKind::Attached, RootKind::Here], run };
 
 const UDP: u8 = 17;
 const DHCP_CLIENT: u16 = 68;
@@ -23,7 +25,11 @@ const DHCPV6_SERVER: u16 = 547;
 const ROUTER_SOLICITATION: u8 = 133;
 
 fn run(sight: &Sight, root: Root) -> Output {
-    let Root::Attached(id) = root else { return Output::default() };
+    let id = match root {
+        Root::Attached(id) => id,
+        Root::Here => return questions().map(to_neighbours).to_vec().into(),
+        _ => return Output::default(),
+    };
     let Some((port, _, network)) = sight.live(id) else { return Output::default() };
     let subnets = sight.subnets_of(network.id);
     let flows = [
@@ -50,6 +56,11 @@ fn has_announced_subnet(sight: &Sight, network: &Network, subnets: &[&Subnet]) -
     let interfaces = sight.interfaces_on(network.id);
     let mut routers = interfaces.into_iter().filter(announcing).filter_map(|port| sight.router(port.router()?));
     routers.any(|router| router.is_admin_up)
+}
+
+/// A question for somebody's MAC never passes what is for packets to him.
+fn to_neighbours(question: Test) -> Flow {
+    Table::Punt.when([question]).goto(Table::Neighbours).because(Reason::Pipeline)
 }
 
 /// A packet of a DHCP client is for the node, whichever server it is sent to.
@@ -84,13 +95,13 @@ mod tests {
     use crate::testing::*;
     use crate::{ALL, Change, Engine, Numbers};
 
-    /// The flows of Punt in a world with `more`.
+    /// The flows that hand something to the node in a world with `more`.
     fn punts(more: Vec<Change>) -> Vec<String> {
         let mut engine = Engine::new(ALL, Numbers::default());
         let web = port("web", 4, "blue", &[("v4", "10.0.0.9"), ("v6", "fd00::9")]);
         let base = [here("n1", "192.0.2.1"), put(network("blue", 7)), put(web), attach("web", 11)];
         engine.update(base.into_iter().chain(more));
-        let mut said: Vec<String> = engine.flows().map(|flow| flow.to_string()).filter(|flow| flow.starts_with("Punt ")).collect();
+        let mut said: Vec<String> = engine.flows().map(|flow| flow.to_string()).filter(|flow| flow.starts_with("Punt ") && flow.contains("punt ")).collect();
         said.sort();
         said
     }

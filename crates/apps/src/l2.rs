@@ -74,13 +74,19 @@ fn for_port(sight: &Sight, port: &Port) -> Option<Vec<Flow>> {
         return Some(vec![to_next_router(port, network)]);
     }
     let told = single_pairs(port).filter_map(|(ip, _)| announcement_to_everybody(network, port, ip));
-    let there = port.home().filter(|home| !sight.is_here(home)).and_then(|home| sight.tunnel_to(home));
+    let there = port.home().and_then(|home| sight.way_to(home));
     let there = there.zip(sight.here().tunnel_port.map(OfPort)).map(|(tunnel, out)| {
-        let own = port.block.is_none().then(|| to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port)));
+        let own = is_looked_for(sight, port).then(|| to_node(to(network, port.mac).to_vec(), tunnel, Priority::Normal, key(port)));
         let carried = carried(port, network).into_iter().map(move |what| to_carrier_there(port, what, tunnel, out));
         own.into_iter().chain(carried)
     });
     Some(told.chain(there.into_iter().flatten()).collect())
+}
+
+/// Whether packets for the MAC of a port of another node come here: machines of this node ask for it on its network, or it is one of
+/// several that carry an address. What a router leads to it has its way already.
+fn is_looked_for(sight: &Sight, port: &Port) -> bool {
+    port.block.is_none() && (sight.any(Index::Inhabited(port.network)) || !port.address_pairs.is_empty())
 }
 
 /// Packets that go to every port that carries something by its address pairs: in this table, with this priority.
@@ -223,4 +229,84 @@ fn through_tunnel(sight: &Sight) -> Option<Flow> {
 
 fn vni() -> Action {
     Action::copy_low(NETWORK, Header::TunId, 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use model::{AddressPair, Mac, NodeName, Port};
+
+    use super::APP;
+    use crate::testing::*;
+    use crate::{App, Change, Engine, Numbers};
+
+    /// A port whose home is `node`.
+    fn at(node: &str, name: &str, key: u32) -> Port {
+        let address = Ipv4Addr::from_bits(0x0a00_0000 + key).to_string();
+        Port { host: Some(NodeName(node.into())), ..port(name, key, "blue", &[("v4", &address)]) }
+    }
+
+    /// n1, and three ports of n2 on one network.
+    fn world() -> Engine {
+        static APPS: &[&App] = &[&APP];
+        let mut engine = Engine::new(APPS, Numbers::default());
+        let ports = (0..3).map(|number| put(at("n2", &format!("far{number}"), 10 + number)));
+        let nodes = [put(node("n1", "192.0.2.1")), put(node("n2", "192.0.2.2"))];
+        engine.update([here("n1", "192.0.2.1"), put(network("blue", 7))].into_iter().chain(nodes).chain(ports));
+        engine
+    }
+
+    /// How many ports of other nodes the switch knows by their MAC.
+    fn known(engine: &Engine) -> usize {
+        engine.flows().filter(|flow| flow.to_string().contains("from_tunnel=0, network=7 -> tun_dst:=")).count()
+    }
+
+    #[test]
+    fn ports_of_other_nodes_are_known_by_their_mac_while_somebody_here_may_ask() {
+        let mut engine = world();
+        assert_eq!(known(&engine), 0);
+        // Before it is plugged in, so that nothing is left to do then.
+        engine.update([put(at("n1", "own", 1))]);
+        assert_eq!(known(&engine), 3);
+        engine.update([attach("own", 11)]);
+        assert_eq!(known(&engine), 3);
+        engine.update([Change::Detach(model::PortId(id("own")))]);
+        assert_eq!(known(&engine), 3);
+        engine.update([Change::Remove(model::ObjectKey::new(model::Kind::Port, id("own")))]);
+        assert_eq!(known(&engine), 0);
+    }
+
+    #[test]
+    fn a_port_without_a_home_that_is_attached_here_may_ask() {
+        let mut engine = world();
+        engine.update([put(port("own", 1, "blue", &[("v4", "10.0.0.1")])), attach("own", 11)]);
+        assert_eq!(known(&engine), 3);
+    }
+
+    #[test]
+    fn a_node_that_learns_its_name_late_knows_the_same() {
+        let mut engine = world();
+        engine.update([put(at("n1", "own", 1)), here("n3", "192.0.2.1")]);
+        assert_eq!(known(&engine), 0);
+        engine.update([here("n1", "192.0.2.1")]);
+        assert_eq!(known(&engine), 3);
+    }
+
+    #[test]
+    fn the_second_port_here_is_no_news_for_the_others() {
+        let mut engine = world();
+        engine.update([put(at("n1", "own", 1)), attach("own", 11)]);
+        let runs = engine.work().runs;
+        engine.update([put(at("n1", "second", 2)), attach("second", 12)]);
+        assert!(engine.work().runs - runs <= 4, "{}", engine.work().runs - runs);
+    }
+
+    #[test]
+    fn who_carries_an_address_is_known_by_its_mac_everywhere() {
+        let mut engine = world();
+        let pair = AddressPair { ip: "10.0.0.50/32".parse().unwrap(), mac: Mac::from_bits(0x0a00_0000_000a) };
+        engine.update([put(Port { address_pairs: vec![pair], ..at("n2", "far0", 10) })]);
+        assert_eq!(known(&engine), 1);
+    }
 }

@@ -2,33 +2,26 @@
 //!
 //! A packet for a router's MAC is the router's (RouterMac). If it is for one of the router's own addresses, the router answers
 //! the ping or refuses (RouterSelf); if its time is up, the sender is told. The longest prefix says the way (Route): out on a
-//! connected network or to a next hop. NextHop finds the MAC, computed for blocks, looked up for exceptions, every carrier's
-//! for an address that ports merely carry by their address pairs; the packet goes on at L2Lookup as if it had been on that network all along. If the next hop is a router, the packet re-enters there.
+//! connected network or to a next hop, whose MAC the neighbours know (NextHop); the packet goes on at L2Lookup as if it had been on
+//! that network all along. If the next hop is a router, the packet re-enters there.
 //! IPv4 and IPv6 are one path (RFC 1812, RFC 8200, RFC 4443).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use model::{Block, FixedIp, Kind, Mac, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
+use model::{FixedIp, Kind, Network, ObjectKey, Port, Route, Router, Subnet, link_local};
 use pipeline::{
     Action, Draft, Flow, Header, Place, Priority, Punt, Reason, Table, Test, eth_dst, fields::*, icmp_code, icmp_type, ip_dst, ipv4, ipv6,
 };
 
 use crate::app::{App, Output, Root, RootKind};
 use crate::classify::{key, single_pairs};
-use crate::neighbours::mac_of_block;
 use crate::sight::Sight;
 use crate::view::Index;
 
 pub const APP: App = App {
     name: "routing",
-    roots: &[
-        RootKind::Object(Kind::Port),
-        RootKind::Object(Kind::Block),
-        RootKind::Object(Kind::Network),
-        RootKind::Object(Kind::Router),
-        RootKind::Here,
-    ],
+    roots: &[RootKind::Object(Kind::Port), RootKind::Object(Kind::Network), RootKind::Object(Kind::Router), RootKind::Here],
     run,
 };
 
@@ -38,7 +31,6 @@ const TTL: u8 = 64;
 fn run(sight: &Sight, root: Root) -> Output {
     match root {
         Root::Object(ObjectKey { kind: Kind::Port, id }) => sight.port(id).map(|port| for_port(sight, port)),
-        Root::Object(ObjectKey { kind: Kind::Block, id }) => sight.block(id).map(|block| next_hops_of_block(sight, block)),
         Root::Object(ObjectKey { kind: Kind::Network, id }) => sight.network(id).map(|network| from_vips(sight, network)),
         Root::Object(key) => sight.router(key.id).filter(|router| router.is_admin_up).map(|router| extra_routes(sight, router)),
         Root::Attached(_) | Root::Address(..) => None,
@@ -57,11 +49,8 @@ fn for_port(sight: &Sight, port: &Port) -> Vec<Flow> {
     let router = port.router().and_then(|id| sight.router(id)).filter(|router| router.is_admin_up && port.is_admin_up);
     let interface = router.map(|router| for_interface(sight, router, port, network)).unwrap_or_default();
     let is_reachable = port.block.is_none() && (port.home().is_some() || port.is_homeless());
-    let hops = if is_reachable { port.addresses().map(|ip| next_hop(network, port, ip)).collect() } else { Vec::new() };
-    let carried = if port.home().is_some() { single_pairs(port).collect() } else { Vec::new() };
-    let carried = carried.into_iter().map(|(ip, mac)| next_hop_carried(network, port, ip, mac)).collect();
     let machine = if port.device_owner == model::owner::NODE && is_reachable { to_machine(sight, port, network) } else { Vec::new() };
-    [interface, hops, carried, machine].concat()
+    [interface, machine].concat()
 }
 
 fn for_interface(sight: &Sight, router: &Router, port: &Port, network: &Network) -> Vec<Flow> {
@@ -91,17 +80,14 @@ fn from_vips(sight: &Sight, network: &Network) -> Vec<Flow> {
 }
 
 fn from_vips_of_family(sight: &Sight, network: &Network, interfaces: &[&Port], is_v6: bool) -> Flow {
-    let (family, hop) = match is_v6 {
-        false => (ipv4(), Action::copy(Header::Ipv4Dst, NEXT_HOP)),
-        true => (ipv6(), Action::copy(Header::Ipv6Dst, NEXT_HOP6)),
-    };
+    let family = if is_v6 { ipv6() } else { ipv4() };
     let speaking = interfaces.iter().filter(|port| port.is_admin_up && port.addresses().any(|ip| ip.is_ipv6() == is_v6));
     let routers = speaking.filter_map(|port| sight.router(port.router()?)).filter(|router| router.is_admin_up);
     let when = Table::RouterMac.when([on(network), ON_LINK.is(1u8), family]).set(ON_LINK, 0u8);
     let because = ObjectKey::new(Kind::Network, network.id);
     match routers.min_by_key(|router| router.key) {
         Some(router) => when.set(ROUTER, router.key.0).goto(Table::RouterSelf).because(because),
-        None => when.act(hop).goto(Table::NextHop).because(because),
+        None => when.acts(to_destination(is_v6)).goto(Table::NextHop).because(because),
     }
 }
 
@@ -151,8 +137,7 @@ fn never_routed() -> Vec<Flow> {
 
 /// A packet that no route fits, or whose next hop nobody has, comes back as an ICMP error.
 fn no_way() -> Vec<Flow> {
-    let punt = |table: Table, punt| table.when([]).priority(Priority::Fallback).punt(punt).because(Reason::Pipeline);
-    vec![punt(Table::Route, Punt::NoRoute), punt(Table::NextHop, Punt::NoHost)]
+    vec![Table::Route.when([]).priority(Priority::Fallback).punt(Punt::NoRoute).because(Reason::Pipeline)]
 }
 
 /// A packet that leaves the router by `interface`.
@@ -168,11 +153,8 @@ fn leave(router: &Router, destination: IpNet, interface: &Port, network: &Networ
 
 /// A packet to a connected subnet has its destination as the next hop.
 fn connected(router: &Router, interface: &Port, network: &Network, subnet: &Subnet) -> Flow {
-    let copy = match subnet.cidr {
-        IpNet::V4(_) => Action::copy(Header::Ipv4Dst, NEXT_HOP),
-        IpNet::V6(_) => Action::copy(Header::Ipv6Dst, NEXT_HOP6),
-    };
-    leave(router, subnet.cidr, interface, network).act(copy).because(key(interface))
+    let hop = to_destination(subnet.cidr.addr().is_ipv6());
+    leave(router, subnet.cidr, interface, network).acts(hop).because(key(interface))
 }
 
 /// The subnets that a router is on, each with its interface there. An interface that is down leads nowhere.
@@ -209,14 +191,22 @@ fn extra_routes(sight: &Sight, router: &Router) -> Vec<Flow> {
 /// A packet for an extra route goes by the route's next hop.
 fn extra_route(router: &Router, route: &Route, interface: &Port, network: &Network) -> Flow {
     let because = ObjectKey::new(Kind::Router, router.id);
-    leave(router, route.destination.trunc(), interface, network).act(by_way_of(route.nexthop)).because(because)
+    leave(router, route.destination.trunc(), interface, network).acts(by_way_of(route.nexthop)).because(because)
 }
 
 /// The packet's next hop is `ip`.
-fn by_way_of(ip: IpAddr) -> Action {
+fn by_way_of(ip: IpAddr) -> Vec<Action> {
     match ip {
-        IpAddr::V4(ip) => Action::set(NEXT_HOP, ip.to_bits()),
-        IpAddr::V6(ip) => Action::set(NEXT_HOP6, ip.to_bits()),
+        IpAddr::V4(ip) => vec![Action::set(NEXT_HOP, ip.to_bits())],
+        IpAddr::V6(ip) => vec![Action::set(NEXT_HOP, 0u32), Action::set(NEXT_HOP6, ip.to_bits())],
+    }
+}
+
+/// The packet's next hop is its destination.
+fn to_destination(is_v6: bool) -> Vec<Action> {
+    match is_v6 {
+        false => vec![Action::copy(Header::Ipv4Dst, NEXT_HOP)],
+        true => vec![Action::set(NEXT_HOP, 0u32), Action::copy(Header::Ipv6Dst, NEXT_HOP6)],
     }
 }
 
@@ -232,52 +222,11 @@ fn to_machine(sight: &Sight, machine: &Port, network: &Network) -> Vec<Flow> {
         let is_on = |fixed: &FixedIp| interface.fixed_ips.iter().any(|own| own.subnet == fixed.subnet);
         for hop in machine.fixed_ips.iter().filter(|fixed| is_on(fixed)).map(|fixed| fixed.ip) {
             let is_led = |ip: &IpNet| ip.addr().is_ipv4() == hop.is_ipv4() && router.routes.iter().all(|route| route.destination != *ip);
-            let way = |ip: &IpNet| leave(router, *ip, interface, network).act(by_way_of(hop)).because(key(machine));
+            let way = |ip: &IpNet| leave(router, *ip, interface, network).acts(by_way_of(hop)).because(key(machine));
             flows.extend(underlay.iter().filter(|ip| is_led(ip)).map(way));
         }
     }
     flows
-}
-
-/// A packet whose next hop is the exception `port` gets `port`'s MAC.
-fn next_hop(network: &Network, port: &Port, ip: IpAddr) -> Flow {
-    Table::NextHop
-        .when(by(network, ip))
-        .priority(Priority::High)
-        .set(Header::EthDst, port.mac.bits())
-        .goto(Table::L2Lookup)
-        .because(key(port))
-}
-
-/// A packet whose next hop ports merely carry by their address pairs (VRRP) is copied to each of them: the model does not know
-/// who has it now. Those that share its MAC get one copy here, which L2 copies.
-fn next_hop_carried(network: &Network, port: &Port, ip: IpAddr, mac: Mac) -> Flow {
-    let copy = [Action::set(Header::EthDst, mac.bits()), Action::Copy(Table::L2Lookup)];
-    Table::NextHop.when(by(network, ip)).priority(Priority::Low).acts(copy).because(key(port))
-}
-
-fn by(network: &Network, ip: IpAddr) -> [Test; 3] {
-    match ip {
-        IpAddr::V4(ip) => [on(network), ipv4(), NEXT_HOP.is(ip.to_bits())],
-        IpAddr::V6(ip) => [on(network), ipv6(), NEXT_HOP6.is(ip.to_bits())],
-    }
-}
-
-/// A packet whose next hop lies in `block` gets the MAC that follows from the address.
-fn next_hops_of_block(sight: &Sight, block: &Block) -> Vec<Flow> {
-    let Some(network) = sight.network(block.network) else { return Vec::new() };
-    let flow = |tests: [Test; 2], mac: Vec<Action>| {
-        let tests = [on(network)].into_iter().chain(tests);
-        Table::NextHop.when(tests).acts(mac).goto(Table::L2Lookup).because(ObjectKey::new(Kind::Block, block.id))
-    };
-    let v4 = NEXT_HOP.is_masked(block.v4.network().to_bits().into(), block.v4.netmask().to_bits().into());
-    let v4 = flow([ipv4(), v4], mac_of_block(block, NEXT_HOP.into(), Header::EthDst, model::V6Shape::Embedded));
-    let v6 = block.v6.iter().map(|range| {
-        let (address, mask) = range.range(block.v4);
-        let test = NEXT_HOP6.is_masked(address.to_bits(), mask.to_bits());
-        flow([ipv6(), test], mac_of_block(block, NEXT_HOP6.into(), Header::EthDst, range.shape))
-    });
-    std::iter::once(v4).chain(v6).collect()
 }
 
 #[cfg(test)]

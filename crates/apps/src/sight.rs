@@ -133,6 +133,11 @@ impl<'a> Sight<'a> {
         self.node(node.id())?.reachable_from(&here.tunnel_addresses)
     }
 
+    /// The same, of a node that is not this one.
+    pub fn way_to(&self, node: &NodeName) -> Option<IpAddr> {
+        if self.is_here(node) { None } else { self.tunnel_to(node) }
+    }
+
     /// The number of the set of `port`'s security groups. Zero: it has none.
     pub fn own_identity(&self, port: &Port) -> u32 {
         self.view.numbers().borrow_mut().identity(&port.security_groups.iter().copied().collect())

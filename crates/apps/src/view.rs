@@ -64,8 +64,10 @@ pub enum Index {
     InterfacesOf(RouterId),
     /// Ports attached here, by network.
     AttachedOn(NetworkId),
-    /// Ports with a home on another node, by network and node: the replication list.
+    /// Ports with a home on a node, by network and node: the replication list.
     PortsAt(NetworkId, Uuid),
+    /// Not empty while ports on the network have their home here, or are attached here: machines of this node look for each other there.
+    Inhabited(NetworkId),
     /// Nodes that are home to something on a network.
     NodesOn(NetworkId),
     BlocksOn(NetworkId),
@@ -224,10 +226,7 @@ impl View {
             Change::Remove(key) => self.replace(key, None, touched),
             Change::Attach(attachment) => self.reattach(attachment.port, Some(attachment), touched),
             Change::Detach(port) => self.reattach(port, None, touched),
-            Change::Here(here) if here != self.here => {
-                self.here = here;
-                touched.insert(Dep::Here);
-            }
+            Change::Here(here) if here != self.here => self.replace_here(here, touched),
             Change::Here(_) => {}
         }
     }
@@ -248,6 +247,25 @@ impl View {
         touched.extend(before.intersection(&after).filter(|index| index.is_read_whole()).map(|index| Dep::Index(*index)));
         self.recompute_domains(old.as_deref(), new.as_deref(), touched);
         self.unsettle(before.union(&after));
+    }
+
+    fn replace_here(&mut self, here: Here, touched: &mut FxHashSet<Dep>) {
+        let (old, new) = (self.here.node.id().0, here.node.id().0);
+        self.here = here;
+        touched.insert(Dep::Here);
+        if old != new {
+            self.networks_at(old).into_iter().for_each(|network| self.leave(Index::Inhabited(network), old, touched));
+            self.networks_at(new).into_iter().for_each(|network| self.join(Index::Inhabited(network), new, touched));
+        }
+    }
+
+    /// The networks with ports whose home is the node.
+    fn networks_at(&self, node: Uuid) -> Vec<NetworkId> {
+        let network = |index: &Index| match index {
+            Index::PortsAt(network, at) if *at == node => Some(*network),
+            _ => None,
+        };
+        self.indexes.keys().filter_map(network).collect()
     }
 
     fn reattach(&mut self, port: PortId, new: Option<Attachment>, touched: &mut FxHashSet<Dep>) {
@@ -410,7 +428,11 @@ impl View {
             groups.into_iter().map(|group| (of(group), Uuid::from_u128(number.into()))).collect()
         };
         match index {
-            Index::PortsAt(network, node) => vec![(Index::NodesOn(network), node)],
+            Index::PortsAt(network, node) => {
+                let here = (node == self.here.node.id().0).then_some((Index::Inhabited(network), node));
+                [(Index::NodesOn(network), node)].into_iter().chain(here).collect()
+            }
+            Index::AttachedOn(network) => vec![(Index::Inhabited(network), Uuid::nil())],
             Index::AttachedAs(number) => in_groups(number, Index::IdentitiesWith),
             Index::AddressesAs(number) => in_groups(number, Index::AddressIdentitiesWith),
             Index::BalancersOn(network) => {

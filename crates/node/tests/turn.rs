@@ -32,7 +32,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 /// Ports on the other node, each with its flows: enough for several bundles.
-const PORTS: u32 = 400;
+const PORTS: u32 = 500;
 /// The old half is left alone for longer after the turn. Not asked of a machine on which a look came later than this.
 const LEFT_ALONE: Duration = Duration::from_secs(9);
 /// What others do is mended sooner. A machine that stood still may be late, but not each time.

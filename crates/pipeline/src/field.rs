@@ -133,7 +133,7 @@ pub mod fields {
         /// Network that the packet is on: its key, also the VNI. Routing changes it.
         NETWORK = Field::register(&"network", 1, 0..32);
         /// Port of this node that the packet goes to: its key.
-        DST_PORT = Field::register(&"dst_port", 2, 0..32).live(Neighbours, Deliver);
+        DST_PORT = Field::register(&"dst_port", 2, 0..32).live(Gateway, Deliver);
         /// Connection tracking zone of the port whose rules are asked: the source's, from Receive on the destination's.
         RULES_ZONE = Field::register(&"rules_zone", 3, 0..16);
         /// Zone of the translations to members: of the client's port, from Receive on of the destination port.
@@ -153,6 +153,8 @@ pub mod fields {
         PAGE = Field::register(&"page", 4, 20..28);
         /// The packet was sent to a VIP on its own network, so that no router has it yet.
         ON_LINK = Field::register(&"on_link", 4, 28..29).live(Gateway, RouterMac);
+        /// The next hop is on another node, to which the packet has its way.
+        IS_THERE = Field::register(&"is_there", 4, 29..30).live(NextHop, NeighbourReply);
         /// Routing domain of the source port, from Receive on of the destination port: the smallest key of the networks that
         /// routers connect with the port's own.
         DOMAIN = Field::register(&"domain", 5, 0..32);
@@ -168,14 +170,12 @@ pub mod fields {
         VIP = Field::register(&"vip", 9, 0..32).live(Gateway, LbSelfSource);
         /// A place to keep an address or a MAC while source and destination change places.
         KEPT = Field::wide(&"kept", 12).live(Hairpin, LbSelfSource);
-        /// A place to keep an IPv4 address while an answer is written.
-        SCRATCH = Field::register(&"scratch", 9, 0..32).live(NeighbourReply, NeighbourReply);
         /// The part of a network's nodes that the packet is copied to.
         FLOOD_PART = Field::register(&"flood_part", 9, 0..32).live(Flood, FloodPart);
-        /// IPv4 address of the next hop.
-        NEXT_HOP = Field::register(&"next_hop", 9, 0..32).live(RouterMac, NextHop);
-        /// IPv6 address of the next hop.
-        NEXT_HOP6 = Field::wide(&"next_hop6", 12).live(RouterMac, NextHop);
+        /// IPv4 address of the next hop, or that is asked for. Zero: an IPv6 address is.
+        NEXT_HOP = Field::register(&"next_hop", 9, 0..32).live(RouterMac, NeighbourReply);
+        /// IPv6 address of the next hop, or that is asked for.
+        NEXT_HOP6 = Field::wide(&"next_hop6", 12).live(RouterMac, NeighbourReply);
     }
 }
 

@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn the_description_says_everything_that_a_packet_depends_on() {
         let text = description();
-        for line in ["table 0 Classify Drop ", "table 2 Punt Goto(Neighbours) ", "field nat_zone 3 16 16 Classify Deliver Zone of "] {
+        for line in ["table 0 Classify Drop ", "table 2 Punt Goto(Gateway) ", "field nat_zone 3 16 16 Classify Deliver Zone of "] {
             assert!(text.lines().any(|said| said.starts_with(line)), "{line}: {text}");
         }
         assert!(text.contains("priority normal 300\n") && text.contains("punt Refused 7\n"), "{text}");

@@ -50,12 +50,8 @@ tables! {
     Classify owned by "classify", miss Drop;
     /// Drop packets whose source addresses are not the port's own or its address pairs'.
     SpoofGuard owned by "spoof", miss Drop;
-    /// Hand DHCP, DHCPv6 and router solicitations to the node.
-    Punt owned by "host_config", miss Goto(Table::Neighbours);
-    /// Answer ARP and neighbour solicitations for every address that is known.
-    Neighbours owned by "neighbours", miss Goto(Table::Gateway);
-    /// Make the ARP reply or the neighbour advertisement of what Neighbours has turned round, and send it back.
-    NeighbourReply owned by "neighbours", miss Drop;
+    /// Hand DHCP, DHCPv6 and router solicitations to the node. ARP requests and neighbour solicitations go to Neighbours.
+    Punt owned by "host_config", miss Goto(Table::Gateway);
     /// Find by which router a packet leaves its network: whose VIPs it may be for. Others are for no VIP.
     Gateway owned by "balancing", miss Goto(Table::EgressTrack);
     /// Find the load balancer that a packet is for.
@@ -89,8 +85,14 @@ tables! {
     RouterSelf owned by "routing", miss Goto(Table::Route);
     /// Choose the way by the longest matching prefix.
     Route owned by "routing", miss Drop;
-    /// Find the MAC of the next hop.
-    NextHop owned by "routing", miss Drop;
+    /// Find out which address an ARP request or a neighbour solicitation asks for. A port's questions for its own address go on.
+    Neighbours owned by "neighbours", miss Goto(Table::L2Lookup);
+    /// Find the MAC of the next hop, or of the address that is asked for.
+    NextHop owned by "neighbours", miss Drop;
+    /// Make a question the answer: the ARP reply, or the neighbour advertisement. Send what goes to a port of another node on its way.
+    NeighbourReply owned by "neighbours", miss Goto(Table::L2Lookup);
+    /// Complete a neighbour advertisement.
+    Advertise owned by "neighbours", miss Drop;
     /// Choose where the packet goes by its MAC: a local port, another node, everybody, or another router.
     L2Lookup owned by "l2", miss Drop;
     /// Copy a question (ARP, neighbour solicitation) for an address that ports carry by their address pairs to those ports.
