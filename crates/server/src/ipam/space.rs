@@ -145,6 +145,12 @@ impl Spaces {
     /// Appends a freed address to the queue.
     pub(super) fn push(&mut self, id: Uuid, ip: IpAddr, now: Timestamp) {
         self.append(id, Freed { ip, at: now.as_millisecond() });
+        self.forget_oldest(id, now);
+        // A queue that grew beyond its limit while all of it was in quarantine gets shorter.
+        self.forget_oldest(id, now);
+    }
+
+    fn forget_oldest(&mut self, id: Uuid, now: Timestamp) {
         let space = self.spaces.entry(id).or_default();
         if space.queue.len() > FREED_MAX
             && let Some(oldest) = space.queue.values().next().filter(|freed| !freed.is_quarantined(now)).map(|freed| freed.ip)
@@ -247,4 +253,23 @@ fn chunk_range(chunk: u64) -> std::ops::Range<u64> {
 
 fn record_name((id, chunk): (Uuid, Option<u64>)) -> String {
     chunk.map_or_else(|| format!("{PREFIX}{id}"), |chunk| format!("{PREFIX}{id}/{chunk}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn beyond_the_most_the_oldest_are_forgotten_once_they_have_rested() {
+        const MORE: usize = 10;
+        let (id, mut spaces, now) = (Uuid::from_u128(1), Spaces::default(), Timestamp::from_second(1_800_000_000).unwrap());
+        let ip = |number: usize| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number as u32));
+        (0..FREED_MAX + MORE).for_each(|number| spaces.push(id, ip(number), now));
+        assert_eq!(spaces.of(id).queue.len(), FREED_MAX + MORE, "none has rested");
+        (0..MORE).for_each(|number| spaces.push(id, ip(FREED_MAX + MORE + number), later(now)));
+        assert_eq!(spaces.of(id).queue.len(), FREED_MAX);
+        assert!(!spaces.of(id).is_queued(ip(2 * MORE - 1)) && spaces.of(id).is_queued(ip(2 * MORE)), "the oldest are gone");
+    }
 }
