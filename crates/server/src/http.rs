@@ -46,7 +46,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_ID: &str = "x-openstack-request-id";
 /// What a proxy that speaks TLS with the client says of that.
 const FORWARDED_PROTO: header::HeaderName = header::HeaderName::from_static("x-forwarded-proto");
-/// Bytes of a refusal that are worth repeating.
+/// Bytes of a refusal that are worth repeating. Instead of a longer one stands what its status is called.
 const REASON_MAX: usize = 1024;
 /// What a path that nothing serves is answered, as in OpenStack.
 const NOT_FOUND: &str = "The resource could not be found.";
@@ -201,8 +201,12 @@ pub enum Listener {
 impl Listener {
     /// Serves `application` until `stop`, then lets the requests under way end.
     pub async fn serve(self, application: Router, stop: CancellationToken) {
+        self.serve_while(Arc::new(Semaphore::new(CONNECTIONS_MAX)), application, stop).await;
+    }
+
+    /// As [`Listener::serve`], as many connections at once as there are `free`.
+    async fn serve_while(self, free: Arc<Semaphore>, application: Router, stop: CancellationToken) {
         let connections = TaskTracker::new();
-        let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Ok(Ok(permit)) = until(&stop, free.clone().acquire_owned()).await {
             let Ok(accepted) = until(&stop, self.accept()).await else { break };
             let (application, stop) = (application.clone(), stop.clone());
@@ -290,6 +294,8 @@ pub fn escape(text: &str) -> String {
 mod tests {
     use futures::StreamExt;
     use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
     use tower::ServiceExt;
 
     use super::*;
@@ -311,8 +317,64 @@ mod tests {
             ("/v2.0/lbaas/pools", "/faultcode", "Client"),
             ("/ladon/v1/nodes", "/error/title", "Request Timeout"),
         ] {
+            let begun = tokio::time::Instant::now();
             let (status, document) = ask(path, stalled()).await;
             assert_eq!((status, document.pointer(pointer).and_then(Value::as_str)), (408, Some(said)), "{document}");
+            assert_eq!(begun.elapsed().as_secs(), BODY_TIMEOUT.as_secs());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_say_what_it_wants_is_given_up() {
+        for said in ["", "GET /v2.0/networks HTTP/1.1\r\nHost: "] {
+            let (begun, (mut client, server)) = (tokio::time::Instant::now(), tokio::io::duplex(1024));
+            client.write_all(said.as_bytes()).await.unwrap();
+            tokio::spawn(converse(Box::new(server), Router::new(), CancellationToken::new()));
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+            assert_eq!(begun.elapsed().as_secs(), HEADER_TIMEOUT.as_secs());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_repeated_unless_it_is_endless() {
+        for (length, is_repeated) in [(REASON_MAX, true), (REASON_MAX + 1, false)] {
+            let reason = "x".repeat(length);
+            let routes = Router::new().fallback(move || std::future::ready((StatusCode::BAD_REQUEST, reason)));
+            let request = Request::get("/ladon/v1/nodes").body(Body::empty()).unwrap();
+            let Ok(response) = application(routes, Auth::None).oneshot(request).await;
+            let document: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+            let said = document["error"]["message"].as_str().unwrap();
+            assert_eq!(said.len(), if is_repeated { length } else { "Bad Request".len() }, "{said}");
+        }
+    }
+
+    /// Lets everything go on that can.
+    async fn let_all_go_on() {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_most_is_served_when_another_one_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api");
+        let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+        let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let _others = free.clone().acquire_many_owned(CONNECTIONS_MAX as u32 - 1).await.unwrap();
+        tokio::spawn(listener.serve_while(free, Router::new(), CancellationToken::new()));
+        let mut first = UnixStream::connect(&path).await.unwrap();
+        let mut second = UnixStream::connect(&path).await.unwrap();
+        let mut answer = [0; 12];
+        for stream in [&mut first, &mut second] {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        }
+        first.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+        let_all_go_on().await;
+        assert!(second.try_read(&mut answer).is_err(), "it waits");
+        drop(first);
+        second.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
     }
 }

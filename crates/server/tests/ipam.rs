@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use common::{World, network, plain, pod, slaac, subnet};
 use model::*;
 use proptest::prelude::*;
-use server::ipam::{IpamError, QUARANTINE_SECS, Wanted, release_idle};
+use server::ipam::{BLOCKS_MIN, IpamError, QUARANTINE_SECS, Wanted, release_idle};
 use server::{Tx, WriteError};
 
 fn ip(text: &str) -> IpAddr {
@@ -133,8 +133,14 @@ async fn subnets_of_one_second_make_one_block_per_node_in_whatever_order_they_ca
 
 #[tokio::test]
 async fn a_small_subnet_and_an_own_choice_give_single_addresses() {
-    let (world, small) = world(&["10.0.0.0/24"]).await;
-    assert_eq!(world.port(pod(small, "n1")).await.unwrap().block, None);
+    for (blocks, has_block) in [(BLOCKS_MIN - 1, false), (BLOCKS_MIN, true)] {
+        let (world, small) = (World::new(), network(1));
+        let last = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + (blocks as u32) * 64 - 1);
+        world.put(small.clone()).await;
+        world.put(Subnet { pools: vec![(ip("10.0.0.0"), last.into())], ..subnet(&small, "10.0.0.0/16") }).await;
+        assert_eq!(world.port(pod(small.id, "n1")).await.unwrap().block.is_some(), has_block, "{blocks} blocks");
+    }
+    let world = World::new();
     let big = network(2);
     world.put(big.clone()).await;
     world.put(subnet(&big, "10.8.0.0/16")).await;

@@ -281,7 +281,7 @@ async fn a_batch_makes_the_members_be_these_and_touches_no_other() {
     assert_eq!(put(batch(vec![9]), "?additive_only=true").await.0, 202);
     assert_eq!(addresses().await.len(), 4);
     api.refused("PUT", &path, batch(vec![3, 3]), 409, "Another member").await;
-    let heavy = json!({"members": [{"address": "10.0.0.9", "protocol_port": 80, "weight": 257}]});
+    let heavy = json!({"members": [{"address": "10.0.0.9", "protocol_port": 80, "weight": octavia::WEIGHT_MAX + 1}]});
     api.refused("PUT", &path, heavy, 400, "weight").await;
     assert_eq!(put(json!({"members": []}), "").await.0, 202);
     assert!(addresses().await.is_empty());
@@ -292,9 +292,12 @@ async fn ten_thousand_members_are_one_batch() {
     let api = Api::new().await;
     let path = format!("pools/{}/members", api.pool().await);
     let members: Value =
-        (0..octavia::BATCH_MAX).map(|n| json!({"address": format!("10.1.{}.{}", n / 200, n % 200 + 1), "protocol_port": 80})).collect();
+        (0..octavia::MEMBERS_MAX).map(|n| json!({"address": format!("10.1.{}.{}", n / 200, n % 200 + 1), "protocol_port": 80})).collect();
     assert_eq!(api.ask("PUT", &path, json!({ "members": members })).await.0, 202);
-    assert_eq!(api.world.core.state().all::<Member>().count(), octavia::BATCH_MAX);
+    assert_eq!(api.world.core.state().all::<Member>().count(), octavia::MEMBERS_MAX);
+    let member = json!({"address": "10.2.0.1", "protocol_port": 80});
+    let more = json!({"members": vec![member; octavia::MEMBERS_MAX + 1]});
+    api.refused("PUT", &path, more, 400, "a batch may have 10000 members; this one has 10001").await;
 }
 
 #[tokio::test]
@@ -370,7 +373,7 @@ async fn what_users_get_wrong_is_answered_as_octavia_does() {
         (
             "POST",
             "loadbalancers",
-            json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "name": "x".repeat(256)}}),
+            json!({"loadbalancer": {"vip_subnet_id": api.subnet(), "name": "x".repeat(octavia::TEXT_MAX + 1)}}),
             400,
             "maximum character",
         ),

@@ -183,8 +183,11 @@ fn mac(tx: &Tx, request: &Request) -> Result<Mac, IpamError> {
         let [d, e, f]: [u8; 3] = rand::random();
         Mac([a, b, c, d, e, f])
     });
-    let free = random.take(MAC_TRIES_MAX).find(|mac| user(*mac).is_none());
-    free.ok_or(IpamError::MacsExhausted(request.network))
+    first_free(random, |mac| user(mac).is_none()).ok_or(IpamError::MacsExhausted(request.network))
+}
+
+fn first_free(macs: impl Iterator<Item = Mac>, is_free: impl Fn(Mac) -> bool) -> Option<Mac> {
+    macs.take(MAC_TRIES_MAX).find(|mac| is_free(*mac))
 }
 
 /// Random MACs that are tried before the network counts as full.
@@ -326,5 +329,17 @@ impl Addresses<'_, '_> {
                 self.chosen.push(FixedIp { subnet: subnet.id, ip });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_macs_are_tried_and_no_more() {
+        let macs = || (0..).map(Mac::from_bits);
+        let tried = |number: usize| first_free(macs(), |mac| mac == Mac::from_bits(number as u64 - 1)).is_some();
+        assert!(tried(1) && tried(MAC_TRIES_MAX) && !tried(MAC_TRIES_MAX + 1));
     }
 }

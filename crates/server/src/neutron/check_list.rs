@@ -247,9 +247,16 @@ mod tests {
 
     #[test]
     fn eleven_address_pairs_are_too_many() {
-        let pairs: Vec<Value> = (0..11).map(|n| json!({"ip_address": format!("10.0.0.{n}")})).collect();
+        let pairs: Vec<Value> = (0..=ADDRESS_PAIRS_MAX).map(|n| json!({"ip_address": format!("10.0.0.{n}")})).collect();
         assert!(says(address_pairs(json!(pairs))).starts_with("AllowedAddressPairExhausted"));
-        assert!(address_pairs(json!(pairs[..10])).is_ok());
+        assert!(address_pairs(json!(pairs[..ADDRESS_PAIRS_MAX])).is_ok());
+    }
+
+    #[test]
+    fn no_list_is_endless() {
+        let ids: Vec<Value> = (0..=LIST_MAX as u128).map(|n| json!(uuid::Uuid::from_u128(n))).collect();
+        assert_eq!(says(uuids(json!(ids))), "the list has more than 1000 entries");
+        assert!(uuids(json!(ids[..LIST_MAX])).is_ok());
     }
 
     #[test]
@@ -268,8 +275,12 @@ mod tests {
             json!([{"opt_name": "", "opt_value": "x"}]),
             json!([{"opt_name": "a", "opt_value": "x\ny"}]),
             json!([1]),
+            json!([{"opt_name": "n".repeat(OPTION_NAME_MAX + 1), "opt_value": "x"}]),
+            json!([{"opt_name": "n", "opt_value": "x".repeat(OPTION_VALUE_MAX + 1)}]),
         ] {
             assert!(dhcp_options(bad).is_err());
         }
+        let long = json!([{"opt_name": "n".repeat(OPTION_NAME_MAX), "opt_value": "x".repeat(OPTION_VALUE_MAX)}]);
+        assert!(dhcp_options(long).is_ok());
     }
 }

@@ -42,9 +42,15 @@ use axum::routing::get;
 use crate::views::Claims;
 use crate::writer::Core;
 
+pub use attribute::TEXT_MAX;
+pub use body::BULK_MAX;
 pub use error::ApiError;
 pub use extensions::{EXTENSIONS, Extension};
+pub use network::{IPV4_MTU_MIN, IPV6_MTU_MIN};
 pub use resource::Settings;
+pub use router::ROUTES_MAX;
+pub use subnet_rules::{DNS_MAX, HOST_ROUTES_MAX};
+pub use tags::{TAG_MAX, TAGS_MAX};
 
 use handlers::Neutron;
 

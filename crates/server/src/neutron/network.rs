@@ -21,9 +21,9 @@ use super::security_group;
 use super::subnet::Subnets;
 
 /// Smallest MTU that IPv4 allows (RFC 791).
-const IPV4_MTU_MIN: i64 = 68;
+pub const IPV4_MTU_MIN: i64 = 68;
 /// Smallest MTU that IPv6 allows (RFC 8200).
-const IPV6_MTU_MIN: u16 = 1280;
+pub const IPV6_MTU_MIN: u16 = 1280;
 /// Ports of these owners go away with their network.
 const AUTO_DELETED: [&str; 3] = ["network:dhcp", "network:distributed", "network:floatingip_agent_gateway"];
 

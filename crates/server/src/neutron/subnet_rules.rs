@@ -12,7 +12,7 @@ use super::subnet::{overlaps, version};
 /// Most DNS servers of a subnet (Neutron's default `max_dns_nameservers`).
 pub const DNS_MAX: usize = 5;
 /// Most host routes of a subnet (Neutron's default `max_subnet_host_routes`).
-pub const ROUTES_MAX: usize = 20;
+pub const HOST_ROUTES_MAX: usize = 20;
 /// Longest prefixes on which DHCP makes sense.
 const DHCP_V4_PREFIX_MAX: u8 = 30;
 const DHCP_V6_PREFIX_MAX: u8 = 126;
@@ -250,8 +250,8 @@ fn check_limits(subnet: &Subnet) -> Result<(), ApiError> {
     if subnet.dns_servers.len() > DNS_MAX {
         return refuse("DNSNameServersExhausted", "DNS nameservers", DNS_MAX);
     }
-    if subnet.host_routes.len() > ROUTES_MAX {
-        return refuse("HostRoutesExhausted", "host routes", ROUTES_MAX);
+    if subnet.host_routes.len() > HOST_ROUTES_MAX {
+        return refuse("HostRoutesExhausted", "host routes", HOST_ROUTES_MAX);
     }
     Ok(())
 }

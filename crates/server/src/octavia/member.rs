@@ -13,9 +13,9 @@ use super::body::{self, Fields, Table};
 use super::error::Fault;
 
 /// Members in one batch. More are refused.
-pub const BATCH_MAX: usize = 10_000;
+pub const MEMBERS_MAX: usize = 10_000;
 /// Octavia's greatest weight.
-const WEIGHT_MAX: u16 = 256;
+pub const WEIGHT_MAX: u16 = 256;
 
 pub const TABLE: Table = Table {
     argument: "member_",
@@ -121,8 +121,8 @@ pub fn update(ask: &mut Ask, mut it: Member, fields: &Fields) -> Result<(), Faul
 /// Makes the pool's members be these: known ones (same address and port) are changed where they differ, others made, and
 /// unless `is_additive`, those that are not named are deleted.
 pub fn replace(ask: &mut Ask, pool: &Pool, values: &[Value], is_additive: bool) -> Result<(), Fault> {
-    if values.len() > BATCH_MAX {
-        return Err(Fault::validation(format!("a batch may have {BATCH_MAX} members; this one has {}", values.len())));
+    if values.len() > MEMBERS_MAX {
+        return Err(Fault::validation(format!("a batch may have {MEMBERS_MAX} members; this one has {}", values.len())));
     }
     let known = ask.tx.state().members_of(pool.id).map(|member| ((member.address, member.port), member.clone()));
     let mut known: HashMap<(IpAddr, u16), Member> = known.collect();

@@ -33,10 +33,11 @@ use crate::auth::Caller;
 use crate::idempotent;
 use crate::state::{Owned, State};
 use crate::{Core, Tx};
+pub use body::TEXT_MAX;
 use body::{Fields, Table};
 pub use error::Fault;
 use list::Query;
-pub use member::BATCH_MAX;
+pub use member::{MEMBERS_MAX, WEIGHT_MAX};
 use show::Shown;
 
 /// The one provider of load balancers.

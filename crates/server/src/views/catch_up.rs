@@ -67,3 +67,25 @@ fn undone(state: &State, log: &[&Commit]) -> State {
     }
     past
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::world::*;
+    use super::*;
+    use crate::state::Change;
+
+    #[test]
+    fn a_log_of_too_many_changes_leads_nobody_on() {
+        let world = World::of([network(1).into(), vm(11, 1, 1).into()]);
+        let (state, view, encoder) = (&world.state, world.interest.view(&name(1)), Encoder::default());
+        let position = Position { revision: state.revision(), hash: InterestHash::of(&view) };
+        let key = key(vm(11, 1, 1));
+        let object = state.object(key).cloned();
+        let led_on = |changes: usize| {
+            let changes = vec![Change { key, before: object.clone(), after: object.clone() }; changes];
+            let log = [Commit { revision: state.revision(), changes: changes.into() }];
+            resumed(&name(1), position, state, &view, &log, &encoder).is_some()
+        };
+        assert!(led_on(RESUME_CHANGES_MAX) && !led_on(RESUME_CHANGES_MAX + 1));
+    }
+}

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_large_delta_travels_in_parts_and_only_the_last_one_is_whole() {
-        let upserts = vec![Bytes::from(vec![0; CHUNK_BYTES / 2]); 5];
+        let upserts = vec![Bytes::from(vec![0; stream::CHUNK_BYTES / 2]); 5];
         let batch = Batch { to: Revision(9), hash: InterestHash(3), upserts, removals: vec![key(1)] };
         let deltas = batch.deltas(Revision(4));
         assert_eq!(deltas.iter().map(|delta| delta.upserts.len()).collect::<Vec<_>>(), [0, 2, 2, 1]);

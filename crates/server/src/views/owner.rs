@@ -24,6 +24,8 @@ use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
 use crate::writer::{Core, Subscription, WriteError, Written};
 
+#[cfg(test)]
+pub use write::RETRY_AFTER;
 pub use write::{Batch, STATUS_BATCH_MAX, forget};
 
 /// A node that was here with a view of another store is listed for a day after it was here last.

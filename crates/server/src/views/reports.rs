@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// Interfaces, and ports in force, that the server keeps of one node. More are a fault on the node.
 pub const INTERFACES_MAX: usize = 65_536;
 /// What is kept of the error that OVSDB tells of an interface, and of the names of interfaces with one iface-id, in bytes.
-const ERROR_BYTES_MAX: usize = 255;
+pub const ERROR_BYTES_MAX: usize = 255;
 
 /// Why a report is not taken in.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

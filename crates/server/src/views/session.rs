@@ -12,7 +12,7 @@ use stream::wire::{
     server_message::Body,
 };
 use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tonic::{Status, Streaming};
 
 use super::Views;
@@ -57,9 +57,7 @@ pub async fn serve(views: Views, follower: Follower) {
     }
     let position = Position { revision: Revision(hello.revision), hash: InterestHash(hello.interest_hash) };
     if views.core.server().is_some() {
-        let mut revision = views.revision.clone();
-        // A node that has seen what the store has lost gets a snapshot in the end.
-        drop(tokio::time::timeout(BEHIND_TIMEOUT, revision.wait_for(|revision| *revision >= position.revision)).await);
+        have_heard(views.revision.clone(), position.revision).await;
     }
     let admission = match connect(&views, facts).await {
         Some(Ok(admission)) => admission,
@@ -74,6 +72,11 @@ pub async fn serve(views: Views, follower: Follower) {
         }
     };
     converse(&views, &node, session, talk).await;
+}
+
+/// Waits until this server has heard of `revision`. A node that has seen what the store has lost gets a snapshot in the end.
+async fn have_heard(mut ours: watch::Receiver<Revision>, revision: Revision) {
+    drop(tokio::time::timeout(BEHIND_TIMEOUT, ours.wait_for(|ours| *ours >= revision)).await);
 }
 
 /// Talks with the node, and however that ends, by a fault of ours too, says that it has ended.
@@ -292,5 +295,41 @@ impl Wire {
     async fn refuse(&self, reason: String) -> Result<(), Ended> {
         self.send(Body::Refused(Refused { reason })).await?;
         Err(Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_has_heard_elsewhere_is_waited_for_and_not_for_ever() {
+        let (ours, seen) = watch::channel(Revision(1));
+        let begun = Instant::now();
+        have_heard(seen.clone(), Revision(1)).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        have_heard(seen.clone(), Revision(2)).await;
+        assert_eq!(begun.elapsed().as_secs(), BEHIND_TIMEOUT.as_secs());
+        let waiting = tokio::spawn(have_heard(seen, Revision(2)));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        ours.send_replace(Revision(2));
+        waiting.await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), BEHIND_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_takes_nothing_off_the_wire_is_let_go() {
+        let (outbound, mut taken) = mpsc::channel(1);
+        let wire = Wire { outbound };
+        let heartbeat = |revision| Body::Heartbeat(Heartbeat { revision });
+        let begun = Instant::now();
+        assert!(wire.send(heartbeat(1)).await.is_ok());
+        assert!(wire.send(heartbeat(2)).await.is_err());
+        assert_eq!(begun.elapsed().as_secs(), SEND_TIMEOUT.as_secs());
+        assert!(taken.recv().await.is_some());
+        assert!(wire.send(heartbeat(3)).await.is_ok());
     }
 }

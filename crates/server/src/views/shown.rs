@@ -95,3 +95,26 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::world::vm;
+    use super::*;
+    use model::Port;
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_not_kept_is_encoded_again() {
+        const LARGE: usize = 1 << 20;
+        let large = |n: u32| Arc::new(Object::from(Port { name: "x".repeat(LARGE), ..vm(n, 1, 1) }));
+        let (encoder, first) = (Encoder::default(), large(1));
+        let bytes = encoder.encode(&first);
+        for n in 2..2 * (CACHE_BYTES_MAX / LARGE) as u32 {
+            encoder.encode(&large(n));
+            let cache = encoder.lock();
+            assert_eq!(cache.bytes, cache.objects.values().map(|(_, bytes)| bytes.len()).sum::<usize>());
+            assert!(cache.bytes > 0 && cache.bytes <= CACHE_BYTES_MAX, "{} bytes are kept", cache.bytes);
+        }
+        assert!(!encoder.lock().objects.contains_key(&first.key()));
+        assert_eq!(encoder.encode(&first), bytes);
+    }
+}

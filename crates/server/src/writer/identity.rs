@@ -38,3 +38,39 @@ pub(super) fn load(store: &dyn Store) -> Result<Snapshot, StoreError> {
     }
     Err(StoreError::Failed { doing: "giving the store an identity", source: "others write without a pause".into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use model::Revision;
+    use store::{ChangesError, Commit};
+
+    use super::*;
+
+    /// A store on which others always write first.
+    #[derive(Default)]
+    struct Busy(AtomicU32);
+
+    impl Store for Busy {
+        fn load(&self) -> Result<Snapshot, StoreError> {
+            Ok(Snapshot::default())
+        }
+
+        fn changes(&self, _: Revision) -> Result<Vec<Commit>, ChangesError> {
+            Ok(Vec::new())
+        }
+
+        fn transact(&self, _: &Transaction) -> Result<Revision, TransactError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Err(TransactError::Conflict { latest: Revision(1) })
+        }
+    }
+
+    #[test]
+    fn a_store_on_which_others_write_without_a_pause_is_given_up() {
+        let busy = Busy::default();
+        let error = load(&busy).unwrap_err();
+        assert_eq!(busy.0.load(Ordering::SeqCst), TRIES_MAX, "{error}");
+    }
+}

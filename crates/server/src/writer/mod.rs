@@ -520,3 +520,62 @@ impl Writer {
         let _ = latest.commits.send(commit);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that cannot tell what others wrote.
+    struct Mute(store::Memory);
+
+    impl Store for Mute {
+        fn load(&self) -> Result<Snapshot, StoreError> {
+            self.0.load()
+        }
+
+        fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+            self.0.changes(from)
+        }
+
+        fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
+            self.0.transact(transaction)
+        }
+
+        fn updates(&self, _: Revision, _: Revision) -> Result<Updates, StoreError> {
+            Err(StoreError::Failed { doing: "a test", source: "on purpose".into() })
+        }
+    }
+
+    fn writer() -> (Core, Writer) {
+        Core::by_hand(Arc::new(Mute(store::Memory::new())), Arc::new(Timestamp::now)).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_taken_in_is_asked_for_ever_more_seldom() {
+        let (_core, mut writer) = writer();
+        let mut pauses = vec![RETRY_PAUSE];
+        while *pauses.last().unwrap() < RETRY_PAUSE_MAX {
+            pauses.push((*pauses.last().unwrap() * 2).min(RETRY_PAUSE_MAX));
+        }
+        pauses.push(RETRY_PAUSE_MAX);
+        assert_eq!(pauses.len(), 7);
+        for pause in pauses {
+            let before = Instant::now();
+            writer.catch_up(Revision(9)).unwrap_err();
+            let (at, next) = writer.retry.unwrap();
+            assert!(next == pause && at >= before + pause, "{next:?} after {pause:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_gives_way_for_long() {
+        let (_core, mut writer) = writer();
+        writer.give_way(Duration::from_secs(3600));
+        assert_eq!(writer.yield_until, None, "nobody else writes");
+        writer.rivals_at = Some(Instant::now());
+        let before = Instant::now();
+        writer.give_way(Duration::from_secs(3600));
+        let until = writer.yield_until.unwrap();
+        assert!(until >= before + YIELD_MAX && until <= Instant::now() + YIELD_MAX);
+    }
+}

@@ -54,6 +54,10 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use model::{Kind, ObjectKey, PortId};
+    use store::Change;
+    use uuid::Uuid;
+
     use super::*;
 
     fn commit(revision: u64) -> Arc<Commit> {
@@ -81,5 +85,19 @@ mod tests {
         (1..=last).for_each(|revision| window.push(commit(revision)));
         assert_eq!(told(&window, 9), None);
         assert_eq!(told(&window, 10).map(|told| told.len()), Some(LAG_MAX));
+    }
+
+    #[test]
+    fn the_window_is_bounded_by_what_its_commits_hold() {
+        const EACH: usize = CHANGES_MAX / 4;
+        let change = Change { key: ObjectKey::new(Kind::Port, PortId(Uuid::nil())), before: None, after: None };
+        let mut window = Window::default();
+        for revision in 1..=9 {
+            window.push(Arc::new(Commit { revision: Revision(revision), changes: vec![change.clone(); EACH].into() }));
+        }
+        assert_eq!((told(&window, 4), told(&window, 5)), (None, Some(vec![6, 7, 8, 9])));
+        window.push(Arc::new(Commit { revision: Revision(10), changes: vec![change; CHANGES_MAX + 1].into() }));
+        assert_eq!((told(&window, 9), told(&window, 10)), (None, Some(vec![])), "what is larger by itself is not kept");
+        assert_eq!(window.changes, 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Bad input gets Neutron's status and error type, and changes nothing.
 
 use serde_json::{Value, json};
+use server::neutron::{self, BULK_MAX, DNS_MAX, HOST_ROUTES_MAX, IPV4_MTU_MIN};
 
 use crate::api::{Api, id};
 
@@ -59,6 +60,8 @@ async fn bodies_that_are_not_what_they_should_be_are_refused() {
     world.refuses("POST", "networks", json!({"network": 7}), BAD, "Object 'network' contains invalid data").await;
     world.refuses("POST", "networks", json!({"networks": []}), BAD, "Resources required").await;
     world.refuses("POST", "networks", json!({"networks": [{"name": "a"}, 7]}), BAD, "contains invalid data").await;
+    let many = vec![json!({}); BULK_MAX + 1];
+    world.refuses("POST", "networks", json!({"networks": many}), BAD, "may have 10000 objects; this one has 10001").await;
     world.refuses("PUT", &format!("networks/{}", world.network), json!({"network": []}), BAD, "contains invalid data").await;
 }
 
@@ -77,7 +80,10 @@ async fn attributes_that_do_not_fit_are_refused_by_name() {
         .refuses("POST", "networks", json!({"network": {"name": 7}}), BAD, "Invalid input for name. Reason: '7' is not a valid string.")
         .await;
     world.refuses("POST", "networks", json!({"network": {"name": null}}), BAD, "'None' is not a valid string").await;
-    world.refuses("POST", "networks", json!({"network": {"name": "x".repeat(256)}}), BAD, "exceeds maximum length of 255").await;
+    world
+        .refuses("POST", "networks", json!({"network": {"name": "x".repeat(neutron::TEXT_MAX + 1)}}), BAD, "exceeds maximum length of 255")
+        .await;
+    world.api.make("networks", "network", json!({"name": "x".repeat(neutron::TEXT_MAX)})).await;
     world.refuses("POST", "networks", json!({"network": {"admin_state_up": "up"}}), INVALID, "'up' cannot be converted to boolean").await;
     world.refuses("POST", "networks", json!({"network": {"tenant_id": "a", "project_id": "b"}}), BAD, "do not match").await;
     world
@@ -96,7 +102,7 @@ async fn networks_refuse_what_cannot_be_carried() {
     let world = world().await;
     for (fields, error, message) in [
         (json!({"mtu": 9000}), INVALID, "Requested MTU is too big, maximum is 1450"),
-        (json!({"mtu": 67}), BAD, "'67' is too small - must be at least '68'"),
+        (json!({"mtu": IPV4_MTU_MIN - 1}), BAD, "'67' is too small - must be at least '68'"),
         (json!({"mtu": -1}), BAD, "too small"),
         (json!({"mtu": "x"}), BAD, "is not an integer"),
         (json!({"provider:network_type": "vlan"}), INVALID, "network_type value 'vlan' not supported"),
@@ -113,8 +119,9 @@ async fn networks_refuse_what_cannot_be_carried() {
 #[tokio::test]
 async fn subnets_refuse_what_makes_no_sense() {
     let world = world().await;
-    let host_routes: Vec<Value> = (0..21).map(|n| json!({"destination": format!("10.{n}.0.0/16"), "nexthop": "10.5.0.9"})).collect();
-    let dns: Vec<String> = (1..7).map(|n| format!("9.9.9.{n}")).collect();
+    let host_routes: Vec<Value> =
+        (0..=HOST_ROUTES_MAX).map(|n| json!({"destination": format!("10.{n}.0.0/16"), "nexthop": "10.5.0.9"})).collect();
+    let dns: Vec<String> = (0..=DNS_MAX).map(|n| format!("9.9.9.{n}")).collect();
     for (fields, error, message) in [
         (json!({}), (400, "BadRequest"), "a subnetpool must be specified in the absence of a cidr"),
         (json!({"cidr": "10.5.0.0/33"}), BAD, "'10.5.0.0/33' is not a valid IP subnet"),

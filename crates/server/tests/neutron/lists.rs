@@ -1,6 +1,7 @@
 //! Lists: filters, fields, order and pages over real objects.
 
 use serde_json::{Value, json};
+use server::neutron;
 
 use crate::api::{Api, id};
 
@@ -61,8 +62,11 @@ async fn tags_are_set_filtered_and_taken_away() {
     assert_eq!(api.delete(&format!("{tags}/green")).await.status, 204);
     assert_eq!(api.delete(&format!("{tags}/green")).await.error(), (404, "TagNotFound"));
     assert_eq!(api.put(&tags, json!({"tags": "red"})).await.error(), (400, "InvalidInput"));
-    let many: Vec<String> = (0..51).map(|n| n.to_string()).collect();
+    let many: Vec<String> = (0..=neutron::TAGS_MAX).map(|n| n.to_string()).collect();
     assert_eq!(api.put(&tags, json!({"tags": many})).await.error(), (400, "BadRequest"));
+    assert_eq!(api.put(&tags, json!({"tags": many[..neutron::TAGS_MAX]})).await.status, 200);
+    let long = |length: usize| format!("{tags}/{}", "x".repeat(length));
+    assert_eq!(api.put(&long(neutron::TAG_MAX + 1), Value::Null).await.error(), (400, "InvalidInput"));
     assert_eq!(api.delete(&tags).await.status, 204);
     assert_eq!(api.get(&tags).await.body, json!({"tags": []}));
     assert_eq!(api.get(&format!("ports/{network}/tags")).await.error(), (404, "TagResourceNotFound"));

@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::http::Request;
 use model::LoadBalancer;
 use serde_json::{Value, json};
+use server::neutron::{IPV4_MTU_MIN, IPV6_MTU_MIN};
 use tower::ServiceExt;
 
 use crate::api::{Api, admin, id};
@@ -30,9 +31,10 @@ async fn mtu_and_flooding_are_written_and_shown() {
     assert_eq!((&network["mtu"], &network["ladon:flooding"]), (&json!(1300), &json!(false)));
     let path = format!("networks/{}", id(&network));
     api.subnet(&id(&network), "fd00::/64").await;
-    let small = api.put(&path, json!({"network": {"mtu": 1000}})).await;
+    let small = api.put(&path, json!({"network": {"mtu": IPV6_MTU_MIN - 1}})).await;
     assert_eq!(small.error(), (409, "NetworkMTUSubnetConflict"));
-    let least = id(&api.make("networks", "network", json!({"mtu": 68})).await);
+    assert_eq!(api.put(&path, json!({"network": {"mtu": IPV6_MTU_MIN}})).await.status, 200);
+    let least = id(&api.make("networks", "network", json!({"mtu": IPV4_MTU_MIN})).await);
     api.subnet(&least, "10.0.0.0/24").await;
     let v6 = json!({"subnet": {"network_id": least, "ip_version": 6, "cidr": "fd00::/64"}});
     assert_eq!(api.post("subnets", v6).await.error(), (409, "NetworkMTUSubnetConflict"), "IPv4 needs 68, IPv6 needs 1280");

@@ -118,7 +118,11 @@ async fn routes_go_through_connected_subnets_and_hold_them() {
         (json!([{"destination": "fd00::/64", "nexthop": "10.0.0.5"}]), "InvalidRoutes"),
         (json!([{"destination": "10.77.0.1/16", "nexthop": "10.0.0.5"}]), "HTTPBadRequest"),
         (
-            json!((0..31).map(|n| json!({"destination": format!("10.{n}.0.0/16"), "nexthop": "10.0.0.5"})).collect::<Vec<_>>()),
+            json!(
+                (0..=server::neutron::ROUTES_MAX)
+                    .map(|n| json!({"destination": format!("10.{n}.0.0/16"), "nexthop": "10.0.0.5"}))
+                    .collect::<Vec<_>>()
+            ),
             "RoutesExhausted",
         ),
     ] {

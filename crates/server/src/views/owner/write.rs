@@ -18,7 +18,7 @@ use crate::writer::{Tx, WriteError, Written};
 /// Nodes and ports that are written in one transaction. The others follow in the next.
 pub const STATUS_BATCH_MAX: usize = 256;
 /// After a write that failed, the next try.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// What goes to the writer together.
 #[derive(Clone, Default)]

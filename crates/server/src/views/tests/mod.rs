@@ -6,4 +6,4 @@ mod named;
 mod reports;
 mod servers;
 mod streams;
-mod world;
+pub mod world;

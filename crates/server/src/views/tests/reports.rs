@@ -5,7 +5,7 @@ use model::*;
 use stream::wire::{Interface, Report, port_bytes};
 
 use super::world::*;
-use crate::views::reports::{INTERFACES_MAX, ReportError, Reports};
+use crate::views::reports::{ERROR_BYTES_MAX, INTERFACES_MAX, ReportError, Reports};
 
 /// A full report of ports that are present and, if said so, installed.
 fn full(present: &[u32], installed: &[u32]) -> Report {
@@ -141,7 +141,7 @@ fn no_number_of_reports_makes_the_server_keep_more_of_one_node() {
     let more = Report { installed: vec![port_bytes(port_id(u32::MAX))], ..Report::default() };
     assert_eq!(reports.update(&name(1), &more), Err(ReportError::TooMany));
     assert_eq!(reports, before);
-    let present = vec![Interface { iface_id: "x".repeat(256), ..Interface::default() }];
+    let present = vec![Interface { iface_id: "x".repeat(stream::wire::IFACE_ID_BYTES_MAX + 1), ..Interface::default() }];
     assert_eq!(reports.update(&name(2), &Report { present, ..Report::default() }), Err(ReportError::LongId));
 }
 
@@ -150,5 +150,5 @@ fn an_endless_error_of_an_interface_is_cut() {
     let mut reports = Reports::default();
     let present = vec![Interface { iface_id: "tap".into(), error: "ü".repeat(10_000), ..Interface::default() }];
     report(&mut reports, 1, Report { present, ..Report::default() });
-    assert_eq!(reports.node(&name(1)).unwrap().present["tap"].error.len(), 254);
+    assert_eq!(reports.node(&name(1)).unwrap().present["tap"].error.len(), ERROR_BYTES_MAX - 1, "no half letter");
 }

@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::world::*;
 use crate::auth::Caller;
-use crate::views::owner::{self, Forgotten, Message, Owner, STRANGER_SECS_MAX};
+use crate::views::owner::{self, Forgotten, Message, Owner, RETRY_AFTER, STRANGER_SECS_MAX};
+use crate::views::routes::WAIT_SECS_MAX;
 use crate::views::shown::Encoder;
 use crate::views::{ByHand, Followed, STATUS_BATCH_MAX, Views, closure};
 use crate::writer::{Core, Tx, WriteError, Writer};
@@ -379,6 +380,45 @@ async fn no_transaction_is_larger_however_many_nodes_come_at_once_and_nodes_come
     let is_of_nodes = |commit: &Commit| commit.changes.iter().all(|change| change.key.kind == model::Kind::Node);
     assert_eq!(commits.iter().map(is_of_nodes).collect::<Vec<_>>(), [true, true, false, false]);
     assert!(slow.views.write().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_written_is_tried_again_after_a_pause() {
+    let store = Shared::default();
+    let (core, mut writer) = Core::by_hand(Arc::new(store.clone()), Arc::new(Timestamp::now)).unwrap();
+    let (messages, inbox) = mpsc::channel(9);
+    let (owner, _) = Owner::new(core.clone(), inbox, messages.downgrade(), Arc::new(Encoder::default()));
+    tokio::spawn(owner.run());
+    store.0.set_full(true);
+    let (answer, answered) = oneshot::channel();
+    messages.send(Message::Connect { facts: node(1), answer }).await.unwrap_or_else(|_| panic!("it runs"));
+    answered.await.unwrap().unwrap();
+    let begun = tokio::time::Instant::now();
+    // The pauses of the one who looks do not count.
+    let mut tried = Vec::new();
+    while tried.len() < 3 {
+        if writer.turn() > 0 {
+            tried.push(begun.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for (before, after) in tried.iter().zip(&tried[1..]) {
+        assert!(*after - *before >= RETRY_AFTER && *after - *before < 2 * RETRY_AFTER, "{tried:?}");
+    }
+    store.0.set_full(false);
+    while core.state().node(&name(1)).is_none() {
+        writer.turn();
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+}
+
+#[tokio::test]
+async fn no_question_of_wait_is_held_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &Shared::default()).await;
+    let answer = server.ask(&format!("/ladon/v1/wait?timeout={}", WAIT_SECS_MAX + 1)).await;
+    assert!(answer.to_string().contains("timeout=601: give at most 600 seconds"), "{answer}");
+    assert_eq!(server.ask(&format!("/ladon/v1/wait?timeout={WAIT_SECS_MAX}")).await["is_in_force"], true);
 }
 
 #[tokio::test]

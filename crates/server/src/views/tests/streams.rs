@@ -11,8 +11,9 @@ use stream::wire::{Hello, Welcome, server_message::Body};
 use stream::{Following, Target, VIEW_FORMAT};
 
 use super::world::*;
+use crate::views::owner::Message;
 use crate::views::session::{connect, converse};
-use crate::views::{SNAPSHOTS_AT_ONCE, Views};
+use crate::views::{MESSAGES_MAX, RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE, Views};
 use crate::writer::{Core, Tx, WriteError};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -50,15 +51,22 @@ impl Served {
     }
 
     async fn follow_with(&self, n: u32, addresses: &[&str]) -> Following {
+        self.follow_as(hello(n, addresses), n).await
+    }
+
+    async fn follow_as(&self, hello: Hello, n: u32) -> Following {
         let target =
             Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
-        let tunnel_addresses = addresses.iter().map(ToString::to_string).collect();
-        let hello = Hello { node: name(n).0, view_format: VIEW_FORMAT, tunnel_addresses, ..Hello::default() };
         let mut following = stream::follow(&target, hello).await.unwrap();
         let store = self.core.identity().unwrap().to_string();
         assert_eq!(next(&mut following).await, Body::Welcome(Welcome { store }));
         following
     }
+}
+
+fn hello(n: u32, addresses: &[&str]) -> Hello {
+    let tunnel_addresses = addresses.iter().map(ToString::to_string).collect();
+    Hello { node: name(n).0, view_format: VIEW_FORMAT, tunnel_addresses, ..Hello::default() }
 }
 
 async fn next(following: &mut Following) -> Body {
@@ -92,6 +100,41 @@ async fn snapshots_are_admitted_a_few_at_a_time() {
     snapshot(&mut following).await;
     // What happened meanwhile comes after it: the new port, and the node itself.
     assert!(matches!(news(&mut following).await, Body::Delta(delta) if delta.upserts.len() == 2 || delta.upserts.len() == 1));
+}
+
+#[tokio::test]
+async fn nodes_are_compared_with_their_past_a_few_at_a_time() {
+    let served = Served::new(vec![network(1).into(), vm(11, 1, 1).into()]).await;
+    let permits = served.views.resumes.clone().acquire_many_owned(RESUMES_AT_ONCE as u32).await.unwrap();
+    assert_eq!(served.views.resumes.available_permits(), 0);
+    let revision = served.core.state().revision().0;
+    let mut following = served.follow_as(Hello { revision, ..hello(1, &[]) }, 1).await;
+    assert!(matches!(next(&mut following).await, Body::Heartbeat(_)), "it waits for its turn");
+    drop(permits);
+    // The hash is not its view's: the whole view follows.
+    snapshot(&mut following).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_the_owner_is_bounded_and_whoever_has_more_waits() {
+    let served = Served::new(vec![network(1).into()]).await;
+    let ask = || {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        (Message::Ask { answer }, answered)
+    };
+    // The owner has its turn when this waits.
+    let asked: Vec<_> = (0..MESSAGES_MAX)
+        .map(|_| {
+            let (message, answered) = ask();
+            served.views.messages.try_send(message).unwrap_or_else(|_| panic!("there is room"));
+            answered
+        })
+        .collect();
+    assert!(served.views.messages.try_send(ask().0).is_err());
+    assert!(served.views.picture().await.is_some(), "it waited until there was room");
+    for answered in asked {
+        assert!(answered.await.is_ok());
+    }
 }
 
 #[tokio::test]
