@@ -552,6 +552,46 @@ mod tests {
         assert!(is_enough(Ok(8), 8) && !is_enough(Ok(7), 8));
     }
 
+    fn open(directory: &Path, bytes: u64) -> Redb {
+        let log = LogLimits { bytes, ..LogLimits::default() };
+        Redb::open(directory.join("store"), Options { log, reserve_bytes: 0 }).unwrap()
+    }
+
+    fn transact(store: &Redb, base: u64) {
+        store.transact(&Transaction { base: Revision(base), ops: vec![Op::PutRecord("a".into(), vec![1])] }).unwrap();
+    }
+
+    #[test]
+    fn what_is_too_old_in_the_log_goes_little_by_little() {
+        const COMMITS: u64 = 2 * TRIM_MAX as u64 + 10;
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), u64::MAX);
+        (0..COMMITS).for_each(|base| transact(&store, base));
+        drop(store);
+        let store = open(directory.path(), 0);
+        for (base, left) in [(COMMITS, TRIM_MAX as u64 + 11), (COMMITS + 1, 12), (COMMITS + 2, 1)] {
+            transact(&store, base);
+            assert_eq!(store.changes(Revision(base + 1 - left)).unwrap().len() as u64, left);
+            assert!(matches!(store.changes(Revision(base - left)), Err(ChangesError::Compacted { .. })));
+        }
+    }
+
+    #[test]
+    fn a_history_of_too_many_commits_is_told_as_compacted() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), u64::MAX);
+        // As if each had been a transaction of its own.
+        let database = store.database().unwrap();
+        let write = database.begin_write().unwrap();
+        for revision in 1..=CHANGES_MAX + 1 {
+            write.open_table(LOG).unwrap().insert(revision, LogEntry::new(0).bytes()).unwrap();
+        }
+        set(&write, REVISION, CHANGES_MAX + 1).unwrap();
+        write.commit().unwrap();
+        assert_eq!(store.changes(Revision(1)).unwrap().len() as u64, CHANGES_MAX);
+        assert!(matches!(store.changes(Revision(0)), Err(ChangesError::Compacted { oldest: Revision(1) })));
+    }
+
     #[test]
     fn a_new_store_is_told_with_what_it_means_and_what_to_do() {
         assert_eq!(made(Path::new("/store")).split("; ").count(), 3);

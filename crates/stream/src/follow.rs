@@ -16,7 +16,7 @@ use crate::wire::{Hello, NodeMessage, ServerMessage, node_message};
 use crate::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, SERVER_NAME};
 
 /// Messages between the node and the wire. The sender waits beyond that.
-const OUTBOUND: usize = 4;
+pub(crate) const OUTBOUND: usize = 4;
 
 /// A server to follow, and as whom.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,6 +123,18 @@ mod tests {
         ] {
             assert_eq!(authority(bad), None, "{bad}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let credentials = crate::pki::Authority::open(directory.path()).unwrap().node(&model::NodeName("n1".into())).unwrap();
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let begun = tokio::time::Instant::now();
+        let outcome = follow(&Target { address, credentials }, Hello::default()).await;
+        assert!(outcome.is_err());
+        assert_eq!(begun.elapsed().as_secs(), CONNECT_TIMEOUT.as_secs());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use follow::{FollowError, Following, Target, authority, follow, reason};
 pub use hash::InterestHash;
-pub use serve::{Follower, HANDSHAKES_PER_PEER_MAX, Listener, ServeError};
+pub use serve::{Follower, HANDSHAKES_PER_PEER_MAX, Listener, STREAMS_PER_CONNECTION, ServeError};
 pub use tls::{Credentials, TlsError, describe};
 
 /// The generation of what is sent. A server refuses a node of another generation instead of confusing it.

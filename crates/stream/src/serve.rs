@@ -32,7 +32,7 @@ pub const HANDSHAKES_PER_PEER_MAX: usize = 32;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one connection: a node needs one, and one more while it gives up an old one.
-const STREAMS_PER_CONNECTION: u32 = 4;
+pub const STREAMS_PER_CONNECTION: u32 = 4;
 /// Messages between the owner of a stream and the wire. Few: what waits should wait where it can still be merged.
 const OUTBOUND: usize = 2;
 /// How long a failing `accept` (out of file descriptors) is left alone.
@@ -269,4 +269,73 @@ fn acceptable(node: &NodeName, hello: &Hello) -> Result<(), String> {
         return Err(format!("this server speaks view format {VIEW_FORMAT}, the node {format}: run the same version of Ladon on both"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Empty};
+    use tokio::io::AsyncReadExt;
+    use tokio::time::Instant;
+    use tonic::codec::Codec;
+
+    use super::*;
+    use crate::pki::Authority;
+    use crate::{Target, follow};
+
+    async fn listener(directory: &std::path::Path) -> (Listener, SocketAddr) {
+        let credentials = Authority::open(directory).unwrap().server().unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), credentials).await.unwrap();
+        let address = listener.address().unwrap();
+        (listener, address)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_speaks_no_tls_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let (listener, address) = listener(directory.path()).await;
+        let (followers, _none) = mpsc::channel(1);
+        tokio::spawn(listener.run(followers, std::future::pending()));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let begun = Instant::now();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(begun.elapsed().as_secs(), HANDSHAKE_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_say_hello_is_let_go() {
+        let silence = std::future::pending::<Option<Result<http::HeaderMap, Infallible>>>();
+        let decoder = ProstCodec::<ServerMessage, NodeMessage>::default().decoder();
+        let inbound = Streaming::new_request(decoder, Empty::<Bytes>::new().with_trailers(silence), None, None);
+        let (outbound, mut said) = mpsc::channel(OUTBOUND);
+        let (followers, _none) = mpsc::channel(1);
+        let begun = Instant::now();
+        tokio::spawn(welcome(NodeName("n1".into()), inbound, outbound, followers));
+        let status = said.recv().await.unwrap().unwrap_err();
+        assert_eq!(begun.elapsed().as_secs(), HELLO_TIMEOUT.as_secs(), "{status}");
+        assert!(said.recv().await.is_none());
+    }
+
+    /// Puts in what there is room for. Nothing is taken out meanwhile.
+    async fn filled<T>(sender: &mpsc::Sender<T>, message: impl Fn() -> T) -> usize {
+        while sender.capacity() < sender.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+        (0..1000).take_while(|_| sender.try_send(message()).is_ok()).count()
+    }
+
+    #[tokio::test]
+    async fn little_waits_between_either_end_and_the_wire() {
+        let directory = tempfile::tempdir().unwrap();
+        let (listener, address) = listener(directory.path()).await;
+        let (followers, mut following) = mpsc::channel(1);
+        tokio::spawn(listener.run(followers, std::future::pending()));
+        let credentials = Authority::open(directory.path()).unwrap().node(&NodeName("n1".into())).unwrap();
+        let hello = Hello { node: "n1".into(), view_format: VIEW_FORMAT, ..Hello::default() };
+        let node = follow::follow(&Target { address: address.to_string(), credentials }, hello).await.unwrap();
+        let server = following.recv().await.unwrap();
+        assert_eq!(filled(&server.outbound, || Ok(ServerMessage { body: None })).await, OUTBOUND);
+        assert_eq!(filled(&node.outbound, || NodeMessage { body: None }).await, follow::OUTBOUND);
+        node.outbound.send(NodeMessage { body: None }).await.expect("it waits until there is room");
+    }
 }

@@ -352,7 +352,8 @@ mod tests {
             model::Node::try_from(&Hello { tunnel_addresses, ..Hello::default() }).map(|node| node.tunnel_addresses.len())
         };
         assert_eq!(hello(&["192.0.2.1", "2001:db8::1", "192.0.2.1"]), Ok(2));
-        assert_eq!(hello(&["192.0.2.1"; 9]), Err(WireError::Addresses(9)));
+        assert_eq!(hello(&["192.0.2.1"; TUNNEL_ADDRESSES_MAX]), Ok(1));
+        assert_eq!(hello(&["192.0.2.1"; TUNNEL_ADDRESSES_MAX + 1]), Err(WireError::Addresses(9)));
         assert_eq!(hello(&["x"]), Err(WireError::Address("x".into())));
     }
 
@@ -360,8 +361,9 @@ mod tests {
     fn a_hello_with_another_datapath_or_an_endless_name_makes_no_sense() {
         let odd = Hello { datapath: "dpdk".into(), ..Hello::default() };
         assert_eq!(model::Node::try_from(&odd), Err(WireError::Datapath("dpdk".into())));
-        let long = Hello { bridge: "b".repeat(256), ..Hello::default() };
-        assert_eq!(model::Node::try_from(&long), Err(WireError::Name(256)));
+        let named = |length: usize| Hello { bridge: "b".repeat(length), ..Hello::default() };
+        assert!(model::Node::try_from(&named(NAME_BYTES_MAX)).is_ok());
+        assert_eq!(model::Node::try_from(&named(NAME_BYTES_MAX + 1)), Err(WireError::Name(256)));
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use model::NodeName;
 use stream::pki::Authority;
-use stream::wire::{Heartbeat, Hello, server_message};
-use stream::{Credentials, Follower, HANDSHAKES_PER_PEER_MAX, Listener, Target, VIEW_FORMAT, follow};
+use stream::wire::{Heartbeat, Hello, NodeMessage, Refused, Report, ServerMessage, node_message, server_message};
+use stream::{
+    Credentials, Follower, HANDSHAKES_PER_PEER_MAX, Listener, MESSAGE_BYTES_MAX, STREAMS_PER_CONNECTION, Target, VIEW_FORMAT, follow,
+};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -149,6 +153,67 @@ async fn who_connects_and_is_silent_keeps_nobody_else_out() {
     assert!(closed > 0, "closed at once, and not when their time is up");
     let target = Target { address: world.address.to_string(), credentials: world.node("n1") };
     let _following = follow(&target, hello("n1")).await.unwrap();
+    assert_eq!(world.followers.recv().await.unwrap().node.0, "n1");
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_the_stream_in_either_direction() {
+    let mut world = World::new().await;
+    let target = Target { address: world.address.to_string(), credentials: world.node("n1") };
+    let refused = |reason: String| server_message::Body::Refused(Refused { reason }).into();
+    let report = |absent: String| node_message::Body::Report(Report { absent: vec![absent], ..Report::default() }).into();
+    // What surrounds the text takes a few bytes.
+    let (fits, too_large) = ("x".repeat(MESSAGE_BYTES_MAX - 64), "x".repeat(MESSAGE_BYTES_MAX + 1));
+    let mut following = follow(&target, hello("n1")).await.unwrap();
+    let mut follower = world.followers.recv().await.unwrap();
+    follower.outbound.send(Ok(refused(fits.clone()))).await.unwrap();
+    assert!(following.inbound.message().await.unwrap().is_some());
+    following.outbound.send(report(fits)).await.unwrap();
+    assert!(follower.inbound.message().await.unwrap().is_some());
+    follower.outbound.send(Ok(refused(too_large.clone()))).await.unwrap();
+    assert!(following.inbound.message().await.is_err());
+    let following = follow(&target, hello("n1")).await.unwrap();
+    let mut follower = world.followers.recv().await.unwrap();
+    following.outbound.send(report(too_large)).await.unwrap();
+    assert!(!matches!(follower.inbound.message().await, Ok(Some(_))));
+}
+
+#[tokio::test]
+async fn one_connection_has_a_few_streams_and_the_next_waits_for_one_to_end() {
+    let mut world = World::new().await;
+    let credentials = world.node("n1");
+    let [ca, certificate, key] = [&credentials.ca, &credentials.certificate, &credentials.key].map(|path| std::fs::read(path).unwrap());
+    let tls = ClientTlsConfig::new()
+        .domain_name(stream::SERVER_NAME)
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(Identity::from_pem(certificate, key));
+    let endpoint = Endpoint::from_shared(format!("https://{}", world.address)).unwrap().tls_config(tls).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let open = async || {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let codec: tonic_prost::ProstCodec<NodeMessage, ServerMessage> = Default::default();
+        let hello = tokio_stream::once(NodeMessage::from(node_message::Body::Hello(hello("n1")))).chain(tokio_stream::pending());
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/ladon.v1.Views/Follow");
+        grpc.streaming(tonic::Request::new(hello), path, codec).await.unwrap()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_PER_CONNECTION {
+        streams.push((open().await, world.followers.recv().await.unwrap()));
+    }
+    let mut next = std::pin::pin!(open());
+    let everything_else = async {
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut next => panic!("a stream too many"),
+        () = everything_else => {}
+    }
+    drop(streams.pop());
+    tokio::time::timeout(DEADLINE, next).await.expect("its turn has come");
     assert_eq!(world.followers.recv().await.unwrap().node.0, "n1");
 }
 

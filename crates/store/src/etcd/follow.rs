@@ -19,7 +19,7 @@ use super::{Cluster, Known, Problem};
 use crate::{DecodeError, Update, Updates};
 
 /// Bytes of news that nobody has taken.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Updates that are known to exist are waited for so long before everything is read instead.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Pauses before a watch is opened again.
@@ -36,6 +36,13 @@ pub struct Following {
     /// Something was missed.
     is_lost: bool,
     task: AbortHandle,
+}
+
+impl Following {
+    /// A watch that has brought nothing yet.
+    pub(super) fn after(at: Revision, task: AbortHandle) -> Following {
+        Following { at, news: VecDeque::new(), bytes: 0, is_lost: false, task }
+    }
 }
 
 impl Drop for Following {
@@ -65,7 +72,7 @@ impl Cluster {
         let mut shared = self.shared();
         let Some(loaded) = shared.loaded else { return };
         let task = tokio::spawn(watch(self.clone(), loaded.at + 1)).abort_handle();
-        shared.following = Some(Following { at: loaded.revision, news: VecDeque::new(), bytes: 0, is_lost: false, task });
+        shared.following = Some(Following::after(loaded.revision, task));
     }
 
     pub(super) async fn updates(self: Arc<Self>, from: Revision, until: Revision) -> Result<Updates, Problem> {
@@ -129,7 +136,7 @@ impl Cluster {
     }
 
     /// Takes in what changed at one revision of etcd's; false: something was missed.
-    fn take_in(&self, events: &[Event]) -> Result<bool, DecodeError> {
+    pub(super) fn take_in(&self, events: &[Event]) -> Result<bool, DecodeError> {
         let Some((known, entries)) = self.told(events)? else { return Ok(true) };
         let mut shared = self.shared();
         let Some(following) = &mut shared.following else { return Ok(false) };

@@ -224,6 +224,9 @@ mod tests {
         let cut = |sizes: &[usize]| pieces(&entries(sizes), 3).iter().map(|piece| piece.len()).collect::<Vec<_>>();
         assert_eq!(cut(&[]), Vec::<usize>::new());
         assert_eq!(cut(&[1; 7]), [3, 3, 1]);
+        assert_eq!(pieces(&entries(&[1; OPS_MAX + 1]), OPS_MAX).len(), 2);
+        // With the head it is what Debian's etcd takes as it comes.
+        assert!(OPS_MAX < 128 && BYTES_MAX < 3 << 19);
         assert_eq!(cut(&[BYTES_MAX / 2, BYTES_MAX / 2, 1]), [1, 2]);
         assert_eq!(cut(&[1, 2 * BYTES_MAX, 1]), [1, 1, 1], "what is too large alone is alone");
     }

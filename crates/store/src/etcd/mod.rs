@@ -288,3 +288,66 @@ impl Tries {
 fn unix_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When attempts at so many members are made, from now on.
+    async fn attempts(members: usize) -> Vec<Duration> {
+        let (begun, mut tries, mut made) = (Instant::now(), Tries::new(members), vec![Duration::ZERO]);
+        while tries.again().await {
+            made.push(begun.elapsed());
+        }
+        made
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_member_is_tried_at_once_and_then_ever_more_seldom_until_time_is_up() {
+        let made = attempts(3).await;
+        assert_eq!(made[..3], [Duration::ZERO; 3]);
+        assert!(made[3] >= RETRY_PAUSE && made[4] > Duration::ZERO);
+        let pauses: Vec<Duration> = made[2..].windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses.windows(2).all(|two| two[0] <= two[1]), "{pauses:?}");
+        let about = |pause: Duration, wanted: Duration| pause >= wanted && pause < wanted + Duration::from_millis(5);
+        assert!(about(pauses[0], RETRY_PAUSE) && about(*pauses.last().unwrap(), RETRY_PAUSE_MAX), "{pauses:?}");
+        let last = *made.last().unwrap();
+        assert!(last < RETRY_TIMEOUT && last + RETRY_PAUSE_MAX * 2 > RETRY_TIMEOUT, "{last:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_calls_of_one_piece_of_work_have_its_time_together() {
+        let until = Instant::now() + UPDATES_TIMEOUT;
+        let last = UNTIL.scope(until, async { *attempts(1).await.last().unwrap() }).await;
+        assert!(last < UPDATES_TIMEOUT && last + RETRY_PAUSE_MAX * 2 > UPDATES_TIMEOUT, "{last:?}");
+    }
+
+    /// A cluster that nobody answers for, and which is followed.
+    fn followed() -> Cluster {
+        let options = EtcdOptions { endpoints: vec!["http://127.0.0.1:1".into()], ..EtcdOptions::default() };
+        let cluster =
+            Cluster { client: Client::new(options), layout: Layout::new(""), shared: Mutex::default(), moved: watch::Sender::default() };
+        cluster.shared().following = Some(Following::after(Revision(0), tokio::spawn(async {}).abort_handle()));
+        cluster
+    }
+
+    #[tokio::test]
+    async fn news_that_nobody_takes_are_bounded() {
+        const LARGE: usize = 1 << 20;
+        let cluster = followed();
+        let event = |key: Vec<u8>, value: Vec<u8>, mod_revision: i64| {
+            let kv = wire::KeyValue { key, value, mod_revision, ..wire::KeyValue::default() };
+            wire::Event { kv: Some(kv), ..wire::Event::default() }
+        };
+        let commit = |revision: u64| {
+            let head = Head::new(Revision(revision), uuid::Uuid::from_u128(revision.into()), 0, 0).encode();
+            let at = revision as i64;
+            [event(cluster.layout.head(), head, at), event(b"/ladon/v1/alloc/keys".to_vec(), vec![0; LARGE], at)]
+        };
+        let fitting = (follow::WAITING_BYTES_MAX / LARGE) as u64;
+        for revision in 1..fitting {
+            assert!(cluster.take_in(&commit(revision)).unwrap(), "{revision} of {fitting}");
+        }
+        assert!(!cluster.take_in(&commit(fitting)).unwrap(), "from here on everything is read again");
+    }
+}
