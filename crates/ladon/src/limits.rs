@@ -2,8 +2,9 @@
 //! bounds and what happens when it is reached, and this reads both out of the source into `docs/limits.md`.
 //!
 //! Two rules make the page complete, and tests hold them: a queue, a semaphore or a set of things under way is made with a named
-//! constant, and a constant with a limit's name has a doc comment. Deliberately *not* here: numbers of protocols (`openflow`),
-//! what a configuration sets ([`crate::reference`]).
+//! constant, and a constant with a limit's name has a doc comment. A third keeps it honest: whoever makes a limit sees it hold, in a
+//! test that names the constant. Deliberately *not* here: numbers of protocols (`openflow`), what a configuration sets
+//! ([`crate::reference`]).
 
 /// The page, as `ladon config-reference` prints it.
 pub const PAGE: &str = include_str!("../../../docs/limits.md");
@@ -55,7 +56,7 @@ mod tests {
         "_ROUND",
     ];
     /// Named alike and no limits of Ladon's: what protocols and other programs say.
-    const OTHERS: [&str; 8] = [
+    const OTHERS: [&str; 9] = [
         "EMBEDDED_PREFIX_MAX",
         "DHCP_V4_PREFIX_MAX",
         "DHCP_V6_PREFIX_MAX",
@@ -64,47 +65,126 @@ mod tests {
         "COMPACT_BYTES_MIN",
         "TRY_AGAIN",
         "INTERVAL_MAX_SECS",
+        "FIRST",
     ];
+
+    /// Limits, by crate, of which there is nothing to see: how often something is looked at, how long something that is no failure is let
+    /// come, how much is read at once, and what other programs and protocols say.
+    const NOTHING_TO_SEE: [(&str, &str); 8] = [
+        ("server", "run::IDLE_BLOCKS_PERIOD views::routes::LOOK_AGAIN_AFTER"),
+        ("store", "etcd::client::KEEPALIVE_INTERVAL etcd::history::FORGET_PERIOD redb::REOPEN_PAUSE"),
+        ("stream", "KEEPALIVE_INTERVAL"),
+        (
+            "node",
+            "agent::GROUPS_AGAIN bridge::keep::PAUSE bridge::session::CHUNK_BYTES connections::limit::COMPARE_EVERY \
+             connections::unixctl::CHUNK_BYTES host::COMPARE_EVERY host::routes::TOLD_PREFIX_MIN pods::conflist::LOOK_EVERY \
+             pods::sweep::EVERY record::LOCK_PAUSE respond::options6::RESERVED_MAX run::MISSED_EVERY switch::link::TICK",
+        ),
+        ("apps", "merge::PAGES_MAX"),
+        ("cni", "environment::IFNAME_MAX interface::ALIAS_MAX"),
+        ("kube", "alone::NAME_PAUSE topology::PAUSE"),
+        ("ladon", "failure::EXIT_TIMEOUT verbs::cluster::WAIT_PAUSE verbs::cluster::WAIT_ROUND"),
+    ];
+    /// Limits, by crate, that no test sees hold. It only gets shorter.
+    const UNSEEN: [(&str, &str); 9] = [
+        ("server", "http::ACCEPT_PAUSE views::FOLLOWERS_MAX"),
+        (
+            "store",
+            "etcd::client::CALL_TIMEOUT etcd::client::CONNECT_TIMEOUT etcd::client::KEEPALIVE_TIMEOUT \
+             etcd::client::MESSAGE_BYTES_MAX etcd::commit::AT_ONCE etcd::follow::PAUSE etcd::follow::PAUSE_MAX \
+             etcd::listing::TRIES_MAX redb::CACHE_BYTES redb::REOPEN_TIMEOUT",
+        ),
+        ("stream", "KEEPALIVE_TIMEOUT serve::ACCEPT_PAUSE serve::HANDSHAKES_AT_ONCE"),
+        (
+            "node",
+            "agent::BATCH_MAX agent::REFUSED_AGAIN agent::RETRY_CEILING agent::RETRY_FIRST bridge::goal::TRIES_MAX \
+             bridge::keep::RETRY bridge::keep::RETRY_CEILING bridge::link::COMMANDS_MAX bridge::link::REQUEST_DEADLINE \
+             bridge::session::IDLE_MAX bridge::session::OPENING_MAX bridge::session::OUT_BYTES_MAX bridge::task::GOALS_MAX \
+             bridge::task::PAUSE_MAX bridge::task::PAUSE_MIN connections::limit::ZONES_MAX connections::task::FLUSHES_MAX \
+             connections::task::REST_MAX connections::task::RETRY_CEILING connections::task::RETRY_FIRST \
+             connections::unixctl::ANSWER_BYTES_MAX connections::unixctl::CALL_TIMEOUT control::protocol::LINE_MAX \
+             plugged::AT_ONCE plugged::RETRY record::LOCK_TIMEOUT respond::announce::ANNOUNCED_MAX respond::dhcp4::FILE_MAX \
+             respond::dhcp6::ADDRESSES_MAX respond::dhcp6::ASSOCIATIONS_MAX respond::icmp::LENGTH_MAX \
+             respond::limit::BUCKETS_MAX respond::limit::DHCP_PER_SECOND respond::limit::ERRORS_PER_SECOND \
+             respond::limit::REFUSALS_PER_SECOND respond::limit::SOLICITATIONS_PER_SECOND respond::options6::CONTENT_MAX \
+             respond::ra::DNS_MAX respond::ra::PREFIXES_MAX run::CHANNEL socket::ACCEPT_PAUSE socket::CONVERSATIONS_MAX \
+             switch::BACKOFF_FIRST switch::BACKOFF_MAX switch::COMMANDS_MAX switch::EVENTS_WAITING_MAX switch::FAILURES_MAX \
+             switch::HANDSHAKE_TIMEOUT switch::OUT_MAX switch::PENDING_MAX switch::PROBE_AFTER switch::REQUEST_TIMEOUT \
+             switch::SILENCE_MAX switch::changes::SLICE_MAX switch::meters::ASKS_PER_SECOND \
+             switch::meters::TURNED_AWAY_PER_SECOND switch::read_back::BITS_MAX switch::read_back::PART_MAX \
+             view::UPDATES_MAX view::task::SAVE_RETRY view::task::SILENCE_MAX",
+        ),
+        ("apps", "balancing::gateway::ROUTERS_MAX l2::LOCAL_COPIES_MAX"),
+        ("ovsdb", "error::EXCERPT_CHARS_MAX frame::MESSAGE_BYTES_MAX"),
+        (
+            "cni",
+            "config::CONFIG_MAX daemon::ADD_DEADLINE daemon::GC_DEADLINE daemon::GRACE daemon::LINE_MAX \
+             daemon::OTHER_DEADLINE",
+        ),
+        (
+            "kube",
+            "TOPOLOGY_RETRY alone::NAME_TIMEOUT config::LEASE_SECS_MAX config::LEASE_SECS_MIN events::REMEMBERED_MAX \
+             events::REPEAT_AFTER events::WAITING_MAX neutron::ANSWER_MAX neutron::IDLE_CONNECTIONS neutron::READ_TIMEOUT \
+             node::LIST_RETRY ports::BATCH_MAX ports::LIST_RETRY ports::REQUESTS_MAX ports::SINGLES_MAX ports::STATIC_GRACE \
+             service::CONDITION_MESSAGE_MAX service::LIST_RETRY service::RUNNING_MAX service::STATUS_RETRY \
+             service::STATUS_WRITES_MAX service::desired::ADDRESSES_TOLD_MAX",
+        ),
+        ("ladon", "api::ANSWER_TIMEOUT api::CONNECT_TIMEOUT daemon::STOP_TIMEOUT verbs::plug::GRACE verbs::plug::NAMES_MAX"),
+    ];
+
+    /// A file of a crate.
+    struct Source {
+        krate: &'static str,
+        module: String,
+        /// Without its tests.
+        code: String,
+        tests: String,
+    }
 
     /// A constant of the source.
     #[derive(Debug)]
     struct Limit {
+        module: String,
         place: String,
         name: String,
         value: String,
         doc: String,
     }
 
-    /// The source files of a crate, tests left out.
+    /// The source files in a folder and below it.
     fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-        let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        let mut entries: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
         entries.sort();
         for path in entries {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && name != "tests" {
+            if path.is_dir() {
                 files(&path, found);
-            } else if name.ends_with(".rs") && name != "tests.rs" && name != "limits.rs" && name != "suite.rs" {
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("src/limits.rs") {
                 found.push(path);
             }
         }
     }
 
-    /// Every crate's source without its tests: crate, module, text.
-    fn sources() -> Vec<(&'static str, String, String)> {
+    /// Every file of the crates with limits.
+    fn sources() -> Vec<Source> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let of = |&(name, _): &(&'static str, &str)| {
-            let folder = root.join(name).join("src");
+        let of = |&(krate, _): &(&'static str, &str)| {
             let mut found = Vec::new();
-            files(&folder, &mut found);
-            let source = |path: PathBuf| {
-                let module = path.strip_prefix(&folder).unwrap().with_extension("").display().to_string();
-                let text = std::fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string();
-                (name, module.trim_end_matches("/mod").replace('/', "::"), text)
-            };
-            found.into_iter().map(source).collect::<Vec<_>>()
+            ["src", "tests"].iter().for_each(|folder| files(&root.join(krate).join(folder), &mut found));
+            let read =
+                |path: PathBuf| source(krate, path.strip_prefix(root.join(krate)).unwrap(), &std::fs::read_to_string(&path).unwrap());
+            found.into_iter().map(read).collect::<Vec<_>>()
         };
         CRATES.iter().flat_map(of).collect()
+    }
+
+    fn source(krate: &'static str, path: &Path, text: &str) -> Source {
+        let is_tests = path.iter().any(|part| ["tests", "tests.rs", "suite.rs"].iter().any(|tests| part == *tests));
+        let (code, tests) = if is_tests { ("", text) } else { text.split_once("#[cfg(test)]\nmod tests {").unwrap_or((text, "")) };
+        let module = path.with_extension("").display().to_string();
+        let module = module.trim_start_matches("src/").trim_end_matches("/mod").replace('/', "::");
+        let tests: Vec<&str> = tests.lines().filter(|line| !line.trim().starts_with("//")).collect();
+        Source { krate, module, code: code.into(), tests: tests.join("\n") }
     }
 
     /// The limits of one file.
@@ -121,6 +201,7 @@ mod tests {
                 let (_, value) = rest.split_once(" = ").unwrap_or((rest, rest));
                 let place = if module == "lib" { name.to_string() } else { format!("{module}::{name}") };
                 limits.push(Limit {
+                    module: module.into(),
                     place,
                     name: name.into(),
                     value: for_people(name, value.trim_end_matches(';')),
@@ -161,21 +242,75 @@ mod tests {
         byte.is_ascii_digit() || byte == b'_'
     }
 
+    /// The limits of a crate.
+    fn limits_of(krate: &str, sources: &[Source]) -> Vec<Limit> {
+        sources.iter().filter(|source| source.krate == krate).flat_map(|source| limits(&source.module, &source.code)).collect()
+    }
+
+    /// The tests that name a limit of `krate`: by its name alone where they stand beside or below it, or where the crate has no other
+    /// limit of that name; elsewhere with a module of its own before it, and in another crate by a path that begins with its own.
+    fn seen_in(krate: &str, limit: &Limit, is_only_one: bool, sources: &[Source]) -> Vec<String> {
+        let is_it = |path: &str, source: &Source| {
+            let (before, name) = path.rsplit_once("::").unwrap_or(("", path));
+            let is_at_home = source.krate == krate;
+            let is_near = is_at_home && format!("{}::", source.module).starts_with(&format!("{}::", limit.module));
+            let is_told = is_near || is_only_one || limit.module.split("::").any(|module| before.rsplit("::").next() == Some(module));
+            name == limit.name && is_told && (is_at_home || before.split("::").next() == Some(krate))
+        };
+        let is_path = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == ':';
+        let names = |source: &&Source| {
+            source.tests.contains(&limit.name) && source.tests.split(|letter| !is_path(letter)).any(|path| is_it(path, source))
+        };
+        sources.iter().filter(names).map(|source| place(krate, source)).collect()
+    }
+
+    /// Where the tests of a file stand, for someone who reads about `krate`.
+    fn place(krate: &str, source: &Source) -> String {
+        let module = source.module.trim_start_matches("tests::");
+        let tests = match source.code.is_empty() {
+            false => format!("{module}::tests"),
+            true if source.module.starts_with("tests::") => format!("tests/{}.rs", module.replace("::", "/")),
+            true => module.to_string(),
+        };
+        if source.krate == krate { tests } else { format!("{}: {tests}", source.krate) }
+    }
+
+    /// The limits of a list, each with its crate.
+    fn listed(list: &[(&str, &str)]) -> impl Iterator<Item = String> {
+        list.iter().flat_map(|(krate, limits)| limits.split(' ').map(move |limit| format!("{krate} {limit}")))
+    }
+
+    /// Every limit, with its crate and the tests that name it.
+    fn seen(sources: &[Source]) -> Vec<(&'static str, Limit, Vec<String>)> {
+        let of = |&(krate, _): &(&'static str, &str)| {
+            let all = limits_of(krate, sources);
+            let named = |name: &str| all.iter().filter(|limit| limit.name == name).count();
+            let seen: Vec<_> = all.iter().map(|limit| seen_in(krate, limit, named(&limit.name) == 1, sources)).collect();
+            all.into_iter().zip(seen).map(move |(limit, seen)| (krate, limit, seen)).collect::<Vec<_>>()
+        };
+        CRATES.iter().flat_map(of).collect()
+    }
+
     fn page() -> String {
         let mut text = String::from(
             "# Limits\n\nEvery queue, cache, retry and rate has a limit, and these are all of them. Generated from the code by `make docs`; a test \
              fails when the page is stale, or when something is queued without a limit that is named here. None can be configured: each is there so \
-             that what goes wrong in one place stays there, and is far from what a deployment of the size that Ladon is made for needs.\n",
+             that what goes wrong in one place stays there, and is far from what a deployment of the size that Ladon is made for needs.\n\n\
+             The last column has the tests that name the limit and see what happens there; where it is empty, there is nothing to see: how often \
+             something is looked at, and what other programs say.\n",
         );
-        let sources = sources();
+        let seen = seen(&sources());
         for (name, title) in CRATES {
-            let rows: Vec<Limit> =
-                sources.iter().filter(|(of, ..)| *of == name).flat_map(|(_, module, text)| limits(module, text)).collect();
+            let rows: Vec<_> = seen.iter().filter(|(of, ..)| *of == name).collect();
             if !rows.is_empty() {
-                text.push_str(&format!("\n## {title}\n\n| Limit | Value | What it bounds, and what happens then |\n|---|---|---|\n"));
+                text.push_str(&format!(
+                    "\n## {title}\n\n| Limit | Value | What it bounds, and what happens then | Seen in |\n|---|---|---|---|\n"
+                ));
             }
-            for Limit { place, value, doc, .. } in rows {
-                text.push_str(&format!("| `{place}` | {value} | {} |\n", doc.replace('|', "\\|")));
+            for (krate, Limit { place, value, doc, .. }, tests) in rows {
+                let mut tests: Vec<String> = tests.iter().map(|place| format!("`{place}`")).collect();
+                tests.extend(listed(&UNSEEN).find(|unseen| *unseen == format!("{krate} {place}")).map(|_| "no test yet".to_owned()));
+                text.push_str(&format!("| `{place}` | {value} | {} | {} |\n", doc.replace('|', "\\|"), tests.join(", ")));
             }
         }
         text
@@ -196,10 +331,9 @@ mod tests {
 
     #[test]
     fn every_limit_says_what_it_bounds() {
-        let sources = sources();
-        let all = sources.iter().flat_map(|(krate, module, text)| limits(module, text).into_iter().map(move |limit| (krate, limit)));
+        let all = seen(&sources()).into_iter();
         let silent: Vec<String> =
-            all.filter(|(_, limit)| limit.doc.is_empty()).map(|(krate, limit)| format!("{krate} {}", limit.place)).collect();
+            all.filter(|(_, limit, _)| limit.doc.is_empty()).map(|(krate, limit, _)| format!("{krate} {}", limit.place)).collect();
         assert!(silent.is_empty(), "without a doc comment: {silent:#?}");
     }
 
@@ -212,9 +346,10 @@ mod tests {
     #[test]
     fn nothing_is_queued_without_a_limit_on_the_page() {
         let sources = sources();
-        let names: BTreeSet<String> = sources.iter().flat_map(|(_, module, text)| limits(module, text)).map(|limit| limit.name).collect();
+        let names: BTreeSet<String> =
+            sources.iter().flat_map(|source| limits(&source.module, &source.code)).map(|limit| limit.name).collect();
         let mut bare = Vec::new();
-        for (krate, module, text) in &sources {
+        for Source { krate, module, code: text, .. } in &sources {
             for maker in ["mpsc::channel(", "broadcast::channel(", "Semaphore::new(", "buffer_unordered(", ".buffered(", "LruCache::new("] {
                 // One: handed over from hand to hand.
                 let unnamed = given(text, maker).into_iter().filter(|argument| *argument != "1" && !argument.is_empty());
@@ -231,6 +366,32 @@ mod tests {
             }
         }
         assert!(bare.is_empty(), "give these a constant whose name ends like a limit's, with a doc comment, and `make docs`: {bare:#?}");
+    }
+
+    /// Every limit is seen to hold by a test that names it, but for those that are known to be seen by none.
+    #[test]
+    fn every_limit_is_seen_to_hold() {
+        let unseen = seen(&sources()).into_iter().filter(|(.., tests)| tests.is_empty());
+        let unseen: BTreeSet<String> = unseen.map(|(krate, limit, _)| format!("{krate} {}", limit.place)).collect();
+        let known: BTreeSet<String> = listed(&NOTHING_TO_SEE).chain(listed(&UNSEEN)).collect();
+        let new: Vec<_> = unseen.difference(&known).collect();
+        assert!(new.is_empty(), "fill these in a test, see what their doc comment says, and name them there: {new:#?}");
+        let old: Vec<_> = known.difference(&unseen).collect();
+        assert!(old.is_empty(), "a test names these now, or they are gone: take them off the list: {old:#?}");
+    }
+
+    #[test]
+    fn a_limit_is_seen_by_the_tests_that_mean_it() {
+        let beside = "/// Rows.\nconst ROWS_MAX: u8 = 4;\n#[cfg(test)]\nmod tests {\n    fill(ROWS_MAX);\n}\n";
+        let files = |other: &str| {
+            let folder =
+                [("src/a/mod.rs", beside), ("src/b.rs", "/// Others.\nconst ROWS_MAX: u8 = 5;\n"), ("tests/filling/all.rs", other)];
+            folder.map(|(path, text)| source("node", Path::new(path), text))
+        };
+        let seen = |other: &str| seen(&files(other)).into_iter().map(|(_, _, tests)| tests).collect::<Vec<_>>();
+        assert_eq!(seen("fill(ROWS_MAX);"), [vec!["a::tests"], vec![]], "one of two, nobody knows which");
+        assert_eq!(seen("fill(node::b::ROWS_MAX);"), [vec!["a::tests"], vec!["tests/filling/all.rs"]]);
+        assert_eq!(seen("// b::ROWS_MAX"), [vec!["a::tests"], vec![]]);
     }
 
     #[test]
