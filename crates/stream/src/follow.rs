@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use std::error::Error;
+use std::net::IpAddr;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
@@ -49,13 +50,22 @@ pub enum FollowError {
 
 /// Connects and says `hello`. The credentials' files are read anew each time.
 pub async fn follow(target: &Target, hello: Hello) -> Result<Following, FollowError> {
-    let silent = || FollowError::Silent { address: target.address.clone() };
-    tokio::time::timeout(CONNECT_TIMEOUT, open(target, hello)).await.map_err(|_| silent())?
+    open(target, endpoint(target)?, hello).await
 }
 
-async fn open(target: &Target, hello: Hello) -> Result<Following, FollowError> {
+/// The same from one of this machine's addresses: for programs that are many nodes.
+pub async fn follow_from(from: IpAddr, target: &Target, hello: Hello) -> Result<Following, FollowError> {
+    open(target, endpoint(target)?.local_address(Some(from)), hello).await
+}
+
+async fn open(target: &Target, endpoint: Endpoint, hello: Hello) -> Result<Following, FollowError> {
+    let silent = || FollowError::Silent { address: target.address.clone() };
+    tokio::time::timeout(CONNECT_TIMEOUT, say_hello(target, endpoint, hello)).await.map_err(|_| silent())?
+}
+
+async fn say_hello(target: &Target, endpoint: Endpoint, hello: Hello) -> Result<Following, FollowError> {
     let connect = |error: &(dyn Error + 'static)| FollowError::Connect { address: target.address.clone(), reason: describe(error) };
-    let channel = endpoint(target)?.connect().await.map_err(|error| connect(&error))?;
+    let channel = endpoint.connect().await.map_err(|error| connect(&error))?;
     let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     grpc.ready().await.map_err(|error| connect(&error))?;
     let (outbound, messages) = mpsc::channel(OUTBOUND);

@@ -20,6 +20,7 @@
 //! Deliberately *not* here: which objects a node receives (`server::views`), and what it does with them (`node::view`).
 
 mod follow;
+mod frames;
 mod hash;
 pub mod pki;
 mod serve;
@@ -28,7 +29,7 @@ pub mod wire;
 
 use std::time::Duration;
 
-pub use follow::{FollowError, Following, Target, authority, follow, reason};
+pub use follow::{FollowError, Following, Target, authority, follow, follow_from, reason};
 pub use hash::InterestHash;
 pub use serve::{Follower, HANDSHAKES_PER_PEER_MAX, Listener, STREAMS_PER_CONNECTION, ServeError};
 pub use tls::{Credentials, TlsError, describe};
@@ -39,9 +40,9 @@ pub const VIEW_FORMAT: u32 = 1;
 /// Largest gRPC message in either direction, in bytes. A larger one ends the stream.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
-/// A snapshot's chunk and a delta's part are closed when they hold this many bytes: far enough below
-/// [`MESSAGE_BYTES_MAX`] that one more object always fits.
-pub const CHUNK_BYTES: usize = 1 << 20;
+/// A snapshot's chunk and a delta's part are closed when they hold this many bytes. Of each stream that is slow, a few wait in the
+/// server's memory: small ones, so that thousands of nodes may be slow at once.
+pub const CHUNK_BYTES: usize = 32 << 10;
 
 /// An idle connection is probed this often (HTTP/2 ping), on both sides.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

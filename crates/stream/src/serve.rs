@@ -16,12 +16,16 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::Codec;
+use tonic::codegen::http::header::CONTENT_TYPE;
 use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::server::NamedService;
+use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::tls::{Credentials, TlsError, describe, node_of};
+use crate::frames::Frames;
+use crate::tls::{Credentials, Renewed, TlsError, describe, node_of};
 use crate::wire::{Hello, NodeMessage, Refused, ServerMessage, node_message, server_message};
 use crate::{HELLO_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, VIEW_FORMAT};
 
@@ -62,12 +66,13 @@ pub enum ServeError {
 /// Where nodes connect.
 pub struct Listener {
     tcp: TcpListener,
-    credentials: Credentials,
+    credentials: Renewed,
 }
 
 impl Listener {
     /// Takes the address and reads the credentials once, so that mistakes are told at start.
     pub async fn bind(address: SocketAddr, credentials: Credentials) -> Result<Listener, ServeError> {
+        let credentials = Renewed::of(credentials);
         credentials.server_config()?;
         let tcp = TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;
         Ok(Listener { tcp, credentials })
@@ -135,7 +140,7 @@ impl Drop for Place {
 
 /// Accepts connections for ever. Each handshake is a task of its own and no address has all of them, so that a silent peer holds
 /// up nobody.
-async fn accept(tcp: TcpListener, credentials: Credentials, accepted: mpsc::Sender<Result<TlsStream<TcpStream>, Infallible>>) {
+async fn accept(tcp: TcpListener, credentials: Renewed, accepted: mpsc::Sender<Result<TlsStream<TcpStream>, Infallible>>) {
     let (handshakes, peers) = (Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)), Peers::default());
     loop {
         let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -163,7 +168,7 @@ async fn accept(tcp: TcpListener, credentials: Credentials, accepted: mpsc::Send
     }
 }
 
-async fn handshake(stream: TcpStream, credentials: &Credentials) -> Result<TlsStream<TcpStream>, ServeError> {
+async fn handshake(stream: TcpStream, credentials: &Renewed) -> Result<TlsStream<TcpStream>, ServeError> {
     let config = credentials.server_config()?;
     let fail = |error: io::Error| ServeError::Failed(describe(&error));
     stream.set_nodelay(true).map_err(fail)?;
@@ -200,36 +205,30 @@ where
         if request.uri().path() != FOLLOW {
             return Box::pin(async { Ok(Status::unimplemented("ladon.v1.Views has one method, Follow").into_http()) });
         }
-        let method = Follow(self.followers.clone());
-        Box::pin(async move {
-            let mut grpc =
-                Grpc::new(ProstCodec::default()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
-            Ok(grpc.streaming(method, request).await)
-        })
+        let answer = follow(Request::from_http(request), self.followers.clone()).unwrap_or_else(Status::into_http);
+        Box::pin(async { Ok(answer) })
     }
 }
 
-struct Follow(mpsc::Sender<Follower>);
-
-impl StreamingService<NodeMessage> for Follow {
-    type Response = ServerMessage;
-    type ResponseStream = ReceiverStream<Result<ServerMessage, Status>>;
-    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
-
-    fn call(&mut self, request: Request<Streaming<NodeMessage>>) -> Self::Future {
-        let followers = self.0.clone();
-        Box::pin(async move {
-            let node = certified(&request)?;
-            let (outbound, stream) = mpsc::channel(OUTBOUND);
-            // The answer's headers go out at once: clients wait for them before they speak.
-            tokio::spawn(welcome(node, request.into_inner(), outbound, followers));
-            Ok(Response::new(ReceiverStream::new(stream)))
-        })
-    }
+/// The answer to a node, which goes on for as long as it follows.
+fn follow<B>(request: Request<B>, followers: mpsc::Sender<Follower>) -> Result<http::Response<tonic::body::Body>, Status>
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    let node = certified(&request)?;
+    let mut codec: ProstCodec<ServerMessage, NodeMessage> = ProstCodec::default();
+    let inbound = Streaming::new_request(codec.decoder(), request.into_inner(), None, Some(MESSAGE_BYTES_MAX));
+    let (outbound, messages) = mpsc::channel(OUTBOUND);
+    // The answer's headers go out at once: clients wait for them before they speak.
+    tokio::spawn(welcome(node, inbound, outbound, followers));
+    let mut answer = http::Response::new(tonic::body::Body::new(Frames::of(messages)));
+    answer.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    Ok(answer)
 }
 
 /// The name in the peer's certificate.
-fn certified(request: &Request<Streaming<NodeMessage>>) -> Result<NodeName, Status> {
+fn certified<B>(request: &Request<B>) -> Result<NodeName, Status> {
     let certificates = request.peer_certs().ok_or_else(|| Status::unauthenticated("show a certificate"))?;
     let leaf: Option<&CertificateDer<'_>> = certificates.first();
     leaf.and_then(node_of).ok_or_else(|| {

@@ -8,12 +8,12 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::NodeName;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -44,6 +44,7 @@ pub enum TlsError {
 }
 
 /// The three files' contents.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Loaded {
     pub(crate) ca: Vec<u8>,
     pub(crate) certificate: Vec<u8>,
@@ -55,9 +56,8 @@ impl Credentials {
         Ok(Loaded { ca: read(&self.ca)?, certificate: read(&self.certificate)?, key: read(&self.key)? })
     }
 
-    /// A server's side of TLS, from the files as they are now.
-    pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let loaded = self.load()?;
+    /// A server's side of TLS. Nobody resumes a session: a node connects seldom, and what it could resume would have to be kept.
+    fn server_config(&self, loaded: &Loaded) -> Result<Arc<ServerConfig>, TlsError> {
         let chain = certificates(&loaded.certificate, &self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&loaded.key).map_err(|_| TlsError::Pem { path: self.key.clone(), what: "private key" })?;
         let mut roots = RootCertStore::empty();
@@ -73,7 +73,37 @@ impl Credentials {
             .with_single_cert(chain, key)
             .map_err(|error| unusable(error.into()))?;
         config.alpn_protocols.push(b"h2".to_vec());
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+}
+
+/// A server's credentials as the files are at every moment; what is made of them is shared by all connections until they change.
+#[derive(Clone)]
+pub(crate) struct Renewed {
+    credentials: Credentials,
+    latest: Arc<Mutex<Option<Latest>>>,
+}
+
+/// The files, and what was made of them.
+type Latest = (Loaded, Arc<ServerConfig>);
+
+impl Renewed {
+    pub fn of(credentials: Credentials) -> Renewed {
+        Renewed { credentials, latest: Arc::default() }
+    }
+
+    /// A server's side of TLS, from the files as they are now.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let loaded = self.credentials.load()?;
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, config)) = latest.as_ref().filter(|(same, _)| *same == loaded) {
+            return Ok(config.clone());
+        }
+        let config = self.credentials.server_config(&loaded)?;
+        *latest = Some((loaded, config.clone()));
+        Ok(config)
     }
 }
 
@@ -111,4 +141,22 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::Authority;
+
+    #[test]
+    fn connections_share_what_is_made_of_the_files_until_they_are_renewed() {
+        let dir = tempfile::tempdir().unwrap();
+        let renewed = Renewed::of(Authority::open(dir.path()).unwrap().server().unwrap());
+        let first = renewed.server_config().unwrap();
+        assert!(Arc::ptr_eq(&first, &renewed.server_config().unwrap()));
+        std::fs::remove_file(dir.path().join("server.crt")).unwrap();
+        assert!(renewed.server_config().is_err(), "the files are looked at each time");
+        Authority::open(dir.path()).unwrap().server().unwrap();
+        assert!(!Arc::ptr_eq(&first, &renewed.server_config().unwrap()));
+    }
 }
