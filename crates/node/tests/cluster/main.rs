@@ -89,8 +89,8 @@ fn a_seed_repeats_its_run() {
 
 #[test]
 fn a_leak_and_a_node_that_missed_a_change_are_seen() {
-    let is_seen = |spoil: fn(&mut Host)| {
-        let mut world = World::new(13);
+    let is_seen = |seed, spoil: fn(&mut Host)| {
+        let mut world = World::new(seed);
         (0..3).for_each(|_| round(&mut world));
         world.hosts.iter_mut().for_each(spoil);
         let look = || {
@@ -99,7 +99,9 @@ fn a_leak_and_a_node_that_missed_a_change_are_seen() {
         };
         catch_unwind(AssertUnwindSafe(look)).is_err()
     };
-    assert!(!is_seen(|_| {}));
-    assert!(is_seen(Host::confuse_networks));
-    assert!(is_seen(Host::miss_a_port));
+    // In some worlds no two networks are left that could be confused.
+    let seeds = 10..14;
+    assert!(!seeds.clone().any(|seed| is_seen(seed, |_| {})));
+    assert!(seeds.clone().any(|seed| is_seen(seed, Host::confuse_networks)));
+    assert!(seeds.clone().any(|seed| is_seen(seed, Host::miss_a_port)));
 }

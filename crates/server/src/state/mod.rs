@@ -42,6 +42,7 @@ struct Indexes {
     ports_by_ip: Index<(NetworkId, IpAddr)>,
     ports_by_mac: Index<(NetworkId, Mac)>,
     interfaces_of_network: Index<NetworkId>,
+    exceptions_of_network: Index<NetworkId>,
     interfaces_of_router: Index<RouterId>,
     rules_of_group: Index<SecurityGroupId>,
     rules_naming_group: Index<SecurityGroupId>,
@@ -104,10 +105,11 @@ impl State {
 
     /// Puts an object in, in place of the one with its key, which is answered.
     pub(crate) fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
-        let key = object.key();
-        let before = self.remove(key);
-        self.indexes.enter(&object);
-        self.objects.insert(key, object);
+        let before = self.objects.insert(object.key(), object.clone());
+        if !before.as_ref().is_some_and(|before| is_indexed_alike(before, &object)) {
+            before.iter().for_each(|before| self.indexes.leave(before));
+            self.indexes.enter(&object);
+        }
         before
     }
 
@@ -173,6 +175,8 @@ impl State {
         ports_in_block(BlockId) -> Port by ports_of_block;
         /// The interfaces that routers have on this network.
         interfaces_on(NetworkId) -> Port by interfaces_of_network;
+        /// The ports of this network that have an entry of their own on every node that knows the network.
+        exceptions_on(NetworkId) -> Port by exceptions_of_network;
         interfaces_of(RouterId) -> Port by interfaces_of_router;
         rules_of(SecurityGroupId) -> Rule by rules_of_group;
         /// Rules whose remote group is this one.
@@ -207,6 +211,15 @@ impl State {
     pub fn load_balancer_of(&self, vip_port: PortId) -> Option<&LoadBalancer> {
         self.indexes.balancers_of_vip_port.of(vip_port).find_map(|id| self.get(id))
     }
+}
+
+/// True if two states of one object are at the same places in all indexes: a port that becomes ACTIVE is looked up as before, and most
+/// of what is written are such changes.
+fn is_indexed_alike(before: &Object, after: &Object) -> bool {
+    let (Object::Port(a), Object::Port(b)) = (before, after) else { return false };
+    let places = |port: &Port| (port.network, port.mac, port.block, port.is_exception(), port.is_router_interface());
+    let same_owner = a.device_id == b.device_id && a.home() == b.home() && a.security_groups == b.security_groups;
+    places(a) == places(b) && same_owner && a.addresses().eq(b.addresses())
 }
 
 fn kind_range(kind: Kind) -> std::ops::RangeInclusive<ObjectKey> {
@@ -274,6 +287,9 @@ impl Indexes {
         }
         if port.is_router_interface() {
             f(&mut self.interfaces_of_network.at(port.network));
+        }
+        if port.is_exception() {
+            f(&mut self.exceptions_of_network.at(port.network));
         }
         if let Some(router) = port.router() {
             f(&mut self.interfaces_of_router.at(router));

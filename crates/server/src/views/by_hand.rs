@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::catch_up::{Position, resumed};
 use super::owner::{Admission, Message, Owner, SessionId};
-use super::session::{Said, Speech, snapshot};
+use super::session::{Said, Speech, snapshot, whole};
 use super::shown::Encoder;
 use crate::state::{Commit, State};
 use crate::writer::Core;
@@ -94,14 +94,13 @@ impl ByHand {
     /// What leads the node from where it stands to when it connected. `log` holds the commits after its revision; None: the
     /// store does not reach back so far.
     pub fn catch_up(&self, followed: &mut Followed, log: Option<&[Commit]>) -> Vec<Body> {
-        let Some(Admission { state, view, .. }) = followed.admission.take() else { return Vec::new() };
+        let Some(Admission { state, hash, .. }) = followed.admission.take() else { return Vec::new() };
         let position = followed.position;
-        let resume = |log: &[Commit]| resumed(&followed.node, position, &state, &view, log, &self.encoder);
+        let resume = |log: &[Commit]| resumed(&followed.node, position, &state, hash, log, &self.encoder);
         if let Some(batch) = log.filter(|_| position.revision > Revision::default()).and_then(resume) {
             return batch.deltas(position.revision).into_iter().map(Body::Delta).collect();
         }
-        let objects = view.iter().filter_map(|key| state.object(*key)).map(|object| self.encoder.encode(object)).collect();
-        snapshot(objects, state.revision(), InterestHash::of(&view)).collect()
+        snapshot(whole(&state, &followed.node, &self.encoder), state.revision(), hash).collect()
     }
 
     /// What the server says next: news, or why it ends the stream. Nothing before the node has caught up.

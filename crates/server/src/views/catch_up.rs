@@ -1,13 +1,15 @@
 //! How a node that connects gets from where it stands to now.
 //!
-//! The change log is undone from the present state back to the node's revision; what the node's view was then is computed and
-//! must have the hash that the node says. The difference of the two views, and of the objects in both, is the delta. Where
-//! the log does not reach back, or the hash differs, or the difference would be larger than the whole, the node gets a
-//! snapshot.
+//! A node that says the hash of its view as it is now has all that is in it, and gets what the change log says is different. That
+//! is nearly every node when a server begins anew, and it costs nothing where nothing changed.
+//!
+//! For any other, the change log is undone from the present state back to the node's revision; what the node's view was then is
+//! computed and must have the hash that the node says. The difference of the two views, and of the objects in both, is the delta.
+//! Where the log does not reach back, or the hash differs, the node gets a snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{NodeName, ObjectKey, Revision};
+use model::{NodeName, Object, ObjectKey, Revision};
 use stream::InterestHash;
 
 use super::closure::closure;
@@ -25,35 +27,41 @@ pub struct Position {
     pub hash: InterestHash,
 }
 
-/// The delta from `position` to `state`, of which `view` is the node's part; `log` holds the commits after the position.
+/// The delta from `position` to `state`, where the node's view has the hash `hash`; `log` holds the commits after the position.
 /// None: only a snapshot helps.
-pub fn resumed(
-    node: &NodeName,
-    position: Position,
-    state: &State,
-    view: &BTreeSet<ObjectKey>,
-    log: &[Commit],
-    encoder: &Encoder,
-) -> Option<Batch> {
+pub fn resumed(node: &NodeName, position: Position, state: &State, hash: InterestHash, log: &[Commit], encoder: &Encoder) -> Option<Batch> {
     let log: Vec<&Commit> = log.iter().filter(|commit| commit.revision <= state.revision()).collect();
     let size: usize = log.iter().map(|commit| commit.changes.len()).sum();
     if position.revision > state.revision() || size > RESUME_CHANGES_MAX {
         return None;
     }
-    let past = undone(state, &log);
-    let old = closure(&past, node);
-    if InterestHash::of(&old) != position.hash {
-        return None;
+    let changed = differing(state, &log);
+    let has_all = position.hash == hash;
+    if has_all && changed.is_empty() {
+        return Some(Batch { to: state.revision(), hash, upserts: Vec::new(), removals: Vec::new() });
     }
-    let changed: BTreeSet<ObjectKey> = log.iter().flat_map(|commit| commit.changes.iter()).map(|change| change.key).collect();
-    let is_news = |key: &&ObjectKey| {
-        let then = past.object(**key).map(|object| &**object);
-        let now = state.object(**key).map(|object| &**object);
-        !old.contains(key) || changed.contains(key) && !is_shown_the_same(then, now)
-    };
-    let upserts = view.iter().filter(is_news).filter_map(|key| state.object(*key)).map(|object| encoder.encode(object));
-    let removals = old.difference(view).copied().collect();
-    Some(Batch { to: state.revision(), hash: InterestHash::of(view), upserts: upserts.collect(), removals })
+    let view = closure(state, node);
+    let (mut upserts, mut removals) = (view.intersection(&changed).copied().collect::<BTreeSet<ObjectKey>>(), Vec::new());
+    if !has_all {
+        let old = closure(&undone(state, &log), node);
+        if InterestHash::of(&old) != position.hash {
+            return None;
+        }
+        upserts.extend(view.difference(&old));
+        removals.extend(old.difference(&view));
+    }
+    let upserts = upserts.iter().filter_map(|key| state.object(*key)).map(|object| encoder.encode(object));
+    Some(Batch { to: state.revision(), hash, upserts: upserts.collect(), removals })
+}
+
+/// What is shown to nodes in another way than before `log`.
+fn differing(state: &State, log: &[&Commit]) -> BTreeSet<ObjectKey> {
+    let mut before: BTreeMap<ObjectKey, Option<&Object>> = BTreeMap::new();
+    for change in log.iter().flat_map(|commit| commit.changes.iter()) {
+        before.entry(change.key).or_insert(change.before.as_deref());
+    }
+    let is_different = |(key, then): &(ObjectKey, Option<&Object>)| !is_shown_the_same(*then, state.object(*key).map(|now| &**now));
+    before.into_iter().filter(is_different).map(|(key, _)| key).collect()
 }
 
 /// The state before `log`.
@@ -77,14 +85,14 @@ mod tests {
     #[test]
     fn a_log_of_too_many_changes_leads_nobody_on() {
         let world = World::of([network(1).into(), vm(11, 1, 1).into()]);
-        let (state, view, encoder) = (&world.state, world.interest.view(&name(1)), Encoder::default());
-        let position = Position { revision: state.revision(), hash: InterestHash::of(&view) };
+        let (state, hash, encoder) = (&world.state, world.interest.hash(&name(1)), Encoder::default());
+        let position = Position { revision: state.revision(), hash };
         let key = key(vm(11, 1, 1));
         let object = state.object(key).cloned();
         let led_on = |changes: usize| {
             let changes = vec![Change { key, before: object.clone(), after: object.clone() }; changes];
             let log = [Commit { revision: state.revision(), changes: changes.into() }];
-            resumed(&name(1), position, state, &view, &log, &encoder).is_some()
+            resumed(&name(1), position, state, hash, &log, &encoder).is_some()
         };
         assert!(led_on(RESUME_CHANGES_MAX) && !led_on(RESUME_CHANGES_MAX + 1));
     }

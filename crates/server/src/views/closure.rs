@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Kind, NetworkId, Node, NodeName, ObjectKey, Port, Rule, SecurityGroupId};
+use model::{Kind, NetworkId, NodeName, ObjectKey, Port, Rule, SecurityGroupId};
 
 use crate::state::State;
 
@@ -39,13 +39,13 @@ fn routing_domain(state: &State, start: impl Iterator<Item = NetworkId>) -> BTre
 struct View<'a> {
     state: &'a State,
     keys: BTreeSet<ObjectKey>,
-    homes: BTreeSet<NodeName>,
+    homes: BTreeSet<&'a NodeName>,
 }
 
-impl View<'_> {
-    fn port(&mut self, port: &Port) {
+impl<'a> View<'a> {
+    fn port(&mut self, port: &'a Port) {
         self.keys.insert(ObjectKey::new(Kind::Port, port.id));
-        self.homes.extend(port.home().cloned());
+        self.homes.extend(port.home());
     }
 
     /// A network with all that is true of it on every node. Of its ports these are the exceptions; the others are in blocks.
@@ -53,12 +53,12 @@ impl View<'_> {
         let state = self.state;
         self.keys.extend(state.network(network).map(|network| ObjectKey::new(Kind::Network, network.id)));
         self.keys.extend(state.subnets_of(network).map(|subnet| ObjectKey::new(Kind::Subnet, subnet.id)));
-        state.ports_of(network).filter(|port| port.is_exception()).for_each(|port| self.port(port));
+        state.exceptions_on(network).for_each(|port| self.port(port));
         let routers = state.interfaces_on(network).filter_map(Port::router).filter_map(|router| state.router(router));
         self.keys.extend(routers.map(|router| ObjectKey::new(Kind::Router, router.id)));
         for block in state.blocks_of(network) {
             self.keys.insert(ObjectKey::new(Kind::Block, block.id));
-            self.homes.insert(block.node.clone());
+            self.homes.insert(&block.node);
         }
         for balancer in state.load_balancers_on(network) {
             self.keys.insert(ObjectKey::new(Kind::LoadBalancer, balancer.id));
@@ -84,7 +84,7 @@ impl View<'_> {
 
     /// The machines where anything in the view lives.
     fn nodes(&mut self) {
-        let nodes = self.homes.iter().filter_map(|home| self.state.node(home));
-        self.keys.extend(nodes.map(|node: &Node| ObjectKey::new(Kind::Node, node.name.id())));
+        let nodes = self.homes.iter().map(|home| ObjectKey::new(Kind::Node, home.id()));
+        self.keys.extend(nodes.filter(|node| self.state.object(*node).is_some()));
     }
 }

@@ -95,7 +95,8 @@ pub struct AddressTaken {
 pub struct Admission {
     pub session: SessionId,
     pub state: Arc<State>,
-    pub view: BTreeSet<ObjectKey>,
+    /// Of the node's view. Its keys are computed when it is the node's turn: on a flat network, they are as many as its nodes.
+    pub hash: InterestHash,
     pub outbox: Arc<Outbox>,
 }
 
@@ -403,16 +404,16 @@ impl Owner {
         }
         self.reports.returned(&node);
         self.track(&node);
-        let view = self.interest.view(&node);
-        let outbox = Arc::new(Outbox::new(InterestHash::of(&view)));
+        let hash = self.interest.hash(&node);
+        let outbox = Arc::new(Outbox::new(hash));
         let track = self.nodes.get_mut(&node).expect("tracked right above");
         track.addresses = addresses;
         (track.since, track.last_seen) = (Some(Timestamp::now()), Some(Timestamp::now()));
         if let Some((_, old)) = track.session.replace((self.next_session, outbox.clone())) {
             old.end(format!("node {node} has opened another stream"));
         }
-        tracing::info!("node {node} follows its view of {} objects", view.len());
-        Ok(Admission { session: self.next_session, state: self.state.clone(), view, outbox })
+        tracing::info!("node {node} follows its view");
+        Ok(Admission { session: self.next_session, state: self.state.clone(), hash, outbox })
     }
 
     pub fn disconnect(&mut self, node: &NodeName, session: SessionId) {

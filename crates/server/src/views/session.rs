@@ -17,8 +17,11 @@ use tonic::{Status, Streaming};
 
 use super::Views;
 use super::catch_up::{Position, resumed};
+use super::closure::closure;
 use super::outbox::{Batch, Next, chunks};
 use super::owner::{AddressTaken, Admission, Message, SessionId};
+use super::shown::Encoder;
+use crate::state::State;
 
 /// Snapshots that are made and sent at once. The rest wait: they would only take the bandwidth from each other.
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
@@ -203,7 +206,7 @@ async fn catch_up(views: &Views, node: &NodeName, position: Position, admission:
     let admission = Arc::new(admission);
     match wire.alive_during(lead(views, node, position, &admission)).await?? {
         Lead::Changes(batch) => wire.batch(batch, position.revision).await,
-        Lead::Snapshot(objects, _permit) => wire.snapshot(objects, admission.state.revision(), InterestHash::of(&admission.view)).await,
+        Lead::Snapshot(objects, _permit) => wire.snapshot(objects, admission.state.revision(), admission.hash).await,
     }
 }
 
@@ -220,11 +223,8 @@ async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Ar
         return Ok(Lead::Changes(batch));
     }
     let permit = views.snapshots.clone().acquire_owned().await.map_err(|_| Ended)?;
-    let (encoder, source) = (views.encoder.clone(), admission.clone());
-    let encoded = tokio::task::spawn_blocking(move || {
-        let objects = source.view.iter().filter_map(|key| source.state.object(*key));
-        objects.map(|object| encoder.encode(object)).collect::<Vec<Bytes>>()
-    });
+    let (encoder, source, name) = (views.encoder.clone(), admission.clone(), node.clone());
+    let encoded = tokio::task::spawn_blocking(move || whole(&source.state, &name, &encoder));
     let objects = encoded.await.map_err(|_| Ended)?;
     tracing::info!("node {node} gets a snapshot of {} objects", objects.len());
     Ok(Lead::Snapshot(objects, permit))
@@ -240,8 +240,13 @@ async fn resume(views: &Views, node: &NodeName, position: Position, admission: &
         }
     };
     let (encoder, source, node) = (views.encoder.clone(), admission.clone(), node.clone());
-    let batch = tokio::task::spawn_blocking(move || resumed(&node, position, &source.state, &source.view, &log, &encoder));
+    let batch = tokio::task::spawn_blocking(move || resumed(&node, position, &source.state, source.hash, &log, &encoder));
     batch.await.ok().flatten()
+}
+
+/// All objects of the node's view.
+pub(super) fn whole(state: &State, node: &NodeName, encoder: &Encoder) -> Vec<Bytes> {
+    closure(state, node).into_iter().filter_map(|key| state.object(key)).map(|object| encoder.encode(object)).collect()
 }
 
 /// The messages of a snapshot.

@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 
 use model::{Kind, NetworkId, NodeId, NodeName, Object, ObjectKey, SecurityGroupId};
 use rustc_hash::{FxHashMap, FxHashSet};
+use stream::InterestHash;
 
 use crate::state::{Change, State};
 use domains::Domains;
@@ -67,6 +68,8 @@ pub struct Interest {
 #[derive(Default)]
 struct Content {
     objects: Count<ObjectKey>,
+    /// Of those of `objects` that are there.
+    hash: InterestHash,
     nodes: FxHashSet<NodeId>,
 }
 
@@ -145,6 +148,18 @@ impl Interest {
         let scopes = self.nodes.get(&node.id()).into_iter().flat_map(|layers| &layers.scopes);
         let objects = scopes.filter_map(|scope| self.scopes.get(scope)).flat_map(|content| content.objects.keys());
         objects.filter(|key| self.exists(key)).copied().collect()
+    }
+
+    /// The hash of the node's view, without a look at what is in the largest scope: on a flat network, that is nearly everything.
+    pub fn hash(&self, node: &NodeName) -> InterestHash {
+        let scopes = self.nodes.get(&node.id()).into_iter().flat_map(|layers| &layers.scopes);
+        let mut contents: Vec<&Content> = scopes.filter_map(|scope| self.scopes.get(scope)).collect();
+        contents.sort_unstable_by_key(|content| content.objects.len());
+        let Some(largest) = contents.pop() else { return InterestHash::default() };
+        let others: FxHashSet<&ObjectKey> = contents.into_iter().flat_map(|content| content.objects.keys()).collect();
+        let mut hash = largest.hash;
+        others.into_iter().filter(|key| !largest.objects.contains_key(key) && self.exists(key)).for_each(|key| hash.insert(key));
+        hash
     }
 
     /// Takes in what a commit changed and tells what that means for every followed node. Each key changes once.
@@ -230,7 +245,11 @@ impl Interest {
     fn add(&mut self, edge: Edge) {
         self.work += 1;
         match edge {
-            Edge::Exists(key) => drop(self.existing.insert(key)),
+            Edge::Exists(key) => {
+                if self.existing.insert(key) {
+                    self.rehash(key, InterestHash::insert);
+                }
+            }
             Edge::Put(scope, key) => self.put(scope, key),
             Edge::Place(key, network) => self.place(key, network),
             Edge::Child(parent, child) => {
@@ -270,7 +289,11 @@ impl Interest {
     fn remove(&mut self, edge: Edge) {
         self.work += 1;
         match edge {
-            Edge::Exists(key) => drop(self.existing.remove(&key)),
+            Edge::Exists(key) => {
+                if self.existing.remove(&key) {
+                    self.rehash(key, InterestHash::remove);
+                }
+            }
             Edge::Put(scope, key) => self.take(scope, key),
             Edge::Place(key, network) => self.displace(key, network),
             Edge::Child(parent, child) => {
@@ -317,10 +340,23 @@ impl Interest {
         self.scopes.get(&scope).into_iter().flat_map(|content| &content.nodes).copied().collect()
     }
 
+    /// Changes the hashes of the scopes that the object is in.
+    fn rehash(&mut self, key: ObjectKey, change: fn(&mut InterestHash, &ObjectKey)) {
+        for scope in self.places.get(&key).into_iter().flatten() {
+            let content = self.scopes.get_mut(scope).expect("an object's places are scopes");
+            change(&mut content.hash, &key);
+        }
+    }
+
     /// An object comes into a scope.
     fn put(&mut self, scope: Scope, key: ObjectKey) {
-        if !up(&mut self.scopes.entry(scope).or_default().objects, key) {
+        let exists = self.exists(&key);
+        let content = self.scopes.entry(scope).or_default();
+        if !up(&mut content.objects, key) {
             return;
+        }
+        if exists {
+            content.hash.insert(&key);
         }
         if let Scope::Members(network, group) = scope {
             self.open_members(network, group);
@@ -331,8 +367,13 @@ impl Interest {
 
     /// An object goes out of a scope.
     fn take(&mut self, scope: Scope, key: ObjectKey) {
-        if !self.scopes.get_mut(&scope).is_some_and(|content| down(&mut content.objects, &key)) {
+        let exists = self.exists(&key);
+        let Some(content) = self.scopes.get_mut(&scope) else { return };
+        if !down(&mut content.objects, &key) {
             return;
+        }
+        if exists {
+            content.hash.remove(&key);
         }
         self.touch_in(scope, key);
         if let Some(places) = self.places.get_mut(&key) {

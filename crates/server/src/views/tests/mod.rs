@@ -4,6 +4,7 @@ mod cost;
 mod edits;
 mod named;
 mod reports;
+mod sent;
 mod servers;
 mod streams;
 pub mod world;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use model::*;
+use stream::InterestHash;
 use uuid::Uuid;
 
 use crate::state::{Change, Commit, State};
@@ -321,6 +322,7 @@ impl World {
     pub fn view(&self, node: &NodeName) -> BTreeSet<ObjectKey> {
         let view = self.interest.view(node);
         assert_eq!(view, closure(&self.state, node), "incremental view of {node} = closure by definition");
+        assert_eq!(self.interest.hash(node), InterestHash::of(&view), "the hash of the view of {node}");
         if let Some(replica) = self.replicas.get(node) {
             let restricted = view.iter().map(|key| (*key, shown(self.state.object(*key).unwrap()))).collect();
             assert_eq!(*replica, restricted, "what {node} has = the state restricted to its view");
