@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -32,6 +33,9 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     start_log(logging.log_format);
+    if let Err(error) = raise_open_files() {
+        tracing::warn!("the limit on open files stays as it is: {error}; nothing is wrong as long as it is enough");
+    }
     // Two providers are compiled in through our dependencies: say which.
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
@@ -44,6 +48,12 @@ where
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
     outcome
+}
+
+/// Every node is an open file of its server's: as many as the service manager permits, whatever is usual for a shell.
+fn raise_open_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 /// Ends only when the part has been given its time, or at the second signal.
