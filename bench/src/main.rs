@@ -74,7 +74,7 @@ const MAIN: [Benchmark; 7] = [
 ];
 
 /// What `make bench-scale` measures: the same at growing sizes, which takes long.
-const SCALE: [Benchmark; 11] = [
+const SCALE: [Benchmark; 13] = [
     Benchmark { name: "node-1000", run: growth::nodes::flat_1000 },
     Benchmark { name: "node-10000", run: growth::nodes::flat_10000 },
     Benchmark { name: "node-20000", run: growth::nodes::flat_20000 },
@@ -86,6 +86,8 @@ const SCALE: [Benchmark; 11] = [
     Benchmark { name: "rules", run: scale::rules::run },
     Benchmark { name: "dhcp", run: scale::dhcp::run },
     Benchmark { name: "packets", run: scale::packets::run },
+    Benchmark { name: "fleet", run: scale::fleet::run },
+    Benchmark { name: "fleet-etcd", run: scale::fleet::run_shared },
 ];
 
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@
 //! Both are told after an OpenFlow barrier.
 
 pub mod dhcp;
+pub mod fleet;
 pub mod groups;
 pub mod hitless;
 pub mod packets;

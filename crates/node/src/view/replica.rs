@@ -15,6 +15,9 @@ use super::ViewUpdate;
 
 type Objects = FxHashMap<ObjectKey, Arc<Object>>;
 
+/// The object that bytes are.
+pub type Read<'a> = dyn Fn(&[u8]) -> Result<Arc<Object>, WireError> + Send + Sync + 'a;
+
 /// A stream that cannot be continued. A new one begins from where the replica is, or, if it has to, from nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -87,7 +90,7 @@ impl Replica {
         self.hash
     }
 
-    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+    pub fn objects(&self) -> impl ExactSizeIterator<Item = &Arc<Object>> {
         self.objects.values()
     }
 
@@ -98,6 +101,11 @@ impl Replica {
 
     /// Takes in a message; tells what changed, if the view did.
     pub fn apply(&mut self, body: Body) -> Result<Option<ViewUpdate>, Fault> {
+        self.apply_with(&|bytes| object(bytes).map(Arc::new), body)
+    }
+
+    /// The same where somebody else reads the objects: programs that are many nodes keep what these have in common once.
+    pub fn apply_with(&mut self, read: &Read<'_>, body: Body) -> Result<Option<ViewUpdate>, Fault> {
         match (body, &mut self.unfinished) {
             (Body::Refused(refused), _) => Err(Fault::Refused(refused.reason)),
             (Body::Welcome(welcome), Unfinished::Nothing) => self.welcome(&welcome.store).map(|()| None),
@@ -112,7 +120,7 @@ impl Replica {
                 Ok(None)
             }
             (Body::SnapshotChunk(chunk), Unfinished::Snapshot(objects)) => {
-                objects.extend(decoded(&chunk.objects)?.into_iter().map(|object| (object.key(), object)));
+                objects.extend(decoded(read, &chunk.objects)?.into_iter().map(|object| (object.key(), object)));
                 Ok(None)
             }
             (Body::SnapshotEnd(end), Unfinished::Snapshot(objects)) => {
@@ -120,11 +128,11 @@ impl Replica {
                 self.unfinished = Unfinished::Nothing;
                 self.replace(objects, Revision(end.revision), InterestHash(end.interest_hash)).map(Some)
             }
-            (Body::Delta(delta), Unfinished::Nothing) => self.delta(vec![delta]),
+            (Body::Delta(delta), Unfinished::Nothing) => self.delta(read, vec![delta]),
             (Body::Delta(delta), Unfinished::Delta(parts)) => {
                 let mut parts = std::mem::take(parts);
                 parts.push(delta);
-                self.delta(parts)
+                self.delta(read, parts)
             }
             (Body::Welcome(_), _) => Err(Fault::Unexpected("a welcome")),
             (Body::Heartbeat(_), _) => Err(Fault::Unexpected("a heartbeat")),
@@ -145,7 +153,7 @@ impl Replica {
         }
     }
 
-    fn delta(&mut self, parts: Vec<Delta>) -> Result<Option<ViewUpdate>, Fault> {
+    fn delta(&mut self, read: &Read<'_>, parts: Vec<Delta>) -> Result<Option<ViewUpdate>, Fault> {
         let last = parts.last().expect("the caller has one");
         let (from, to, hash) = (Revision(last.from), Revision(last.to), InterestHash(last.interest_hash));
         if from != self.revision || !self.is_complete {
@@ -158,7 +166,7 @@ impl Replica {
         self.unfinished = Unfinished::Nothing;
         let mut update = ViewUpdate { revision: to, ..ViewUpdate::default() };
         for part in &parts {
-            update.upserts.extend(decoded(&part.upserts)?);
+            update.upserts.extend(decoded(read, &part.upserts)?);
             for key in &part.removals {
                 update.removals.push(ObjectKey::try_from(key)?);
             }
@@ -202,8 +210,8 @@ impl Replica {
     }
 }
 
-fn decoded(objects: &[Bytes]) -> Result<Vec<Arc<Object>>, WireError> {
-    objects.iter().map(|bytes| object(bytes).map(Arc::new)).collect()
+fn decoded(read: &Read<'_>, objects: &[Bytes]) -> Result<Vec<Arc<Object>>, WireError> {
+    objects.iter().map(|bytes| read(bytes)).collect()
 }
 
 /// What waits for the consumer, merged: the latest of each object.

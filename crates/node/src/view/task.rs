@@ -30,7 +30,7 @@ pub const SAVE_QUIET: Duration = Duration::from_secs(600);
 /// A save that failed is tried again after this long.
 const SAVE_RETRY: Duration = Duration::from_secs(10);
 /// A server that says nothing for this long is left, also before its first word: one that makes nodes wait says so.
-const SILENCE_MAX: Duration = HEARTBEAT_INTERVAL.saturating_mul(4);
+pub const SILENCE_MAX: Duration = HEARTBEAT_INTERVAL.saturating_mul(4);
 
 pub struct Task {
     config: Config,

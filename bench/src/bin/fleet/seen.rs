@@ -1,0 +1,97 @@
+//! What is seen of each node while it runs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// One node.
+#[derive(Default)]
+pub struct Seen {
+    pub number: u32,
+    pub is_connected: AtomicBool,
+    /// The revision of its view; 0: it has none.
+    pub revision: AtomicU64,
+    pub objects: AtomicU64,
+    pub streams: AtomicU64,
+    pub deltas: AtomicU64,
+    /// Since the last question for [`news`]: there was a delta, and what they all weighed.
+    pub told: AtomicBool,
+    pub delta_bytes: AtomicU64,
+    pub snapshots: AtomicU64,
+    pub snapshot_bytes: AtomicU64,
+    /// Messages that its view could not take.
+    pub faults: AtomicU64,
+    pub flows: Mutex<Option<Flows>>,
+    pub problem: Mutex<String>,
+}
+
+/// What a node has computed.
+#[derive(Clone, Copy, Serialize, Default)]
+pub struct Flows {
+    pub flows: u64,
+    pub local_ports: u64,
+}
+
+/// All nodes together.
+#[derive(Serialize, Default)]
+pub struct Status {
+    nodes: usize,
+    connected: u64,
+    with_view: u64,
+    /// Objects in all views, and those of them that differ.
+    objects: u64,
+    distinct_objects: usize,
+    streams: u64,
+    deltas: u64,
+    snapshots: u64,
+    snapshot_bytes: u64,
+    faults: u64,
+    flows: Vec<Flows>,
+    /// Why one of those that are not connected is not.
+    problem: String,
+}
+
+/// What one node was sent.
+#[derive(Serialize)]
+pub struct News {
+    node: u32,
+    bytes: u64,
+}
+
+impl Seen {
+    pub fn of(number: u32) -> Seen {
+        Seen { number, ..Seen::default() }
+    }
+}
+
+pub fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Relaxed);
+}
+
+pub fn status(seen: &[Arc<Seen>], distinct_objects: usize) -> Status {
+    let sum = |field: fn(&Seen) -> &AtomicU64| seen.iter().map(|node| field(node).load(Relaxed)).sum::<u64>();
+    let count = |is: &dyn Fn(&Seen) -> bool| seen.iter().filter(|node| is(node)).count() as u64;
+    let problem = |node: &Arc<Seen>| node.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Status {
+        nodes: seen.len(),
+        connected: count(&|node| node.is_connected.load(Relaxed)),
+        with_view: count(&|node| node.revision.load(Relaxed) > 0),
+        objects: sum(|node| &node.objects),
+        distinct_objects,
+        streams: sum(|node| &node.streams),
+        deltas: sum(|node| &node.deltas),
+        snapshots: sum(|node| &node.snapshots),
+        snapshot_bytes: sum(|node| &node.snapshot_bytes),
+        faults: sum(|node| &node.faults),
+        flows: seen.iter().filter_map(|node| *node.flows.lock().unwrap_or_else(PoisonError::into_inner)).collect(),
+        problem: seen.iter().filter(|node| !node.is_connected.load(Relaxed)).map(problem).next().unwrap_or_default(),
+    }
+}
+
+/// Those that were sent deltas, and empties the counters of these.
+pub fn news(seen: &[Arc<Seen>]) -> Vec<News> {
+    let has_news = |node: &&Arc<Seen>| node.told.swap(false, Relaxed);
+    let of = |node: &Arc<Seen>| News { node: node.number, bytes: node.delta_bytes.swap(0, Relaxed) };
+    seen.iter().filter(has_news).map(of).collect()
+}
