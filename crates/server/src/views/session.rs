@@ -25,8 +25,9 @@ use crate::state::State;
 
 /// Snapshots that are made and sent at once. The rest wait: they would only take the bandwidth from each other.
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
-/// Nodes that are compared with their past at once: it takes processor time, not bandwidth. The rest wait.
-pub const RESUMES_AT_ONCE: usize = 8;
+/// Views that are computed at once, to compare nodes with their past or to make snapshots: it takes processor time, which the other
+/// nodes' streams need as well. The rest wait.
+pub const RESUMES_AT_ONCE: usize = 2;
 /// A node that comes from another server may have heard more than this one: that much is waited for, for so long.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node that takes nothing off the wire for this long is let go; it resumes when it connects again.
@@ -224,8 +225,10 @@ async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Ar
     }
     let permit = views.snapshots.clone().acquire_owned().await.map_err(|_| Ended)?;
     let (encoder, source, name) = (views.encoder.clone(), admission.clone(), node.clone());
+    let computing = views.resumes.acquire().await.map_err(|_| Ended)?;
     let encoded = tokio::task::spawn_blocking(move || whole(&source.state, &name, &encoder));
     let objects = encoded.await.map_err(|_| Ended)?;
+    drop(computing);
     tracing::info!("node {node} gets a snapshot of {} objects", objects.len());
     Ok(Lead::Snapshot(objects, permit))
 }
