@@ -101,7 +101,8 @@ mod tests {
         let web = port("web", 4, "blue", &[("v4", "10.0.0.9"), ("v6", "fd00::9")]);
         let base = [here("n1", "192.0.2.1"), put(network("blue", 7)), put(web), attach("web", 11)];
         engine.update(base.into_iter().chain(more));
-        let mut said: Vec<String> = engine.flows().map(|flow| flow.to_string()).filter(|flow| flow.starts_with("Punt ") && flow.contains("punt ")).collect();
+        let mut said: Vec<String> =
+            engine.flows().map(|flow| flow.to_string()).filter(|flow| flow.starts_with("Punt ") && flow.contains("punt ")).collect();
         said.sort();
         said
     }
