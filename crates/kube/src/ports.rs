@@ -127,7 +127,7 @@ impl Ports {
     pub async fn run(mut self) {
         loop {
             self.start_due();
-            let due = self.queue.next_due().filter(|_| self.is_listed && self.running.len() < REQUESTS_MAX);
+            let due = self.queue.next_due().filter(|_| self.is_listed && self.has_room());
             tokio::select! {
                 Some(event) = self.watch.next() => self.pod_event(event),
                 Some(done) = self.running.next() => self.finished(done),
@@ -196,6 +196,11 @@ impl Ports {
         }
     }
 
+    /// Whether what is due can be started: the last request under way is for the batch that is gathered meanwhile.
+    fn has_room(&self) -> bool {
+        self.running.len() + 1 < REQUESTS_MAX
+    }
+
     /// Starts what is due: deletes one by one, creates together.
     fn start_due(&mut self) {
         if !self.is_listed {
@@ -208,7 +213,7 @@ impl Ports {
             self.start_delete_duplicate(id);
         }
         let mut batch: Vec<(Uid, Uuid, NewPort)> = Vec::new();
-        while self.running.len() < REQUESTS_MAX && batch.len() < BATCH_MAX {
+        while self.has_room() && batch.len() < BATCH_MAX {
             let Some(uid) = self.queue.pop(now) else { break };
             match (self.desired.get(&uid), self.actual.get(&uid)) {
                 (Some(pod), None) => {
@@ -464,4 +469,66 @@ fn failure(pod: &DesiredPort, error: &ApiError) -> Report {
 /// What the pod's owner is told of its port.
 fn told(pod: &DesiredPort, reason: &'static str, note: String) -> Report {
     Report { about: reference("Pod", &pod.name, &pod.object_uid), reason, action: "CreatePort", note }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Fence;
+    use crate::topology::plan::Plan;
+
+    /// Ports of a server that nobody talks to.
+    fn ports() -> Ports {
+        let silent =
+            |_: hyper::Request<kube::client::Body>| std::future::pending::<Result<hyper::Response<kube::client::Body>, std::io::Error>>();
+        let client = Client::new(tower::service_fn(silent), "default");
+        let config = Config::default();
+        let (neutron, reporter) = (Neutron::new(&config, Fence::new().1).unwrap(), Reporter::new(client.clone(), "host".into()).0);
+        let plan = Plan { pods: Vec::new(), services: Vec::new() };
+        let topology = Topology { plan, pod_network: Uuid::nil(), group: Uuid::nil(), router: Uuid::nil(), service_subnets: Vec::new() };
+        let mut ports = Ports::new(client, neutron, &config, watch::channel(Arc::new(topology)).1, reporter);
+        ports.is_listed = true;
+        ports
+    }
+
+    fn pod_comes(ports: &mut Ports, n: usize) {
+        let pod = DesiredPort {
+            uid: format!("new-{n}"),
+            object_uid: format!("new-{n}"),
+            name: format!("ns/new-{n}"),
+            host: "n1".into(),
+            is_static: false,
+            unserved: Vec::new(),
+        };
+        ports.queue.push(pod.uid.clone(), Instant::now());
+        ports.desired.insert(pod.uid.clone(), pod);
+    }
+
+    fn pod_goes(ports: &mut Ports, n: usize) {
+        let uid = format!("old-{n}");
+        ports.actual.insert(uid.clone(), Actual { id: Uuid::from_u128(n as u128), place: None, epoch: 0 });
+        ports.queue.push(uid, Instant::now());
+    }
+
+    #[tokio::test]
+    async fn so_many_requests_are_under_way_and_a_batch_is_one_of_them() {
+        let mut ports = ports();
+        pod_comes(&mut ports, 0);
+        (0..2 * REQUESTS_MAX).for_each(|n| pod_goes(&mut ports, n));
+        for _ in 0..3 {
+            ports.start_due();
+            assert_eq!(ports.running.len(), REQUESTS_MAX);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_due_together_is_made_in_batches() {
+        let mut ports = ports();
+        (0..BATCH_MAX + 1).for_each(|n| pod_comes(&mut ports, n));
+        ports.start_due();
+        let waiting = |ports: &Ports| ports.desired.keys().filter(|uid| !ports.queue.is_running(uid)).count();
+        assert_eq!((ports.running.len(), waiting(&ports)), (1, 1));
+        ports.start_due();
+        assert_eq!((ports.running.len(), waiting(&ports)), (2, 0));
+    }
 }
