@@ -374,6 +374,23 @@ fn carriers_of_one_mac_beyond_what_a_flow_holds_get_no_copy() {
 }
 
 #[test]
+fn a_broadcast_reaches_no_more_ports_here_than_a_packet_may() {
+    let copies = |ports: u32| {
+        let mut engine = Engine::new(ALL, Numbers::default());
+        let own = |n: u32| {
+            let (name, address) = (format!("own{n}"), format!("10.0.{}.{}", n / 250, 1 + n % 250));
+            [put(port(&name, 100 + n, "blue", &[("v4", &address)])), attach(&name, 1_000 + n)]
+        };
+        let ground = [here("n1", "192.0.2.1"), put(network("blue", 7)), put(subnet("v4", "blue", "10.0.0.0/16"))];
+        engine.update(ground.into_iter().chain((0..ports).flat_map(own)));
+        let floods = engine.flows().map(|flow| flow.to_string()).filter(|flow| flow.starts_with("Flood"));
+        floods.map(|flow| flow.matches("dst_port:=").count()).max().unwrap()
+    };
+    const MOST: usize = apps::l2::LOCAL_COPIES_MAX;
+    assert_eq!([3, MOST, MOST + 1].map(|ports| copies(ports as u32)), [3, MOST, MOST]);
+}
+
+#[test]
 fn a_block_costs_the_same_among_ten_and_among_five_hundred() {
     let work = |others| {
         work_of(others, |n| {

@@ -153,7 +153,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let first = Lock::take(&state).unwrap();
+        let begun = Instant::now();
         let refused = Lock::take(&state).unwrap_err();
+        assert!(begun.elapsed() >= LOCK_TIMEOUT, "the first may be on its way out");
         assert!(matches!(&refused, LockError::Taken { path } if *path == state.join("lock")), "{refused}");
         drop(first);
         Lock::take(&state).unwrap();

@@ -106,6 +106,37 @@ mod tests {
             let no_descriptor = std::io::Error::from_raw_os_error(nix::libc::EMFILE);
             std::future::ready(if left == 0 { Ok("a conversation") } else { Err(no_descriptor) })
         };
+        let begun = tokio::time::Instant::now();
         assert_eq!(patiently(accept).await, "a conversation");
+        assert_eq!(begun.elapsed().as_millis(), 3 * ACCEPT_PAUSE.as_millis());
+    }
+
+    #[tokio::test]
+    async fn a_conversation_beyond_the_most_begins_when_another_one_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let served = path.clone();
+        tokio::spawn(async move { serve(&served, 100, |line: Vec<u8>| std::future::ready(vec![line.len()])).await });
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+        let mut conversations = Vec::new();
+        for _ in 0..=CONVERSATIONS_MAX {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"abc\n").await.unwrap();
+            conversations.push(stream);
+        }
+        let mut next = conversations.pop().unwrap();
+        let mut answer = [0; 2];
+        for stream in &mut conversations {
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"4\n");
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(next.try_read(&mut answer).is_err(), "it waits");
+        drop(conversations.pop());
+        next.read_exact(&mut answer).await.unwrap();
     }
 }

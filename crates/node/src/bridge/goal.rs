@@ -255,3 +255,23 @@ fn port_verdict(replica: &Replica, name: &str) -> Verdict {
     };
     Verdict::Refused(BridgeError::PortRefused { port: name.to_owned(), reason: reason.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use ovsdb::Schema;
+
+    use super::super::columns::monitor;
+    use super::*;
+
+    #[test]
+    fn a_goal_gives_up_against_others_after_so_many_tries() {
+        let schema = std::fs::read("/usr/share/openvswitch/vswitch.ovsschema").unwrap();
+        let schema = Schema::decode(&serde_json::from_slice(&schema).unwrap()).unwrap();
+        let replica = Replica::new(&schema, &monitor()).unwrap();
+        let mut goal = Goal::new(Want::Bridge(BridgeSpec::new("br-int")));
+        for _ in 0..TRIES_MAX {
+            assert!(matches!(goal.step(&replica), Step::Transact(_)));
+        }
+        assert!(matches!(goal.step(&replica), Step::Finish(Err(BridgeError::Contended { tries: TRIES_MAX, .. }))));
+    }
+}

@@ -128,3 +128,32 @@ impl Link {
         granted.await.map_err(|_| BridgeError::Closed)?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_for_the_task_up_to_a_number_and_then_their_callers_do() {
+        let link = Link::start(Settings::new("/nonexistent"));
+        let command = || {
+            let (answer, granted) = oneshot::channel();
+            (Command { want: Want::Bridge(BridgeSpec::new("br-int")), answer }, granted)
+        };
+        // The task has its turn when this waits.
+        let waiting: Vec<_> = (0..COMMANDS_MAX)
+            .map(|_| {
+                let (command, granted) = command();
+                link.commands.try_send(command).unwrap();
+                granted
+            })
+            .collect();
+        assert!(link.commands.try_send(command().0).is_err());
+        let begun = tokio::time::Instant::now();
+        assert!(matches!(link.ensure_bridge(BridgeSpec::new("br-int")).await, Err(BridgeError::Deadline { .. })));
+        assert_eq!(begun.elapsed().as_secs(), REQUEST_DEADLINE.as_secs());
+        for granted in waiting {
+            assert!(matches!(granted.await, Ok(Err(BridgeError::Deadline { .. }))));
+        }
+    }
+}

@@ -196,3 +196,42 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_open_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("db.sock");
+        let _silent = tokio::net::UnixListener::bind(&socket).unwrap();
+        let begun = Instant::now();
+        assert!(matches!(open(&socket, None).await, Err(SessionError::Silent(OPENING_MAX))));
+        assert_eq!(begun.elapsed().as_secs(), OPENING_MAX.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_asked_once_whether_it_lives() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut session = Session::new(ours);
+        assert_eq!(session.probe_due() - Instant::now(), IDLE_MAX);
+        session.probe().unwrap();
+        assert_eq!(session.probe_due() - Instant::now(), 2 * IDLE_MAX);
+        assert!(matches!(session.probe(), Err(SessionError::Silent(_))));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_reads_nothing_is_stuck() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut session = Session::new(ours);
+        let mut before = 0;
+        let stuck = loop {
+            match session.send(&call::echo(1)) {
+                Ok(()) => before = session.out.len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(before <= OUT_BYTES_MAX && matches!(stuck, SessionError::Stuck(waiting) if waiting > OUT_BYTES_MAX), "{stuck}");
+    }
+}

@@ -292,3 +292,39 @@ impl Pending {
         let _ = self.answer.send(result);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::goal::Want;
+    use super::super::spec::BridgeSpec;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_requests_are_under_way_than_so_many() {
+        let (sender, commands) = mpsc::channel(1);
+        let mut desk = Desk { commands, pending: Vec::new(), patience: Duration::from_secs(5) };
+        let begun = Instant::now();
+        let ask = async || {
+            let (answer, granted) = oneshot::channel();
+            sender.send(Command { want: Want::Bridge(BridgeSpec::new("br-int")), answer }).await.unwrap();
+            granted
+        };
+        let mut under_way = Vec::new();
+        for _ in 0..GOALS_MAX {
+            under_way.push(ask().await);
+            assert!(desk.attend().await.is_ok());
+        }
+        let _waits = ask().await;
+        assert!(desk.attend().await.is_ok());
+        assert_eq!(
+            (desk.pending.len(), begun.elapsed().as_secs()),
+            (0, 5),
+            "time is up for those under way, and the next was not taken in"
+        );
+        assert!(desk.attend().await.is_ok());
+        assert_eq!(desk.pending.len(), 1);
+        for granted in under_way {
+            assert!(matches!(granted.await, Ok(Err(BridgeError::Deadline { .. }))));
+        }
+    }
+}

@@ -29,7 +29,7 @@ const REST_MAX: Duration = Duration::from_secs(5);
 const REVALIDATION: Duration = Duration::from_secs(1);
 /// Pause after a failure; doubled each time, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// Longest pause after a failure.
+/// Longest pause after a failure that took no time. One that took some is followed by a multiple of that.
 const RETRY_CEILING: Duration = Duration::from_secs(30);
 /// Connections that are flushed in one exchange; the others follow in the next.
 const FLUSHES_MAX: usize = 512;
@@ -353,6 +353,25 @@ mod tests {
 
     fn rules(of: impl IntoIterator<Item = u16>) -> Affected {
         Affected { rules: of.into_iter().map(port).collect(), ..Affected::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_tried_ever_more_seldom_and_leaves_ovs_vswitchd_time() {
+        let (mut failed, mut pauses) = (Failed::default(), Vec::new());
+        let mut fail = |took: Duration| {
+            failed.look_at_the_clock();
+            failed.due.clear();
+            failed.note((port(1), Memory::Rules), Failure::Over(Over), took);
+            failed.report();
+            failed.retry_at.unwrap() - Instant::now()
+        };
+        while pauses.last() != Some(&RETRY_CEILING) {
+            pauses.push(fail(Duration::ZERO));
+            tokio::time::advance(*pauses.last().unwrap()).await;
+        }
+        assert_eq!(pauses[0], RETRY_FIRST);
+        assert!(pauses.windows(2).all(|two| two[1] == (two[0] * 2).min(RETRY_CEILING)), "{pauses:?}");
+        assert_eq!(fail(RETRY_CEILING), RETRY_CEILING * REST);
     }
 
     #[tokio::test]

@@ -149,6 +149,17 @@ mod tests {
         assert!(understood("version", b"{\"result\": 3}").is_err());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_an_answer_fails_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("ctl");
+        let _silent = tokio::net::UnixListener::bind(&socket).unwrap();
+        let begun = tokio::time::Instant::now();
+        let failure = Unixctl::new(Some(socket), dir.path(), false).call("version", &[]).await;
+        assert!(matches!(failure, Err(UnixctlError::Timeout(_))));
+        assert_eq!(begun.elapsed().as_secs(), CALL_TIMEOUT.as_secs());
+    }
+
     #[tokio::test]
     async fn the_socket_is_found_by_the_process_id() {
         let dir = tempfile::tempdir().unwrap();

@@ -143,3 +143,20 @@ fn wanted<'a>(ports: impl Iterator<Item = &'a Arc<LocalPort>>) -> Wanted {
     }
     wanted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_beyond_the_most_are_not_served_until_one_ends() {
+        let (mut announcements, now) = (Announcements::default(), Instant::now());
+        let pair = |n: usize| (PortId(Uuid::from_u128(n as u128)), PortId(Uuid::nil()));
+        let plan = |announcements: &mut Announcements, n: usize| announcements.plan(pair(n), OfPort(1), vec![], None, now);
+        (0..ANNOUNCED_MAX + 5).for_each(|n| plan(&mut announcements, n));
+        assert_eq!((announcements.plans.len(), announcements.queue.len()), (ANNOUNCED_MAX, ANNOUNCED_MAX));
+        announcements.end(pair(0), &Local::default());
+        (ANNOUNCED_MAX..ANNOUNCED_MAX + 5).for_each(|n| plan(&mut announcements, n));
+        assert!(announcements.plans.len() == ANNOUNCED_MAX && announcements.plans.contains_key(&pair(ANNOUNCED_MAX)));
+    }
+}

@@ -34,7 +34,7 @@ const OVERHEAD: usize = 28 + 236 + 4 + 3 + 1;
 /// BOOTP's length, below which some clients take nothing (RFC 1542, 2.1).
 const LENGTH_MIN: usize = 300;
 /// The longest boot file name that the message's own field holds, with a zero at its end.
-const FILE_MAX: usize = 127;
+pub const FILE_MAX: usize = 127;
 const PORTS: (u16, u16) = (67, 68);
 
 /// The answer to a client's message, if it is one that the port may ask and that has an answer.

@@ -20,9 +20,9 @@ use crate::local::{LocalNetwork, LocalPort};
 /// Seconds for which an address is promised, as for DHCPv4; renewed after a half, asked of everybody after 80 % (RFC 8415, 14.2).
 pub const LIFETIME_SECS: u32 = 86_400;
 /// Identity associations in one message that are answered: more are left out.
-const ASSOCIATIONS_MAX: usize = 8;
+pub const ASSOCIATIONS_MAX: usize = 8;
 /// Addresses that a client may bring along in one association.
-const ADDRESSES_MAX: usize = 16;
+pub const ADDRESSES_MAX: usize = 16;
 /// DUID-UUID (RFC 6355).
 const DUID_UUID: [u8; 2] = [0, 4];
 const PORTS: (u16, u16) = (547, 546);

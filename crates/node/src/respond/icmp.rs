@@ -13,7 +13,7 @@ use super::packet::{Envelope, ICMP, ICMPV6, Packet, TCP, TTL, UDP, is_unicast};
 use crate::local::{Hop, LocalNetwork, LocalPort};
 
 /// An error is no longer than this with its IP header (RFC 1812, 4.3.2.3; RFC 4443, 2.4).
-const LENGTH_MAX: usize = 576;
+pub const LENGTH_MAX: usize = 576;
 const LENGTH_MAX_V6: usize = 1280;
 const HEADERS: usize = 20 + 8;
 const HEADERS_V6: usize = 40 + 8;

@@ -142,6 +142,33 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_question_has_its_rate() {
+        for (kind, rate) in [
+            (Kind::Dhcp, DHCP_PER_SECOND),
+            (Kind::Dhcpv6, DHCP_PER_SECOND),
+            (Kind::RouterSolicitation, SOLICITATIONS_PER_SECOND),
+            (Kind::Error, ERRORS_PER_SECOND),
+            (Kind::Refusal, REFUSALS_PER_SECOND),
+        ] {
+            let (mut limits, now) = (Limits::default(), Instant::now());
+            let mut admitted = |at: Instant| (0..1000).filter(|_| limits.admit(1, kind, at)).count() as u32;
+            assert_eq!(admitted(now), 2 * rate, "{kind:?} after a silence");
+            assert_eq!(admitted(now + Duration::from_secs(1)), rate, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn ports_that_find_no_bucket_wait_until_one_has_filled_up() {
+        let (mut limits, now) = (Limits::default(), Instant::now());
+        for port in 0..2 * BUCKETS_MAX as u64 {
+            limits.admit(port, Kind::RouterSolicitation, now);
+        }
+        assert_eq!(limits.here.full_at.len(), BUCKETS_MAX);
+        let late = 2 * BUCKETS_MAX as u64;
+        assert!(!limits.admit(late, Kind::Dhcp, now) && limits.admit(late, Kind::Dhcp, now + Duration::from_secs(10)));
+    }
+
+    #[test]
     fn one_port_takes_nothing_from_another_and_one_kind_nothing_from_another() {
         let (mut limits, now) = (Limits::default(), Instant::now());
         admitted(&mut limits, 1, 1000, now);

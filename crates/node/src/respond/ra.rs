@@ -22,9 +22,9 @@ pub const ROUTER_SECS: u16 = 3 * INTERVAL_MAX_SECS;
 pub const PREFIX_SECS: u32 = 86_400;
 pub const PREFERRED_SECS: u32 = 14_400;
 /// DNS servers in one advertisement.
-const DNS_MAX: usize = 8;
+pub const DNS_MAX: usize = 8;
 /// Prefixes in one advertisement.
-const PREFIXES_MAX: usize = 16;
+pub const PREFIXES_MAX: usize = 16;
 
 const SOLICITATION: u8 = 133;
 const ADVERTISEMENT: u8 = 134;

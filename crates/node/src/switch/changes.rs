@@ -63,7 +63,7 @@ mod tests {
         let flow = |priority| FlowMod::add(0, priority, Match::any(), Instructions::drop(), 0);
         let changes = Changes { groups: vec![GroupMod::delete(2), GroupMod::add(group)], flows: (0..700).map(flow).collect() };
         let bundles = changes.clone().into_bundles(Commit::InSlices);
-        assert_eq!(bundles.iter().map(Vec::len).collect::<Vec<_>>(), [500, 202]);
+        assert_eq!(bundles.iter().map(Vec::len).collect::<Vec<_>>(), [SLICE_MAX, 702 - SLICE_MAX]);
         assert!(matches!(&bundles[0][0], Message::GroupMod(group) if group.id == 1));
         assert!(matches!(bundles[1].last(), Some(Message::GroupMod(group)) if group.id == 2));
         assert_eq!(changes.into_bundles(Commit::AtOnce).len(), 1);

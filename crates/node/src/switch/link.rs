@@ -323,3 +323,128 @@ fn wishes(options: &Options) -> Vec<Message> {
     }
     messages
 }
+
+#[cfg(test)]
+mod tests {
+    use openflow::{Action, OfPort, PacketOut};
+    use tokio::sync::oneshot;
+    use tokio::time::advance;
+
+    use super::super::{COMMANDS_MAX, EVENTS_MAX};
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(120);
+
+    /// A connection, and the switch's end of it.
+    fn connection() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reader, writer) = ours.into_split();
+        let frames = FramedRead::with_capacity(reader, Codec, 1 << 16);
+        let (pending, waiting) = (Pending::default(), VecDeque::new());
+        (Connection { frames, writer, pending, waiting, heard: Instant::now(), is_probed: false }, theirs)
+    }
+
+    /// A link to `socket`, and the ends of its channels.
+    fn link(socket: &std::path::Path) -> (Link, mpsc::Sender<Command>, mpsc::Receiver<Event>) {
+        let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
+        let (events_in, events) = mpsc::channel(EVENTS_MAX);
+        let link = Link { options: Options::new(socket), commands: commands_out, events: events_in, packet_ins_dropped: Arc::default() };
+        (link, commands, events)
+    }
+
+    /// A link that serves a switch which reads and says nothing, or does not read either.
+    fn served(does_read: bool) -> (mpsc::Sender<Command>, mpsc::Receiver<Event>, Option<UnixStream>) {
+        let (mut link, commands, events) = link("/nonexistent".as_ref());
+        let (mut connection, switch) = connection();
+        tokio::spawn(async move { drop(link.serve(&mut connection).await) });
+        if !does_read {
+            return (commands, events, Some(switch));
+        }
+        tokio::spawn(async move {
+            let mut switch = switch;
+            drop(tokio::io::copy(&mut switch, &mut tokio::io::sink()).await);
+        });
+        (commands, events, None)
+    }
+
+    async fn let_all_go_on() {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_switch_that_does_not_greet_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("br-int.mgmt");
+        let _silent = tokio::net::UnixListener::bind(&socket).unwrap();
+        let (link, ..) = link(&socket);
+        let begun = Instant::now();
+        assert!(link.connect().await.is_err());
+        assert_eq!(begun.elapsed().as_secs(), HANDSHAKE_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_switch_is_asked_for_a_sign_of_life_and_then_taken_for_dead() {
+        let (mut connection, _switch) = connection();
+        advance(PROBE_AFTER - TICK).await;
+        connection.tick().unwrap();
+        assert!(connection.pending.out.is_empty());
+        advance(TICK).await;
+        connection.tick().unwrap();
+        let asked = connection.pending.out.len();
+        assert!(asked > 0);
+        advance(SILENCE_MAX - PROBE_AFTER - TICK).await;
+        connection.tick().unwrap();
+        assert_eq!(connection.pending.out.len(), asked, "once");
+        advance(TICK).await;
+        assert!(connection.tick().is_err());
+    }
+
+    #[tokio::test]
+    async fn news_that_nobody_reads_begins_the_connection_anew() {
+        let (mut connection, _switch) = connection();
+        for _ in 0..EVENTS_WAITING_MAX {
+            connection.queue(Event::GroupsChanged).unwrap();
+        }
+        assert!(connection.queue(Event::GroupsChanged).is_err());
+    }
+
+    #[tokio::test]
+    async fn requests_beyond_those_under_way_wait_and_then_their_callers_do() {
+        let (commands, _events, _) = served(true);
+        let ask = || {
+            let (reply, answer) = oneshot::channel();
+            (Command::Exchange { messages: vec![Message::BarrierRequest], reply }, answer)
+        };
+        let mut answers = Vec::new();
+        for _ in 0..PENDING_MAX + COMMANDS_MAX {
+            let (command, answer) = ask();
+            timeout(DEADLINE, commands.send(command)).await.expect("there is room").unwrap_or_else(|_| panic!("the link goes on"));
+            answers.push(answer);
+        }
+        let_all_go_on().await;
+        assert!(commands.try_send(ask().0).is_err());
+    }
+
+    #[tokio::test]
+    async fn commands_wait_when_the_switch_does_not_read() {
+        const PACKET: usize = 60_000;
+        /// What the kernel may take of it.
+        const SOCKET: usize = 4 << 20;
+        let (commands, _events, _switch) = served(false);
+        let packet = || Command::Send(Message::PacketOut(PacketOut::new(OfPort::CONTROLLER, Vec::<Action>::new(), vec![0; PACKET])));
+        let mut sent = 0;
+        while sent <= 2 * (OUT_MAX + SOCKET) {
+            if commands.try_send(packet()).is_ok() {
+                sent += PACKET;
+                continue;
+            }
+            let_all_go_on().await;
+            if commands.capacity() == 0 {
+                break;
+            }
+        }
+        assert!(sent >= OUT_MAX && sent <= OUT_MAX + SOCKET + (COMMANDS_MAX + 1) * PACKET, "{sent} bytes were taken");
+    }
+}

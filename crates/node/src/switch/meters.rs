@@ -91,6 +91,7 @@ pub fn tell(lacking: usize, refusal: Option<ErrorMessage>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::respond::limit::{DHCP_PER_SECOND, SOLICITATIONS_PER_SECOND};
 
     #[test]
     fn meters_that_are_there_stay_and_different_ones_change() {
@@ -101,6 +102,16 @@ mod tests {
         other[3] = Meter::packets(other[3].id, 7, 7);
         let [Message::MeterMod(MeterMod { command: MeterCommand::Modify, meter })] = &missing(&other)[..] else { panic!("one changes") };
         assert_eq!(*meter, all[3]);
+    }
+
+    #[test]
+    fn a_port_and_a_reason_have_their_rates_and_bursts() {
+        let meter = |id: u32| all().find(|meter| meter.id == id).unwrap();
+        let (port, reason) = (of(Punt::Dhcp, Some(1)), of(Punt::NoRoute, None));
+        assert_eq!(meter(port), Meter::packets(port, ASKS_PER_SECOND, 2 * ASKS_PER_SECOND));
+        assert_eq!(meter(reason), Meter::packets(reason, TURNED_AWAY_PER_SECOND, 2 * TURNED_AWAY_PER_SECOND));
+        // What the node answers of a port's questions comes through.
+        assert!(ASKS_PER_SECOND > 2 * DHCP_PER_SECOND + SOLICITATIONS_PER_SECOND);
     }
 
     #[test]

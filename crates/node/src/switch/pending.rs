@@ -327,3 +327,45 @@ fn multipart(mut parts: Reassembly, reply: Reply<MultipartBody>, answer: Message
     drop(reply.send(result));
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use openflow::{ErrorMessage, FlowMod, Instructions, Match};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_fails_when_the_switch_says_nothing_about_it_for_too_long() {
+        let mut pending = Pending::default();
+        let (reply, mut answer) = oneshot::channel();
+        pending.begin(Command::Exchange { messages: vec![Message::BarrierRequest, Message::BarrierRequest], reply });
+        let first = pending.waiting[0].first;
+        tokio::time::advance(REQUEST_TIMEOUT - std::time::Duration::from_millis(1)).await;
+        pending.expire();
+        // It says something: its time begins anew.
+        assert!(pending.take(Message::BarrierReply, first).is_none());
+        tokio::time::advance(REQUEST_TIMEOUT - std::time::Duration::from_millis(1)).await;
+        pending.expire();
+        assert!(answer.try_recv().is_err(), "it is waited for");
+        tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        pending.expire();
+        assert!(matches!(answer.try_recv(), Ok(Err(SwitchError::TimedOut))));
+    }
+
+    #[test]
+    fn of_many_refused_messages_a_few_are_named() {
+        let mut pending = Pending::default();
+        let flow = |priority| Message::FlowMod(FlowMod::add(0, priority, Match::any(), Instructions::drop(), 0));
+        let (reply, mut answer) = oneshot::channel();
+        pending.begin(Command::Bundle { messages: (0..2 * FAILURES_MAX as u16).map(flow).collect(), reply });
+        let (first, count) = (pending.waiting[0].first, pending.waiting[0].count);
+        for xid in first + 1..first + count - 1 {
+            pending.take(Message::Error(ErrorMessage { kind: 4, code: 9, vendor: None, data: vec![] }), xid);
+        }
+        pending.take(Message::BarrierReply, first + count - 1);
+        pending.take(control(1, BundleControlKind::DiscardReply), first + count);
+        let Ok(Err(CommitError::Refused { failures })) = answer.try_recv() else { panic!("it is refused") };
+        assert_eq!(failures.len(), FAILURES_MAX);
+        assert_eq!(failures[0].message, flow(0));
+    }
+}

@@ -38,7 +38,14 @@ mod tests {
 
     #[test]
     fn few_flows_are_asked_for_at_once() {
-        assert_eq!(parts(&[table(0, 1), table(7, 999)]), [FlowFilter::all()]);
+        assert_eq!(parts(&[table(0, 1), table(7, PART_MAX - 1)]), [FlowFilter::all()]);
+        assert!(parts(&[table(0, 1), table(7, PART_MAX)]).len() > 1);
+    }
+
+    #[test]
+    fn no_table_is_read_in_endless_parts() {
+        assert_eq!(parts(&[table(0, PART_MAX << BITS_MAX)]).len(), 1 << BITS_MAX);
+        assert_eq!(parts(&[table(0, u32::MAX)]).len(), 1 << BITS_MAX);
     }
 
     #[test]

@@ -371,6 +371,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_save_that_failed_is_tried_again_after_a_while() {
+        let no_folder = tempfile::NamedTempFile::new().unwrap();
+        let config = Config {
+            node: model::NodeName("n1".into()),
+            tunnel_addresses: vec![],
+            tunnel: model::TunnelType::Geneve,
+            bridge: String::new(),
+            datapath: String::new(),
+            servers: vec![],
+            credentials: stream::Credentials { ca: "ca".into(), certificate: "certificate".into(), key: "key".into() },
+            path: no_folder.path().join("view"),
+        };
+        let (updates, facts, status) = (mpsc::channel(1).0, watch::channel(None).1, watch::channel(LinkStatus::default()).0);
+        let mut task = Task::new(config, updates, facts, status, CancellationToken::new());
+        task.saves.moved(true);
+        task.save();
+        assert_eq!(task.saves.due, None);
+        let done = task.saving.take().unwrap().await;
+        task.saved(done);
+        assert_eq!(wait(&task.saves), SAVE_RETRY);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_disk_that_is_slow_is_left_alone_most_of_the_time() {
         let mut saves = Saves::default();
         saves.moved(true);

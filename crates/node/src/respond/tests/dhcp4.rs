@@ -7,7 +7,7 @@ use dhcproto::{Decodable, Encodable};
 use model::{DhcpOption as Own, Route};
 
 use super::{Parts, ROUTER, WEB, web, world};
-use crate::respond::dhcp4::{LEASE_SECS, answer};
+use crate::respond::dhcp4::{FILE_MAX, LEASE_SECS, answer};
 use crate::respond::packet::{Envelope, Packet};
 use model::Mac;
 
@@ -232,6 +232,17 @@ fn a_ports_own_options_win_and_meaningless_ones_are_counted() {
     assert_eq!(offer.message.fname().map(|name| name.split(|byte| *byte == 0).next().unwrap()), Some(&b"pxelinux.0"[..]));
     assert_eq!(offer.option(67), Some(DhcpOption::BootfileName(b"pxelinux.0".to_vec())));
     assert_eq!(offer.ignored, 1);
+}
+
+#[test]
+fn a_boot_file_that_finds_no_room_in_its_field_is_an_option_only() {
+    for (length, is_in_field) in [(FILE_MAX, true), (FILE_MAX + 1, false)] {
+        let name = "x".repeat(length);
+        let offer = heard(discover(), |parts| parts.web.dhcp_options = vec![own_option("bootfile-name", &name)]).unwrap();
+        let field = offer.message.fname().map(|name| name.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap_or_default();
+        assert_eq!(field == name.as_bytes(), is_in_field, "{length} bytes");
+        assert_eq!(offer.option(67), Some(DhcpOption::BootfileName(name.into_bytes())));
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use dhcproto::{Decodable, Encodable};
 use model::{DhcpOption as Own, Ipv6Mode, link_local};
 
 use super::{Parts, ROUTER, WEB, web, world};
-use crate::respond::dhcp6::{LIFETIME_SECS, answer, server_id};
+use crate::respond::dhcp6::{ADDRESSES_MAX, ASSOCIATIONS_MAX, LIFETIME_SECS, answer, server_id};
+use crate::respond::options6::CONTENT_MAX;
 use crate::respond::packet::{Envelope, Packet};
 
 fn association(addresses: &[&str]) -> DhcpOption {
@@ -99,6 +100,18 @@ fn request_renew_and_rebind_give_the_ports_address_and_end_any_other() {
 }
 
 #[test]
+fn a_client_with_endless_associations_or_addresses_is_answered_a_part_of_them() {
+    let many = |count: usize| heard(ask(MessageType::Solicit, vec![association(&[]); count]), |_| ()).unwrap();
+    let answered = |message: Message| message.opts().iter().filter(|option| matches!(option, DhcpOption::IANA(_))).count();
+    assert_eq!(answered(many(ASSOCIATIONS_MAX)), ASSOCIATIONS_MAX);
+    assert_eq!(answered(many(ASSOCIATIONS_MAX + 1)), ASSOCIATIONS_MAX);
+    let brought: Vec<String> = (1..=ADDRESSES_MAX + 1).map(|n| format!("fd00::1:{n:x}")).collect();
+    let brought: Vec<&str> = brought.iter().map(String::as_str).collect();
+    let reply = heard(ask(MessageType::Renew, vec![association(&brought), this_server()]), |_| ()).unwrap();
+    assert_eq!(given(&reply).0.len(), 1 + ADDRESSES_MAX, "its own, and the ends of as many others");
+}
+
+#[test]
 fn a_message_for_another_server_is_not_answered() {
     let other = DhcpOption::ServerId(vec![1, 2, 3]);
     for kind in [MessageType::Request, MessageType::Renew, MessageType::Release] {
@@ -143,8 +156,12 @@ fn in_a_stateless_subnet_there_is_no_address_but_dns() {
 fn a_ports_own_options_win() {
     let own = |name: &str, value: &str| Own { name: name.into(), value: value.into(), ip_version: 6 };
     let reply = heard(ask(MessageType::InformationRequest, vec![]), |parts| {
-        parts.web.dhcp_options = vec![own("dns-server", "fd00::99"), own("nonsense", "1")];
+        let (long, endless) = ("x".repeat(CONTENT_MAX), "x".repeat(CONTENT_MAX + 1));
+        parts.web.dhcp_options =
+            vec![own("dns-server", "fd00::99"), own("nonsense", "1"), own("posix-timezone", &long), own("tzdb-timezone", &endless)];
     });
+    let options = reply.as_ref().unwrap().opts();
+    assert!(options.get(OptionCode::from(41)).is_some() && options.get(OptionCode::from(42)).is_none());
     assert_eq!(
         reply.unwrap().opts().get(OptionCode::DomainNameServers),
         Some(&DhcpOption::DomainNameServers(vec!["fd00::99".parse().unwrap()]))

@@ -182,9 +182,9 @@ async fn a_port_that_asks_too_often_is_limited_and_others_are_not() {
 
 #[tokio::test]
 async fn what_the_responder_cannot_take_is_dropped_and_counted() {
-    let (sender, _questions) = mpsc::channel(2);
-    let mut intake = Intake::new(half(Generation::A), sender);
-    for key in 0..5 {
+    let (switch, _events) = Switch::start(crate::switch::Options::new("/nonexistent"));
+    let (mut intake, _responder) = new(watch::channel(Arc::default()).1, half(Generation::A), switch);
+    for key in 0..QUESTIONS_MAX as u32 + 3 {
         intake.take(question(Punt::Dhcp, &[(fields::SRC_PORT, key)], Vec::new()).packet_in);
     }
     assert_eq!(intake.missed(100), Missed { limited: 0, overrun: 103 }, "with those that the link to the switch dropped");

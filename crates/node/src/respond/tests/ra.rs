@@ -14,7 +14,7 @@ use super::{Parts, ROUTER, WEB, web, world};
 use crate::local::{Concerned, Local};
 use crate::respond::announce::Announcements;
 use crate::respond::packet::{Envelope, Packet};
-use crate::respond::ra::{INTERVAL_MAX_SECS, ROUTER_SECS, answer};
+use crate::respond::ra::{DNS_MAX, INTERVAL_MAX_SECS, ROUTER_SECS, answer};
 
 fn solicitation(ttl: u8, src: Ipv6Addr, options: &[u8]) -> Vec<u8> {
     let envelope = Envelope {
@@ -72,6 +72,16 @@ fn a_host_hears_the_mtu_the_dns_servers_and_the_routers_mac() {
     assert_eq!(option(&options, 1).unwrap(), ROUTER.0);
     assert_eq!(option(&options, 5).unwrap()[2..], 1442u32.to_be_bytes());
     assert_eq!(option(&options, 25).unwrap()[6..], "fd00::53".parse::<Ipv6Addr>().unwrap().octets());
+}
+
+#[test]
+fn an_advertisement_is_not_endless() {
+    let (_, _, options) = advertised(|parts| {
+        parts.mode(Ipv6Mode::Slaac);
+        parts.v6.dns_servers = (0..=DNS_MAX).map(|n| format!("fd00::53:{n:x}").parse().unwrap()).collect();
+    })
+    .unwrap();
+    assert_eq!(option(&options, 25).unwrap().len(), 6 + 16 * DNS_MAX);
 }
 
 #[test]
