@@ -272,6 +272,32 @@ mod tests {
         assert_eq!(serde_json::from_value::<Request>(value).unwrap(), request);
     }
 
+    fn client() -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Client { path: "/run/ladon/cni.sock".into(), stream: BufReader::new(ours) }, theirs)
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_for_ever() {
+        const CHUNK: usize = 1 << 16;
+        let (mut client, mut node) = client();
+        let writer = std::thread::spawn(move || (0..).take_while(|_| node.write_all(&[b'x'; CHUNK]).is_ok()).count() * CHUNK);
+        let silent = client.receive(Duration::from_secs(120)).unwrap_err();
+        assert!(matches!(&silent, Error::NodeSilent { source, .. } if source.kind() == io::ErrorKind::InvalidData), "{silent}");
+        drop(client);
+        let written = writer.join().unwrap();
+        assert!(written >= LINE_MAX && written < 2 * LINE_MAX, "{written} bytes");
+    }
+
+    #[test]
+    fn a_node_that_is_silent_is_given_a_little_more_than_its_deadline() {
+        let (mut client, _node) = client();
+        let begun = Instant::now();
+        let silent = client.receive(Duration::ZERO).unwrap_err();
+        assert!(matches!(&silent, Error::NodeSilent { source, .. } if source.kind() == io::ErrorKind::TimedOut), "{silent}");
+        assert!(begun.elapsed() >= GRACE);
+    }
+
     #[test]
     fn every_reply_reads_back() {
         for reply in [

@@ -4,7 +4,8 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use cni::daemon::{Attachment, Reply, Request};
+use cni::config::CONFIG_MAX;
+use cni::daemon::{ADD_DEADLINE, Attachment, Reply, Request};
 use cni::host_ifname;
 use serde_json::{Value, json};
 use world::{World, prepared, willing};
@@ -224,7 +225,7 @@ fn waiting_for_the_port_leaves_less_time_for_its_flows() {
     world.add("c1", "eth0").succeeded();
     let deadlines: Vec<u64> = node.asked().iter().filter_map(deadline_ms).collect();
     let [prepare, attach] = deadlines[..] else { panic!("{deadlines:?}") };
-    assert!(prepare <= 30_000 && attach <= prepare - 200, "{deadlines:?}");
+    assert!(prepare <= ADD_DEADLINE.as_millis() as u64 && attach <= prepare - 200, "{deadlines:?}");
 }
 
 fn deadline_ms(request: &Request) -> Option<u64> {
@@ -351,6 +352,8 @@ fn bad_input_is_answered_with_the_codes_of_the_specification() {
     let whole = world.config().to_string();
     assert_eq!(world.run(&mut world.plugin("ADD", "c1", "eth0"), &whole.as_bytes()[..whole.len() / 2]).failed().0, 6);
     assert_eq!(world.run(&mut world.plugin("ADD", "c1", "eth0"), b"").failed().0, 6);
+    let endless = " ".repeat(CONFIG_MAX as usize - whole.len() / 2) + &whole;
+    assert_eq!(world.run(&mut world.plugin("ADD", "c1", "eth0"), endless.as_bytes()).failed().0, 6, "no more is read");
     assert_eq!(world.run(&mut world.plugin("ADD", "c1", "eth0"), br#"{"cniVersion":"9.9.9","name":"x"}"#).failed().0, 1);
     assert_eq!(world.run(&mut world.plugin("FLY", "c1", "eth0"), whole.as_bytes()).failed().0, 4);
     for variable in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"] {

@@ -67,11 +67,13 @@ fn name(cluster: &str, holder: &str) -> String {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_second_instance_of_a_name_is_refused_and_another_name_is_not() {
         let (cluster, holder) = (format!("alone-{}", std::process::id()), "h".repeat(300));
         let first = Alone::take(&cluster, &holder).await.unwrap();
+        let begun = Instant::now();
         let refused = Alone::take(&cluster, &holder).await.unwrap_err();
+        assert_eq!(begun.elapsed().as_secs(), NAME_TIMEOUT.as_secs());
         assert!(matches!(&refused, AloneError::Taken { .. }) && refused.to_string().contains(&cluster), "{refused}");
         let _others = (Alone::take(&cluster, "other").await.unwrap(), Alone::take("other", &holder).await.unwrap());
         drop(first);

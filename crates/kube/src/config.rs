@@ -270,6 +270,14 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_is_neither_too_short_nor_too_long() {
+        for (secs, is_good) in [(LEASE_SECS_MIN - 1, false), (LEASE_SECS_MIN, true), (LEASE_SECS_MAX, true), (LEASE_SECS_MAX + 1, false)] {
+            let config = Config::from_toml(&format!("[lease]\nduration_secs = {secs}"));
+            assert_eq!(config.is_ok(), is_good, "{secs} s: {config:?}");
+        }
+    }
+
+    #[test]
     fn a_mistake_names_its_field() {
         for (text, word) in [
             ("clutser = 'x'", "clutser"),

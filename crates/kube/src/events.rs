@@ -77,20 +77,27 @@ async fn publish_all(client: Client, instance: String, mut reports: mpsc::Receiv
     let mut published: HashMap<String, Instant> = HashMap::new();
     while let Some(report) = reports.recv().await {
         let name = event_name(&report);
-        let now = Instant::now();
-        if published.get(&name).is_some_and(|at| now - *at < REPEAT_AFTER) {
+        if !is_to_be_told(&mut published, &name, Instant::now()) {
             continue;
-        }
-        if published.len() >= REMEMBERED_MAX {
-            published.retain(|_, at| now - *at < REPEAT_AFTER);
-        }
-        if published.len() < REMEMBERED_MAX {
-            published.insert(name.clone(), now);
         }
         if let Err(error) = publish(&client, &instance, &name, &report).await {
             warn!(about = report.about.name, note = report.note, %error, "cannot write an Event");
         }
     }
+}
+
+/// Whether the Event was not `published` a moment ago. From now on it was, if that can be remembered.
+fn is_to_be_told(published: &mut HashMap<String, Instant>, name: &str, now: Instant) -> bool {
+    if published.get(name).is_some_and(|at| now - *at < REPEAT_AFTER) {
+        return false;
+    }
+    if published.len() >= REMEMBERED_MAX {
+        published.retain(|_, at| now - *at < REPEAT_AFTER);
+    }
+    if published.len() < REMEMBERED_MAX {
+        published.insert(name.to_owned(), now);
+    }
+    true
 }
 
 fn event_name(report: &Report) -> String {
@@ -160,6 +167,30 @@ mod tests {
         assert_eq!(event_name(&report("full")), event_name(&report("full")));
         assert_ne!(event_name(&report("full")), event_name(&report("away")));
         assert!(event_name(&report("full")).starts_with("web."));
+    }
+
+    #[test]
+    fn a_cause_is_told_again_after_a_while_and_not_every_one_is_remembered() {
+        let (mut published, now) = (HashMap::new(), Instant::now());
+        let mut told = |name: usize, at: Instant| {
+            let is_told = is_to_be_told(&mut published, &name.to_string(), at);
+            assert!(published.len() <= REMEMBERED_MAX);
+            is_told
+        };
+        assert!(told(0, now) && !told(0, now + REPEAT_AFTER / 2) && told(0, now + REPEAT_AFTER));
+        let now = now + REPEAT_AFTER;
+        assert!((1..=REMEMBERED_MAX).all(|name| told(name, now)));
+        assert!(!told(REMEMBERED_MAX - 1, now) && told(REMEMBERED_MAX, now), "the last found no room");
+        assert!(told(REMEMBERED_MAX, now + REPEAT_AFTER) && !told(REMEMBERED_MAX, now + REPEAT_AFTER), "now there is some");
+    }
+
+    #[tokio::test]
+    async fn reports_beyond_those_that_may_wait_are_left_out() {
+        let silent =
+            |_: hyper::Request<kube::client::Body>| std::future::pending::<Result<hyper::Response<kube::client::Body>, std::io::Error>>();
+        let (reporter, _task) = Reporter::new(Client::new(tower::service_fn(silent), "default"), "host".into());
+        (0..WAITING_MAX + 10).for_each(|n| reporter.warn(report(&n.to_string())));
+        assert_eq!((reporter.0.capacity(), reporter.0.max_capacity()), (0, WAITING_MAX));
     }
 
     #[test]

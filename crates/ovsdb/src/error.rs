@@ -43,3 +43,15 @@ fn excerpt(json: &Json) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_shows_the_beginning_of_a_long_value() {
+        let text = excerpt(&Json::String("é".repeat(1000)));
+        assert_eq!(text.chars().count(), EXCERPT_CHARS_MAX + "...".len());
+        assert!(text.ends_with("é..."), "{text}");
+    }
+}

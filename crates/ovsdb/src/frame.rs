@@ -147,6 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn without_another_limit_a_message_has_the_usual_one() {
+        let (mut framer, chunk, mut pushed) = (Framer::default(), vec![b'x'; 1 << 20], 0);
+        framer.push(br#"{"a":""#);
+        let error = loop {
+            framer.push(&chunk);
+            pushed += chunk.len();
+            match framer.next_message() {
+                Ok(message) => assert!(message.is_none()),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, DecodeError::TooLong { limit: MESSAGE_BYTES_MAX }), "{error}");
+        assert_eq!(pushed, MESSAGE_BYTES_MAX);
+    }
+
+    #[test]
     fn a_message_longer_than_the_limit_is_refused_before_it_is_complete() {
         assert!(matches!(cut(&[br#"{"a":"0123456789"#], 10), Err(DecodeError::TooLong { limit: 10 })));
         assert_eq!(cut(&[br#"{"a":12345}{"b":2}"#], 11).unwrap().len(), 2);
