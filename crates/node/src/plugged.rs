@@ -27,6 +27,8 @@ use crate::record::{Record, RecordError};
 
 /// How long Open vSwitch is waited for between two tries.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long the disk is waited for between two tries to keep what is plugged in.
+const SAVE_RETRY: Duration = Duration::from_secs(10);
 /// Interfaces that are plugged in at once.
 const AT_ONCE: usize = 64;
 /// Where Linux says which boot this is.
@@ -58,6 +60,8 @@ pub struct Keeper {
     bridge: String,
     record: Record,
     memory: Memory,
+    /// The record says the same.
+    is_kept: bool,
 }
 
 impl Keeper {
@@ -66,7 +70,7 @@ impl Keeper {
         let record = Record::new(state_dir, "plugged.json")?;
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
         let memory = record.load::<Memory>()?.of_boot(boot);
-        Ok(Keeper { link, bridge: bridge.to_owned(), record, memory })
+        Ok(Keeper { link, bridge: bridge.to_owned(), record, memory, is_kept: true })
     }
 
     /// Runs until the link ends.
@@ -76,7 +80,7 @@ impl Keeper {
             let now = interfaces.borrow_and_update().clone().unwrap_or_default();
             match self.memory.step(&self.bridge, &now) {
                 Step::Nothing => {}
-                Step::Remember(memory) => self.remember(memory),
+                Step::Remember(memory) => (self.memory, self.is_kept) = (memory, false),
                 Step::Restore { bridge, lost } => {
                     if let Err(error) = self.restore(lost).await {
                         tracing::warn!(error = describe(&error), "not everything is plugged into the new bridge yet; tried again");
@@ -84,24 +88,34 @@ impl Keeper {
                         continue;
                     }
                     // What is on the new bridge is seen, and kept, when the link next tells of it.
-                    self.memory.bridge = bridge;
-                    continue;
+                    (self.memory.bridge, self.is_kept) = (bridge, false);
                 }
             }
-            if interfaces.changed().await.is_err() {
-                return;
+            self.keep();
+            let retry = async {
+                match self.is_kept {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(SAVE_RETRY).await,
+                }
+            };
+            tokio::select! {
+                changed = interfaces.changed() => if changed.is_err() { return },
+                () = retry => {}
             }
         }
     }
 
-    fn remember(&mut self, memory: Memory) {
-        if let Err(error) = self.record.save(&memory) {
-            tracing::error!(
-                error = describe(&error),
-                "what is plugged in cannot be kept; if the bridge is deleted while the node is down, machines and pods stay unplugged"
-            );
+    fn keep(&mut self) {
+        if self.is_kept {
+            return;
         }
-        self.memory = memory;
+        match self.record.save(&self.memory) {
+            Ok(()) => self.is_kept = true,
+            Err(error) => tracing::error!(
+                error = describe(&error),
+                "what is plugged in cannot be kept and is tried again; if the bridge is deleted while the node is down, machines and pods stay unplugged"
+            ),
+        }
     }
 
     /// Plugs `lost` into the bridge again, as far as their devices are there.

@@ -221,7 +221,7 @@ fn kept(config: &Config) -> Kept {
 /// Tells the agent the tunnel's number.
 async fn tell_tunnel(mut numbers: mpsc::Receiver<OfPort>, asks: mpsc::Sender<Ask>) {
     while let Some(number) = numbers.recv().await {
-        if asks.send(Ask::Tunnel(Some(number))).await.is_err() {
+        if asks.send(Ask::Tunnel(number)).await.is_err() {
             return;
         }
     }

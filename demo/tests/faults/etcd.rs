@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 
 use crate::level::{DEAD_MAX_MS, Random, fresh_start_says_the_same, seed, settle};
 use crate::servers::addresses;
-use crate::world::{DEADLINE, Dump, World, cost, is_long, let_pass, ms, youngest_flow_secs};
+use crate::world::{DEADLINE, Dump, Seen, World, cost, is_long, let_pass, ms, youngest_flow_secs};
 
-const SERVERS: u16 = 3;
-const MEMBERS: usize = 3;
+pub const SERVERS: u16 = 3;
+pub const MEMBERS: usize = 3;
 const CLIENTS: usize = 4;
 /// What one client owns at once, at most.
 const PORTS_MAX: usize = 12;
@@ -31,14 +31,16 @@ const KILLS_LONG: usize = 60;
 const INSISTENCE: Duration = Duration::from_secs(120);
 /// A node whose stream lasted for so long looks for another server without a growing pause.
 const STEADY: Duration = Duration::from_secs(11);
+/// What a machine loses now and then that is busy with everything else, of a hundred thousand.
+const STRAY: u32 = 3;
 /// A write is answered or refused within this.
 const CEILING: Duration = Duration::from_secs(30);
 
-fn cluster() -> Options {
+pub fn cluster() -> Options {
     Options { version: Version::Module, members: MEMBERS, is_secure: true, ..Options::default() }
 }
 
-fn etcd(pair: &Pair) -> Result<&Etcd> {
+pub fn etcd(pair: &Pair) -> Result<&Etcd> {
     pair.etcd.as_ref().context("the pair has an etcd")
 }
 
@@ -187,6 +189,14 @@ fn lose_majority(pair: &Pair, random: &mut Random, dead: Duration, meanwhile: im
     Ok(took)
 }
 
+/// Servers and members forward nothing. Where nothing else runs that is seen; elsewhere it is nearly so.
+fn is_hardly_disturbed(seen: &Seen) -> Result<()> {
+    let all = seen.all();
+    ensure!(!is_long() || all.lost <= STRAY, "lost: {all}{}", all.lossy);
+    all.is_little()?;
+    seen.has_streams()
+}
+
 /// Every server shows what the clients were answered, and nothing twice.
 fn servers_show(ladon: &Deployment, network: &str, clients: &[Client<'_>]) -> Result<()> {
     let expected: BTreeMap<&str, &str> =
@@ -258,8 +268,7 @@ fn storm(world: &World, seed: u64) -> Result<()> {
             clients.and_then(|clients| Ok((clients, outcome?, plugged)))
         })
     })?;
-    seen.all().is_little()?;
-    seen.has_streams()?;
+    is_hardly_disturbed(&seen)?;
     pair.ladon.wait_active(id(&tap))?;
     settle(&pair.ladon)?;
     servers_show(&pair.ladon, id(&world.network), &clients)?;
@@ -329,8 +338,7 @@ fn nodes_of_a_killed_server_follow_another_and_no_flow_is_written() -> Result<()
         }
         Ok(longest)
     })?;
-    seen.all().is_little()?;
-    seen.has_streams()?;
+    is_hardly_disturbed(&seen)?;
     for (before, ovs) in before.iter().zip(&world.pair.ovs) {
         let (age, now) = (since.elapsed(), Dump::of(ovs)?);
         ensure!(now == *before, "{}", before.difference(&now));

@@ -372,7 +372,7 @@ pub fn objects(api: &Api) -> Result<BTreeMap<String, Value>> {
     Ok(all)
 }
 
-/// Servers, nodes and switches that begin with nothing but what is on the disks have the same.
+/// Servers that begin with the store, and nodes and switches that begin with nothing but their numbers and zones, have the same.
 pub fn fresh_start_says_the_same(ladon: &Deployment, switches: &[&Ovs]) -> Result<()> {
     let dumps = switches.iter().map(|ovs| Dump::of(ovs)).collect::<Result<Vec<_>>>()?;
     let before = objects(&ladon.api)?;
@@ -381,6 +381,15 @@ pub fn fresh_start_says_the_same(ladon: &Deployment, switches: &[&Ovs]) -> Resul
     for ovs in switches {
         ovs.ofctl(&["del-flows", BRIDGE])?;
         ovs.ofctl(&["del-groups", BRIDGE])?;
+    }
+    // A node that went on with its own view would make what it missed, or misunderstood, once more.
+    for node in &ladon.nodes {
+        for name in ["view", "view.journal", "view.journal.old"] {
+            let path = node.host.folder("ladon")?.join("state").join(name);
+            if path.exists() {
+                std::fs::remove_file(&path)?;
+            }
+        }
     }
     ladon.nodes.iter().try_for_each(|node| node.process.restart())?;
     ladon.servers().into_iter().try_for_each(|(server, _)| server.restart())?;

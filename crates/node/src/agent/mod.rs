@@ -10,9 +10,11 @@
 //! thing, a comparison of everything desired with everything installed.
 
 pub mod attach;
+mod disturbed;
 pub mod explain;
 mod half;
 pub mod pending;
+mod work;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -22,25 +24,26 @@ use std::time::Duration;
 use apps::{Attachment, Change, Engine, Here, Numbers, Work};
 use imbl::OrdMap;
 use model::{Kind, NodeName, ObjectKey, PortId, Revision};
-use openflow::{CtFlush, FlowMod, InstalledGroup};
+use openflow::CtFlush;
 use pipeline::{Fingerprint, Generation, OfPort, Reason};
 use stream::describe;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::bridge::Interfaces;
 use crate::connections::{self, Affected, Case, Outbox};
 use crate::local::{Concerned, Local};
 use crate::record::{Record, RecordError};
-use crate::switch::{Changes, Commit, CommitError, Switch, SwitchError};
+use crate::switch::{CommitError, Switch};
 use crate::translate;
 use crate::view::{Facts, ViewUpdate};
 use crate::zones::Zones;
 use attach::Plugs;
+use disturbed::Disturbed;
 use explain::Explained;
-use half::{Compared, Half, Installed};
-use pending::{Job, Pending, Stuck, Unwritable};
+use half::{Half, Installed};
+use pending::{Pending, Unwritable};
+use work::{Busy, Done, carry_out, desired, finished, put_right};
 
 /// Which ports' flows are in the switch, and up to which revision.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -77,7 +80,7 @@ pub enum Ask {
     /// Which of these connections have to end.
     Judge(Case, oneshot::Sender<Vec<CtFlush>>),
     /// The switch's tunnel interface has this number now.
-    Tunnel(Option<OfPort>),
+    Tunnel(OfPort),
 }
 
 /// What the agent is fed with.
@@ -140,8 +143,9 @@ pub struct Agent {
     is_connected: bool,
     /// What the switch has, read while the view is on its way: nothing is written before it is used.
     installed: Option<Installed>,
-    /// Somebody else changed flows since then.
-    is_disturbed: bool,
+    /// Somebody else has changed flows since it was read.
+    is_installed_old: bool,
+    disturbed: Disturbed,
     /// What must be known before the switch is changed for the first time: otherwise a restart would take away flows that
     /// are right.
     known: Known,
@@ -156,20 +160,6 @@ pub struct Agent {
     retry: Duration,
     retry_at: Option<tokio::time::Instant>,
     published: Published,
-}
-
-/// What the switch is busy with.
-enum Busy {
-    /// Telling what it has: nothing can be written before it is known where.
-    Telling(JoinHandle<Result<Installed, SwitchError>>),
-    /// A piece of work, and what is in force when it is done.
-    Taking(JoinHandle<Result<Option<Compared>, CommitError>>, InForce),
-}
-
-/// What came of it.
-enum Done {
-    Told(Result<Installed, SwitchError>),
-    Taken(Result<Option<Compared>, CommitError>, InForce),
 }
 
 /// What the agent knows already. Once known, always known.
@@ -225,7 +215,8 @@ impl Agent {
             half: Half::new(own),
             is_connected: false,
             installed: None,
-            is_disturbed: false,
+            is_installed_old: false,
+            disturbed: Disturbed::default(),
             known: Known::default(),
             revision: Revision::default(),
             pending: Pending::default(),
@@ -270,6 +261,10 @@ impl Agent {
                 },
                 done = finished(&mut self.busy) => self.finish(done),
                 () = at(self.retry_at) => self.retry_at = None,
+                () = at(self.disturbed.due()) => {
+                    self.disturbed.taken();
+                    self.pending.compare_everything();
+                }
                 () = at(self.half.clear_at()) => {
                     self.half.clear_now();
                     self.pending.compare_everything();
@@ -317,15 +312,15 @@ impl Agent {
                 self.forget_installed();
             }
             SwitchNews::Disturbed => {
-                self.is_disturbed = self.installed.is_some() || matches!(self.busy, Some(Busy::Telling(_)));
-                self.pending.compare_everything();
+                self.is_installed_old = self.installed.is_some() || matches!(self.busy, Some(Busy::Telling(_)));
+                self.disturbed.seen();
             }
         }
     }
 
     /// What was read through another connection may be another switch's.
     fn forget_installed(&mut self) {
-        (self.installed, self.is_disturbed) = (None, false);
+        (self.installed, self.is_installed_old) = (None, false);
         if matches!(self.busy, Some(Busy::Telling(_))) {
             self.busy = None;
         }
@@ -417,10 +412,13 @@ impl Agent {
         self.pending.note_unwritable(unwritable);
         let in_force = self.would_be_in_force();
         self.affected_by_busy.merge(std::mem::take(&mut self.affected));
-        self.affected_by_busy.everything |= job.everything.is_some();
+        if job.everything.is_some() {
+            self.affected_by_busy.everything = true;
+            self.disturbed.comparison_begins();
+        }
         let work = carry_out(self.switch.clone(), job, self.installed.take(), half, self.half.is_drained());
         self.busy = Some(Busy::Taking(tokio::spawn(work), in_force));
-        if std::mem::take(&mut self.is_disturbed) {
+        if std::mem::take(&mut self.is_installed_old) {
             self.pending.compare_everything();
         }
     }
@@ -500,6 +498,7 @@ impl Agent {
     }
 
     fn finish(&mut self, done: Done) {
+        self.disturbed.comparison_ends();
         match done {
             Done::Told(Ok(installed)) => self.installed = Some(installed),
             Done::Told(Err(error)) => {
@@ -560,7 +559,7 @@ impl Agent {
                 let _ = answer.send(connections::ended(self.engine.view(), &case));
             }
             Ask::Tunnel(port) => {
-                self.here.tunnel_port = port.map(|port| port.0);
+                self.here.tunnel_port = Some(port.0);
                 self.known.tunnel = true;
                 self.change(vec![Change::Here(self.here.clone())]);
             }
@@ -577,60 +576,6 @@ fn publish<T: PartialEq>(to: &watch::Sender<Arc<T>>, value: T) -> bool {
         }
         is_new
     })
-}
-
-/// All that the switch should have.
-fn desired(engine: &Engine, half: Generation, own: Fingerprint, unwritable: &mut Unwritable) -> (Vec<FlowMod>, Vec<InstalledGroup>) {
-    let written = engine.flows().filter_map(|flow| unwritable.write(&flow, half));
-    let flows = written.chain(translate::misses(half)).chain([translate::dispatch(half, own)]).collect();
-    (flows, engine.groups().map(|group| translate::group(group, half)).collect())
-}
-
-async fn carry_out(
-    switch: Switch,
-    job: Job,
-    installed: Option<Installed>,
-    half: Generation,
-    is_drained: bool,
-) -> Result<Option<Compared>, CommitError> {
-    for zone in &job.flush {
-        switch.ct_flush_zone(*zone).await?;
-    }
-    match job.everything {
-        Some(desired) => half::compare(&switch, half, is_drained, desired, installed, &job.stuck).await.map(Some),
-        None => switch.commit(job.changes, Commit::InSlices).await.map(|()| None),
-    }
-}
-
-/// What others may have changed without a word.
-async fn put_right(switch: Switch, half: Generation, desired: Vec<InstalledGroup>, stuck: Stuck) -> Result<Option<Compared>, CommitError> {
-    half::put_meters_right(&switch).await?;
-    let mut installed = switch.dump_groups().await?;
-    installed.retain(|group| !stuck.groups.contains(&group.id));
-    let groups = crate::install::groups(half, desired, &installed);
-    if groups.is_empty() {
-        return Ok(None);
-    }
-    tracing::warn!(groups = groups.len(), "somebody else has changed groups of the switch, so packets went astray; they are put right");
-    switch.commit(Changes { groups, flows: Vec::new() }, Commit::InSlices).await.map(|()| None)
-}
-
-async fn finished(busy: &mut Option<Busy>) -> Done {
-    const STOPPED: SwitchError = SwitchError::Stopped;
-    match busy {
-        None => std::future::pending().await,
-        Some(Busy::Telling(task)) => {
-            let result = task.await.unwrap_or(Err(STOPPED));
-            *busy = None;
-            Done::Told(result)
-        }
-        Some(Busy::Taking(task, in_force)) => {
-            let result = task.await.unwrap_or(Err(STOPPED.into()));
-            let in_force = std::mem::take(in_force);
-            *busy = None;
-            Done::Taken(result, in_force)
-        }
-    }
 }
 
 async fn at(time: Option<tokio::time::Instant>) {

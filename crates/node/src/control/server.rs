@@ -13,7 +13,7 @@ use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, 
 use crate::agent::explain::{Explained, Whole};
 use crate::agent::{Ask, Counts, InForce};
 use crate::host::{HostError, Wish};
-use crate::switch::Switch;
+use crate::switch::{Switch, SwitchError};
 
 /// Serves the operator's socket.
 #[derive(Clone)]
@@ -134,7 +134,16 @@ impl Control {
         flows.sort_by(|Explained { flow: a, .. }, Explained { flow: b, .. }| {
             (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests))
         });
-        let packets = if with_packets { self.packets().await } else { Default::default() };
+        let packets = match with_packets {
+            true => match self.packets().await {
+                Ok(packets) => packets,
+                Err(cause) => {
+                    let what_to_do = "see the log of ovs-vswitchd and `ladon status`; without --packets the flows are told";
+                    return vec![error(describe(&cause), "what the switch has counted is not known", what_to_do)];
+                }
+            },
+            false => Default::default(),
+        };
         let is_wanted = |line: &FlowLine, wholes: &[Whole]| {
             table.as_ref().is_none_or(|table| table.eq_ignore_ascii_case(&line.table))
                 && object.as_ref().is_none_or(|object| is_for(&line.because, object) || wholes.iter().any(|whole| is_called(whole, object)))
@@ -147,9 +156,9 @@ impl Control {
         chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last }).collect()
     }
 
-    async fn packets(&self) -> std::collections::HashMap<openflow::FlowKey, u64> {
-        let installed = self.switch.dump_flows().await.unwrap_or_default();
-        installed.into_iter().filter_map(|flow| Some((flow.key(), flow.stats.packets?))).collect()
+    async fn packets(&self) -> Result<std::collections::HashMap<openflow::FlowKey, u64>, SwitchError> {
+        let installed = self.switch.dump_flows().await?;
+        Ok(installed.into_iter().filter_map(|flow| Some((flow.key(), flow.stats.packets?))).collect())
     }
 }
 

@@ -12,7 +12,7 @@
 //! the view is read. When a save begins, the file becomes the *old* one, which goes when the save has succeeded.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,8 +84,13 @@ impl Journal {
         let mut objects: BTreeMap<ObjectKey, Arc<Object>> = saved.objects.into_iter().map(|object| (object.key(), object)).collect();
         let (mut revision, mut store, mut last) = (saved.revision, saved.store, saved.last);
         for path in [&self.old, &self.current] {
-            let text = fs::read(path).unwrap_or_default();
-            for (sum, line) in String::from_utf8_lossy(&text).lines().map_while(parse) {
+            let text = fs::read(path).unwrap_or_else(|error| {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!("{}: {error}; the node begins with an older view, until a server tells what came since", path.display());
+                }
+                Vec::new()
+            });
+            for (sum, line) in String::from_utf8_lossy(&text).lines().filter_map(parse) {
                 if line.after != last {
                     continue;
                 }
@@ -128,15 +133,27 @@ impl Journal {
 
     /// The view is going to be saved with all that was noted so far.
     pub fn save_begins(&mut self) {
-        if self.old.exists() {
+        if self.old.exists() && self.file.is_some() {
             // An earlier save failed. What follows from the view that is there goes on in the file where it is.
             return;
         }
-        let made_way = if self.current.exists() { fs::rename(&self.current, &self.old) } else { Ok(()) };
-        match made_way.and_then(|()| create(&self.current, PRIVATE)) {
+        match self.make_way().and_then(|()| create(&self.current, PRIVATE)) {
             Ok(file) => (self.file, self.bytes) = (Some(file), 0),
             Err(error) => self.give_up(&error),
         }
+    }
+
+    /// What is in the current file is in the old one.
+    fn make_way(&self) -> io::Result<()> {
+        if !self.current.exists() {
+            return Ok(());
+        }
+        if !self.old.exists() {
+            return fs::rename(&self.current, &self.old);
+        }
+        // The node was killed during a save. A line that was cut off ends here.
+        let lines = [b"\n".to_vec(), fs::read(&self.current)?].concat();
+        OpenOptions::new().append(true).open(&self.old)?.write_all(&lines)
     }
 
     /// The save has succeeded.
@@ -247,6 +264,25 @@ mod tests {
         restarted.save_ended();
         restarted.append(&comes(4), None);
         assert_eq!(found(&path, &saved), (vec![1, 3, 4], 4));
+    }
+
+    #[test]
+    fn a_node_that_starts_after_a_kill_during_a_save_notes_what_comes_during_its_own() {
+        let (_dir, path, mut journal) = world();
+        let saved = save(&mut journal, 0);
+        journal.save_ended();
+        journal.append(&comes(1), None);
+        save(&mut journal, 1);
+        journal.append(&comes(2), None);
+        // Twice, the first time cut off in the middle of a line.
+        for n in 3..5 {
+            let mut restarted = Journal::new(&path);
+            restarted.replay(saved.clone());
+            save(&mut restarted, n - 1);
+            restarted.append(&comes(n), None);
+            assert_eq!(found(&path, &saved), ((1..=n).collect(), u64::from(n)));
+            OpenOptions::new().append(true).open(&restarted.current).unwrap().write_all(b"0123 {").unwrap();
+        }
     }
 
     #[test]

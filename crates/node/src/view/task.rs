@@ -11,7 +11,7 @@ use stream::wire::{Hello, NodeMessage, Report, node_message, server_message::Bod
 use stream::{Following, HEARTBEAT_INTERVAL, Target, VIEW_FORMAT, reason};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::{self, DiskError, Saved};
@@ -220,10 +220,11 @@ impl Task {
     async fn follow(&mut self, server: &str, following: Following, has_talked: &mut bool) -> Result<End, Stopped> {
         let Following { mut inbound, outbound } = following;
         let mut reporter = Reporter { outbound, facts: self.facts.clone(), told: None, is_due: true };
+        let mut heard = Instant::now();
         loop {
             let event = async {
                 tokio::select! {
-                    message = timeout(SILENCE_MAX, inbound.message()) => Some(message),
+                    message = timeout_at(heard + SILENCE_MAX, inbound.message()) => Some(message),
                     () = reporter.report() => None,
                 }
             };
@@ -233,6 +234,7 @@ impl Task {
                 Some(Ok(Err(status))) => return Ok(End::Lost(format!("the stream broke off: {}", reason(&status)))),
                 Some(Ok(Ok(None))) => return Ok(End::Lost("it ended the stream".into())),
                 Some(Ok(Ok(Some(message)))) => {
+                    heard = Instant::now();
                     reporter.is_due |= matches!(message.body, Some(Body::Heartbeat(_)));
                     if let Some(body) = message.body
                         && let Err(fault) = self.take(body)

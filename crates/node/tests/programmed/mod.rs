@@ -81,7 +81,7 @@ impl Programmed {
         let addresses = vec!["192.0.2.1".parse().unwrap()];
         let agent = Agent::new(NodeName("n1".into()), addresses, state.path(), switch, Fingerprint::of_pipeline(), published).unwrap();
         views.send(view).await.unwrap();
-        asks.send(Ask::Tunnel(Some(OfPort(1000)))).await.unwrap();
+        asks.send(Ask::Tunnel(OfPort(1000))).await.unwrap();
         tokio::spawn(agent.run(Feeds { view: view_updates, interfaces: interfaces_seen, switch: switch_news, asks: asked }));
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {

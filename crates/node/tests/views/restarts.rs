@@ -191,9 +191,8 @@ async fn servers_and_nodes_killed_in_the_middle_of_anything_end_with_the_right_v
 /// As long as a node's patience, and more.
 const PATIENCE: std::time::Duration = stream::HEARTBEAT_INTERVAL.saturating_mul(5);
 
-#[tokio::test]
-async fn a_server_that_never_says_a_word_is_left() {
-    let world = World::new().await;
+/// A node that follows a server that never says a word, and what the server holds of it. It has heard one report.
+async fn follows_a_wedged_server(world: &World) -> (Follower, stream::Follower) {
     world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
     let credentials = stream::pki::Authority::open(world.dir.path()).unwrap().server().unwrap();
     let wedged = stream::Listener::bind("127.0.0.1:0".parse().unwrap(), credentials).await.unwrap();
@@ -204,11 +203,42 @@ async fn a_server_that_never_says_a_word_is_left() {
     node.report(&[], &[], Revision(0));
     let mut held = soon("it follows", followers.recv()).await.unwrap();
     soon("it reports, and so waits for the first word", held.inbound.message()).await.unwrap();
-    let mut status = node.link.status.clone();
+    (node, held)
+}
+
+async fn time_passes(time: std::time::Duration) {
     tokio::time::pause();
-    tokio::time::advance(PATIENCE).await;
+    tokio::time::advance(time).await;
     tokio::time::resume();
-    let left = status.wait_for(|status| status.problem.as_ref().is_some_and(|problem| problem.contains("said nothing")));
-    soon("it is left", left).await.unwrap();
+}
+
+fn is_left(status: &node::view::LinkStatus) -> bool {
+    status.problem.as_ref().is_some_and(|problem| problem.contains("said nothing"))
+}
+
+#[tokio::test]
+async fn a_server_that_never_says_a_word_is_left() {
+    let world = World::new().await;
+    let (node, _held) = follows_a_wedged_server(&world).await;
+    let mut status = node.link.status.clone();
+    time_passes(PATIENCE).await;
+    soon("it is left", status.wait_for(is_left)).await.unwrap();
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_much_to_say_leaves_a_silent_server_as_soon() {
+    let world = World::new().await;
+    let (node, mut held) = follows_a_wedged_server(&world).await;
+    let status = node.link.status.clone();
+    let mut said = 0;
+    while !is_left(&status.borrow()) {
+        said += 1;
+        assert!(said < 20, "it is not left");
+        node.report(&[], &[], Revision(said));
+        // An error: it is left.
+        let _ = soon("it reports", held.inbound.message()).await;
+        time_passes(stream::HEARTBEAT_INTERVAL).await;
+    }
     node.link.stop().await;
 }
