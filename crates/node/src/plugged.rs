@@ -253,6 +253,21 @@ mod tests {
         assert_eq!(lost.keys().collect::<Vec<_>>(), ["tap1"]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_kept_is_kept_when_the_disk_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let link = Link::start(crate::bridge::Settings::new(dir.path().join("no.sock")));
+        let keeper = Keeper { is_kept: false, ..Keeper::new(link, BRIDGE, &state).unwrap() };
+        std::fs::remove_dir(&state).unwrap();
+        tokio::spawn(keeper.run());
+        tokio::time::sleep(SAVE_RETRY / 2).await;
+        std::fs::create_dir(&state).unwrap();
+        assert!(!state.join("plugged.json").exists());
+        tokio::time::sleep(SAVE_RETRY).await;
+        assert!(state.join("plugged.json").exists());
+    }
+
     #[test]
     fn nothing_is_plugged_in_again_after_a_reboot() {
         let before = Interfaces::from_iter([interface(BRIDGE, 1, &[]), interface("tap1", 2, &[("iface-id", "p")])]);

@@ -74,13 +74,13 @@ mod tests {
         let mut disturbed = Disturbed::default();
         disturbed.seen();
         assert_eq!(wait(&disturbed), Some(Duration::ZERO));
-        for (took, rest) in [(2, 100), (100, 400), (2000, 1000)] {
+        for (took, rest) in [(2, REST_MIN), (100, Duration::from_millis(400)), (2000, REST_MAX)] {
             compare(&mut disturbed, took).await;
-            assert_eq!(wait(&disturbed), Some(Duration::from_millis(rest)));
+            assert_eq!(wait(&disturbed), Some(rest));
         }
         disturbed.taken();
         disturbed.seen();
-        assert_eq!(wait(&disturbed), Some(Duration::from_secs(1)), "the rest is kept by news after the comparison as well");
+        assert_eq!(wait(&disturbed), Some(REST_MAX), "the rest is kept by news after the comparison as well");
         advance(REST_MAX).await;
         disturbed.taken();
         advance(REST_MAX).await;
