@@ -13,7 +13,7 @@ use cni::environment::Environment;
 use cni::host_ifname;
 use model::{Port, owner};
 use node::agent::InForce;
-use node::bridge::{Link, Settings};
+use node::bridge::{Connection, Link, Settings};
 use node::control::Control;
 use node::local::Local;
 use node::pods::Pods;
@@ -36,7 +36,9 @@ async fn hear(bytes: &[u8]) {
     let (wishes, _) = mpsc::channel(1);
     let (_server, server) = watch::channel(None);
     let (_half, half) = watch::channel(None);
-    let control = Control { node: model::NodeName("n1".into()), asks, wishes, in_force: in_force.clone(), half, server, switch };
+    let database = watch::channel(Connection::Connected).1;
+    let node = model::NodeName("n1".into());
+    let control = Control { node, asks, wishes, database, in_force: in_force.clone(), half, server, switch };
     let pods = Pods::new(bridge, "br-int".into(), true, local, in_force, folder.path()).expect("an empty folder is a record");
     let mut variables = BTreeMap::new();
     for line in bytes.split(|byte| *byte == b'\n') {

@@ -59,12 +59,31 @@ pub struct Ovs {
     #[serde(default = "bridge")]
     pub bridge: String,
     /// `system` (the kernel's datapath, the default) or `netdev` (userspace).
-    #[serde(default = "datapath")]
-    pub datapath: String,
+    #[serde(default)]
+    pub datapath: Datapath,
     /// How many connections the switch remembers for one port in each of its three zones (rules, load balancing, load balancing to itself);
     /// new ones beyond that fail, and other ports notice nothing. 0: as many as there is room for. Default: 65536.
     #[serde(default = "connections_per_zone")]
     pub connections_per_zone: u32,
+}
+
+/// What forwards the packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Datapath {
+    #[default]
+    System,
+    Netdev,
+}
+
+impl Datapath {
+    /// As it is called in a configuration and in OVSDB.
+    pub fn word(self) -> &'static str {
+        match self {
+            Datapath::System => "system",
+            Datapath::Netdev => "netdev",
+        }
+    }
 }
 
 /// How packets travel between nodes.
@@ -111,10 +130,6 @@ fn bridge() -> String {
     "br-int".into()
 }
 
-fn datapath() -> String {
-    "system".into()
-}
-
 fn connections_per_zone() -> u32 {
     65_536
 }
@@ -130,7 +145,7 @@ impl Default for Ovs {
             run_dir: ovs_run_dir(),
             control_socket: None,
             bridge: bridge(),
-            datapath: datapath(),
+            datapath: Datapath::default(),
             connections_per_zone: connections_per_zone(),
         }
     }
@@ -139,7 +154,7 @@ impl Default for Ovs {
 impl Ovs {
     /// True if packets are forwarded by ovs-vswitchd itself: checksums must be computed before they reach it.
     pub fn is_userspace(&self) -> bool {
-        self.datapath == "netdev"
+        self.datapath == Datapath::Netdev
     }
 
     /// The bridge's management socket, where OpenFlow is spoken without a controller entry.
@@ -211,6 +226,16 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.ovs.management_socket().to_str(), Some("/var/run/openvswitch/br-int.mgmt"));
         assert!(!config.ovs.is_userspace());
+    }
+
+    #[test]
+    fn a_datapath_that_there_is_not_is_refused_before_the_bridge_gets_it() {
+        let of = |text: &str| toml::from_str::<Ovs>(text).map(|ovs| ovs.datapath).map_err(|error| error.message().to_owned());
+        assert_eq!(
+            [of("datapath = 'netdev'"), of("datapath = 'system'"), of("")],
+            [Datapath::Netdev, Datapath::System, Datapath::System].map(Ok)
+        );
+        assert_eq!(of("datapath = 'netdv'"), Err("unknown variant `netdv`, expected `system` or `netdev`".into()));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::agent::InForce;
 use crate::bridge::{BridgeError, Interface, Interfaces, Link, PortSpec};
 use crate::control::{Link as InterfaceLink, PlugRequest, PluggedInterface};
 use crate::local::{Local, LocalPort};
-use crate::record::{Record, RecordError};
+use crate::record::{Record, RecordError, aside};
 use routes::{Elsewhere, Wanted};
 
 /// How often the machine's addresses and routes are compared with what they should be, besides after every change.
@@ -63,6 +63,8 @@ pub enum HostError {
     Record(#[from] RecordError),
     #[error("{0}")]
     Refused(String),
+    #[error("ovsdb-server is not reached: {0}")]
+    NoDatabase(String),
     #[error("port {0} is not in this node's view, or its flows are not in the switch")]
     Deadline(PortId),
     #[error("the node is shutting down")]
@@ -162,7 +164,10 @@ impl Host {
 
     fn plug(&mut self, request: PlugRequest) -> Result<bool, HostError> {
         let PlugRequest { interface, port, default_route, routes, deadline_ms: _ } = request;
-        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) || interface == self.machine.interface {
+        if interface == self.machine.interface {
+            return Err(HostError::Refused(format!("{interface} is the machine's own port; choose another name")));
+        }
+        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
             return Err(HostError::Refused(format!(
                 "`{interface}` cannot be the name of an interface: 1 to 15 bytes, none of them / or a space"
             )));
@@ -172,13 +177,22 @@ impl Host {
             return Err(HostError::Refused(format!("{interface} is another port already; unplug it first or choose another name")));
         }
         let is_new = old.is_none();
-        if is_new && Path::new("/sys/class/net").join(&interface).exists() {
+        if is_new && self.is_taken(&interface)? {
             return Err(HostError::Refused(format!("this machine has an interface {interface} already; choose another name")));
         }
         let mut plugged = self.plugged.clone();
         plugged.insert(interface, Plugged { port, default_route, routes });
         self.keep(plugged)?;
         Ok(is_new)
+    }
+
+    /// Whether the name is somebody else's, of the machine or of the bridge: not every port of a bridge is a device.
+    fn is_taken(&self, interface: &str) -> Result<bool, HostError> {
+        let is_on_bridge = self.bridge.interfaces().borrow().as_ref().is_some_and(|all| is_foreign(all, interface));
+        // Not from /sys, which may show another network namespace.
+        let link = || Netlink::open()?.link(interface);
+        let device = aside(link).map_err(|errno| HostError::Netlink { interface: interface.into(), reason: errno.to_string() })?;
+        Ok(is_on_bridge || device.is_some())
     }
 
     async fn unplug(&mut self, name: &str) -> Result<(String, PortId), HostError> {
@@ -305,6 +319,11 @@ pub fn is_own(interface: &Interface) -> bool {
     interface.external_ids.get(MARK).is_some_and(|mark| mark == "true")
 }
 
+/// Whether the bridge has a port of that name that others made.
+fn is_foreign(interfaces: &Interfaces, name: &str) -> bool {
+    interfaces.get(name).is_some_and(|one| !is_own(one))
+}
+
 /// The interfaces that this task made at some time and that should not exist.
 fn unwanted<'a>(interfaces: &'a Interfaces, wanted: &BTreeSet<String>) -> Vec<&'a str> {
     let ours = interfaces.values().filter(|interface| is_own(interface));
@@ -355,9 +374,7 @@ pub fn configure(
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_wish_that_cannot_be_kept_is_no_wish() {
-        let state = tempfile::tempdir().unwrap();
+    fn host(state: &Path) -> Host {
         let machine = Machine {
             node: NodeName("n1".into()),
             interface: "ladon0".into(),
@@ -365,19 +382,55 @@ mod tests {
             is_userspace: true,
             underlay: Vec::new(),
         };
-        let bridge = Link::start(crate::bridge::Settings::new(state.path().join("db.sock")));
-        let (_local, local) = watch::channel(Arc::new(Local::default()));
-        let (_in_force, in_force) = watch::channel(Arc::new(InForce::default()));
-        let mut host = Host::new(machine, bridge, local, in_force, state.path()).unwrap();
+        let bridge = Link::start(crate::bridge::Settings::new(state.join("db.sock")));
+        let (local, in_force) = (watch::channel(Arc::new(Local::default())).1, watch::channel(Arc::new(InForce::default())).1);
+        Host::new(machine, bridge, local, in_force, state).unwrap()
+    }
+
+    fn wish(interface: &str) -> PlugRequest {
         let port = PortId(uuid::Uuid::from_u128(9));
-        let wish = || PlugRequest { interface: "ladon-test9".into(), port, default_route: false, routes: Vec::new(), deadline_ms: 0 };
+        PlugRequest { interface: interface.into(), port, default_route: false, routes: Vec::new(), deadline_ms: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_wish_that_cannot_be_kept_is_no_wish() {
+        let state = tempfile::tempdir().unwrap();
+        let mut host = host(state.path());
         // No file can be written in the place of a folder.
         let in_the_way = state.path().join("interfaces.new");
         std::fs::create_dir(&in_the_way).unwrap();
-        assert!(matches!(host.plug(wish()), Err(HostError::Record(_))));
+        assert!(matches!(host.plug(wish("ladon-test9")), Err(HostError::Record(_))));
         assert!(host.wanted().is_empty());
         std::fs::remove_dir(&in_the_way).unwrap();
-        assert!(host.plug(wish()).unwrap(), "it is new still");
+        assert!(host.plug(wish("ladon-test9")).unwrap(), "it is new still");
         assert_eq!(host.wanted().into_keys().collect::<Vec<_>>(), ["ladon-test9"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_somebody_elses_is_not_taken_over() {
+        let state = tempfile::tempdir().unwrap();
+        let mut host = host(state.path());
+        for name in ["lo", "ladon0", "", "sixteen-bytes-16", "a/b"] {
+            assert!(matches!(host.plug(wish(name)), Err(HostError::Refused(_))), "{name}");
+        }
+        assert!(host.wanted().is_empty());
+    }
+
+    #[test]
+    fn a_port_of_the_bridge_that_is_no_device_is_somebody_elses_too() {
+        let port = |marked: bool| Interface {
+            name: "tunnel".into(),
+            uuid: ovsdb::Uuid::from_u128(1),
+            kind: "geneve".into(),
+            ofport: None,
+            error: None,
+            iface_id: None,
+            mac_in_use: None,
+            options: BTreeMap::new(),
+            external_ids: BTreeMap::from_iter(marked.then(|| (MARK.to_owned(), "true".to_owned()))),
+        };
+        let is_foreign = |marked| super::is_foreign(&Interfaces::from_iter([("tunnel".to_owned(), port(marked))]), "tunnel");
+        assert!(is_foreign(false) && !is_foreign(true));
+        assert!(!super::is_foreign(&Interfaces::new(), "tunnel"));
     }
 }

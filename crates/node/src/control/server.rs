@@ -12,8 +12,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status, Work};
 use crate::agent::explain::{Explained, Whole};
 use crate::agent::{Ask, Counts, InForce};
+use crate::bridge::Connection;
 use crate::host::{HostError, Wish};
 use crate::switch::{Switch, SwitchError};
+
+/// How long ovsdb-server is waited for, which may be starting.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves the operator's socket.
 #[derive(Clone)]
@@ -21,6 +25,7 @@ pub struct Control {
     pub node: NodeName,
     pub asks: mpsc::Sender<Ask>,
     pub wishes: mpsc::Sender<Wish>,
+    pub database: watch::Receiver<Connection>,
     pub in_force: watch::Receiver<Arc<InForce>>,
     /// The server that the node follows.
     pub server: watch::Receiver<Option<String>>,
@@ -97,6 +102,7 @@ impl Control {
     async fn plug(&self, request: PlugRequest) -> Result<PluggedInterface, HostError> {
         let (interface, port) = (request.interface.clone(), request.port);
         let deadline = Duration::from_millis(request.deadline_ms);
+        self.wait_for_database().await?;
         let is_new = self.wish(|answer| Wish::Plug(request, answer)).await??;
         let mut in_force = self.in_force.clone();
         let seen = tokio::time::timeout(deadline, in_force.wait_for(|now| now.ports.contains_key(&port))).await;
@@ -110,7 +116,21 @@ impl Control {
         Err(HostError::Deadline(port))
     }
 
+    /// Without it nothing can be plugged in or out, and whoever asks should hear that instead of nothing for long.
+    async fn wait_for_database(&self) -> Result<(), HostError> {
+        let mut database = self.database.clone();
+        let wait = database.wait_for(|connection| *connection == Connection::Connected);
+        if tokio::time::timeout(DATABASE_TIMEOUT, wait).await.is_ok() {
+            return Ok(());
+        }
+        match &*self.database.borrow() {
+            Connection::Connected => Ok(()),
+            Connection::Disconnected { reason } => Err(HostError::NoDatabase(reason.clone())),
+        }
+    }
+
     async fn unplug(&self, interface_or_port: String) -> Result<(String, PortId), HostError> {
+        self.wait_for_database().await?;
         self.wish(|answer| Wish::Unplug(interface_or_port, answer)).await?
     }
 
@@ -166,6 +186,7 @@ fn refused(cause: &HostError, name: &str) -> Reply {
     let what_to_do = match cause {
         HostError::Refused(_) => "change the request",
         HostError::Ended => "try again when the node is back",
+        HostError::NoDatabase(_) => "see that ovsdb-server runs and that `ovs.db_socket` is its socket, then say it again",
         HostError::Deadline(_) => "check the port's binding:host_id, `ladon nodes` and `ladon ports`",
         HostError::Bridge { .. } | HostError::Netlink { .. } | HostError::Record(_) => "see the log of `ladon node` and of ovs-vswitchd",
     };
@@ -219,5 +240,45 @@ fn name_of(object: &Object) -> String {
         Object::Listener(listener) => listener.name.clone(),
         Object::Pool(pool) => pool.name.clone(),
         Object::Member(member) => member.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::switch::Options;
+
+    /// A node without ovsdb-server, and those who would grant wishes.
+    fn control(database: watch::Receiver<Connection>) -> (Control, mpsc::Receiver<Wish>) {
+        let (wishes, granted) = mpsc::channel(1);
+        let control = Control {
+            node: NodeName("n1".into()),
+            asks: mpsc::channel(1).0,
+            wishes,
+            database,
+            in_force: watch::channel(Arc::default()).1,
+            server: watch::channel(None).1,
+            switch: Switch::start(Options::new("/nonexistent/br.mgmt")).0,
+            half: watch::channel(None).1,
+        };
+        (control, granted)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_database_who_asks_hears_so_and_with_one_that_starts_nothing() {
+        let (database, seen) = watch::channel(Connection::Disconnected { reason: "connection refused".into() });
+        let (control, mut granted) = control(seen);
+        let began = Instant::now();
+        let answer = control.answer(Request::Unplug { interface_or_port: "plug0".into() }).await;
+        assert!(matches!(&answer[..], [Reply::Error { what_happened, .. }] if what_happened.ends_with("not reached: connection refused")));
+        assert_eq!(began.elapsed(), DATABASE_TIMEOUT);
+        assert!(granted.try_recv().is_err(), "nothing was asked for");
+        let ask = tokio::spawn(async move { control.unplug("plug0".into()).await });
+        tokio::time::sleep(DATABASE_TIMEOUT / 2).await;
+        database.send_replace(Connection::Connected);
+        assert!(matches!(granted.recv().await, Some(Wish::Unplug(name, _)) if name == "plug0"));
+        assert!(matches!(ask.await.unwrap(), Err(HostError::Ended)));
     }
 }
