@@ -13,4 +13,5 @@ mod level;
 mod servers;
 mod switches;
 mod underlay;
+mod upgrade;
 mod world;

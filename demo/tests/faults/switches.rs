@@ -29,7 +29,7 @@ fn undone(fault: &str, verb: &[&str]) -> Result<()> {
     })?;
     is_in_time(took, RESTORED, "put right")?;
     seen.has_streams()?;
-    cost(fault, format!("put right {} later; {}; both TCP streams went on", ms(took), seen.all()));
+    cost(fault, format!("put right {} later; {}; {}; both TCP streams went on", ms(took), seen.all(), seen.to_vip()));
     Ok(())
 }
 
@@ -38,6 +38,7 @@ fn flows_that_somebody_deletes_are_back() -> Result<()> {
     undone("`ovs-ofctl del-flows`", &["del-flows", BRIDGE])
 }
 
+/// Who has a connection keeps it: groups are for new ones, whose first packets are sent again.
 #[test]
 fn groups_that_somebody_deletes_are_back() -> Result<()> {
     undone("`ovs-ofctl del-groups`", &["del-groups", BRIDGE])
@@ -61,7 +62,7 @@ fn a_group_that_somebody_changes_is_put_right() -> Result<()> {
     })?;
     is_in_time(took, RESTORED, "put right")?;
     seen.is_undisturbed()?;
-    cost("`ovs-ofctl mod-group`", format!("put right {} later; {}", ms(took), seen.all()));
+    cost("`ovs-ofctl mod-group`", format!("put right {} later; {}; {}", ms(took), seen.all(), seen.to_vip()));
     Ok(())
 }
 

@@ -4,7 +4,8 @@
 //! n1  ladon server, node; `near` (a tap), `pod` (by ladon-cni), `metal` (by ladon plug)      n2  node; `far` (a tap)
 //! ```
 //!
-//! All are on one network, in Neutron's `default` group. A load balancer with `far` as its member makes groups in both switches.
+//! All are on one network, in Neutron's `default` group. `near` connects to a VIP all the time whose member is `far`: that is what
+//! groups in the switches are for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use demo::{NodeParts, Pair, Plugged, Sandbox, Tunnel, id};
 use lab::etcd::Options;
-use lab::traffic::{Pinging, StreamReport, Streaming, is_reachable};
+use lab::traffic::{ConnectReport, Connecting, Pinging, StreamReport, Streaming, is_reachable};
 use lab::{Netns, Ovs, wait};
 use serde_json::{Value, json};
 
@@ -24,8 +25,11 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 const INTERVAL: Duration = Duration::from_millis(10);
 /// How long traffic is watched before a fault and after its end.
 const WATCHED: Duration = Duration::from_secs(1);
-/// Where connections are taken.
+/// Where connections are taken, and where those to the VIP are.
 const PORT: u16 = 7000;
+const VIP_PORT: u16 = 7001;
+/// Between two new connections to the VIP.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(50);
 pub const BRIDGE: &str = "br-int";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -68,6 +72,7 @@ pub struct World {
     pub pod: Sandbox,
     _metal: Value,
     pub network: Value,
+    pub vip: IpAddr,
     pub pair: Pair,
     _turn: MutexGuard<'static, ()>,
 }
@@ -91,25 +96,13 @@ impl World {
         let far = pair.plug(&network, 1, "far", json!({"binding:host_id": "n2"}))?;
         let pod = Sandbox::add(&pair.ladon, &pair.ladon.nodes[0], &network, "pod").with_context(|| pair.ladon.logs())?;
         let metal = pair.ladon.ladon(&pair.ladon.nodes[0], &["plug", "--network", "blue", "--name", "metal"])?;
-        let world = World { near, far, pod, _metal: metal, network, pair, _turn: turn };
-        world.balance()?;
+        let vip = balance(&pair, &network, &far)?;
+        let world = World { near, far, pod, _metal: metal, network, vip, pair, _turn: turn };
         world.wait_in_force()?;
         for (way, from, to) in world.ways() {
             reachable(&way, &from, to, DEADLINE).with_context(|| world.pair.ladon.logs())?;
         }
         Ok(world)
-    }
-
-    fn balance(&self) -> Result<()> {
-        let api = self.pair.api();
-        let subnets = api.list("subnet", &format!("network_id={}&ip_version=4", id(&self.network)))?;
-        let lb = api.create("loadbalancer", json!({"name": "lb", "vip_subnet_id": id(subnets.first().context("a subnet")?)}))?;
-        let listener = api.create("listener", json!({"loadbalancer_id": id(&lb), "protocol": "TCP", "protocol_port": 80}))?;
-        let pool = api.create("pool", json!({"listener_id": id(&listener), "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT"}))?;
-        let member = json!({"member": {"address": self.far.v4, "protocol_port": PORT, "weight": 1}});
-        let (status, said) = api.request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&member))?;
-        ensure!(status == 201, "{status} {said}");
-        Ok(())
     }
 
     pub fn node(&self, node: usize) -> &NodeParts {
@@ -170,6 +163,7 @@ impl World {
             between: start(self.ways_between())?,
             stream_inside: stream(self.pod.netns(), self.pod.v4)?,
             stream_between: stream(self.far.workload.netns(), self.far.v6)?,
+            connections: Connecting::start(near, self.far.workload.netns(), SocketAddr::new(self.vip, VIP_PORT), CONNECT_INTERVAL)?,
         };
         let_pass(WATCHED);
         Ok(traffic)
@@ -185,6 +179,19 @@ impl World {
     }
 }
 
+/// A VIP on the network whose only member is `far`.
+fn balance(pair: &Pair, network: &Value, far: &Plugged) -> Result<IpAddr> {
+    let api = pair.api();
+    let subnets = api.list("subnet", &format!("network_id={}&ip_version=4", id(network)))?;
+    let lb = api.create("loadbalancer", json!({"name": "lb", "vip_subnet_id": id(subnets.first().context("a subnet")?)}))?;
+    let listener = api.create("listener", json!({"loadbalancer_id": id(&lb), "protocol": "TCP", "protocol_port": VIP_PORT}))?;
+    let pool = api.create("pool", json!({"listener_id": id(&listener), "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT"}))?;
+    let member = json!({"member": {"address": far.v4, "protocol_port": VIP_PORT, "weight": 1}});
+    let (status, said) = api.request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&member))?;
+    ensure!(status == 201, "{status} {said}");
+    Ok(lb["vip_address"].as_str().context("a VIP")?.parse()?)
+}
+
 fn reachable(way: &str, from: &Netns, to: IpAddr, deadline: Duration) -> Result<()> {
     wait::until(way, deadline, || is_reachable(from, to).map(|is| is.then_some(())))?;
     Ok(())
@@ -196,6 +203,7 @@ pub struct Traffic {
     between: Vec<(String, Pinging)>,
     pub stream_inside: Streaming,
     pub stream_between: Streaming,
+    connections: Connecting,
 }
 
 /// What came of it.
@@ -205,6 +213,8 @@ pub struct Seen {
     pub between: Loss,
     pub stream_inside: StreamReport,
     pub stream_between: StreamReport,
+    /// To the VIP.
+    pub connections: ConnectReport,
 }
 
 /// A port that comes may cost others a packet in the userspace datapath of Open vSwitch 3.1, with Ladon and without it.
@@ -223,7 +233,8 @@ pub struct Loss {
 impl Traffic {
     fn stop(self) -> Result<Seen> {
         let (inside, between) = (Loss::of(self.inside)?, Loss::of(self.between)?);
-        Ok(Seen { inside, between, stream_inside: self.stream_inside.stop(), stream_between: self.stream_between.stop() })
+        let connections = self.connections.stop()?;
+        Ok(Seen { inside, between, stream_inside: self.stream_inside.stop(), stream_between: self.stream_between.stop(), connections })
     }
 }
 
@@ -279,13 +290,27 @@ impl Seen {
     /// Nothing was lost, and both connections go on.
     pub fn is_undisturbed(&self) -> Result<()> {
         self.all().is_none()?;
+        self.has_connections()?;
         self.has_streams()
     }
 
     /// The same, while ports came.
     pub fn is_undisturbed_but_for(&self, ports: u32) -> Result<()> {
         self.all().is_of_ports(ports)?;
+        self.has_connections()?;
         self.has_streams()
+    }
+
+    /// New connections to the VIP came about all the time.
+    pub fn has_connections(&self) -> Result<()> {
+        ensure!(self.connections.made > 0 && self.connections.failed == 0, "new connections to the VIP: {:?}", self.connections);
+        Ok(())
+    }
+
+    /// New connections to the VIP, in words.
+    pub fn to_vip(&self) -> String {
+        let ConnectReport { made, failed, longest_ms, .. } = &self.connections;
+        format!("{failed} of {} new connections to a VIP failed, the longest took {longest_ms:.0} ms", made + failed)
     }
 
     /// Both connections go on.

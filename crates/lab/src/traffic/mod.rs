@@ -1,13 +1,15 @@
 //! Test traffic from inside any network namespace: echo requests with exact counts, TCP and UDP probes, a server, a
-//! connection that goes on.
+//! connection that goes on, new connections one after the other.
 //!
 //! Workloads that have no namespace of ours (virtual machines) run their own tools.
 
+mod connecting;
 mod ping;
 mod probe;
 mod server;
 mod stream;
 
+pub use connecting::{ConnectReport, Connecting};
 pub use ping::{PingReport, Pinging, is_reachable, ping};
 pub use probe::{Probe, http_get, tcp, udp};
 pub use server::EchoServer;
