@@ -16,7 +16,6 @@ use crate::level::{DEAD_MAX_MS, PAUSE_MAX_MS, Random, fresh_start_says_the_same,
 use crate::world::{BRIDGE, cost, is_long, let_pass};
 
 const KILLS: usize = 300;
-const KILLS_SHORT: usize = 20;
 /// How long Kubernetes may take to converge: containers that were killed with their runtime wait longer each time.
 const CONVERGED: Duration = Duration::from_secs(240);
 const DEPLOYMENTS: [&str; 3] = ["web", "scaled", "rolled"];
@@ -63,10 +62,10 @@ impl Victim {
     }
 }
 
-fn kill_all_the_time(world: &World, mut random: Random, kills: usize) -> Result<BTreeMap<String, usize>> {
+fn kill_all_the_time(world: &World, mut random: Random) -> Result<BTreeMap<String, usize>> {
     let victims = victims(world);
     let mut killed = BTreeMap::new();
-    for _ in 0..kills {
+    for _ in 0..KILLS {
         let_pass(random.within_ms(PAUSE_MAX_MS));
         let victim = &victims[random.below(victims.len())];
         victim.process(world)?.kill9().with_context(|| format!("killing {victim:?}"))?;
@@ -236,7 +235,7 @@ fn converged(world: &World) -> Result<()> {
 #[test]
 #[ignore = "brings Kubernetes up and kills everything 300 times: make test-faults"]
 fn whatever_is_killed_pods_and_services_end_as_they_should() -> Result<()> {
-    let (seed, kills) = (seed(), if is_long() { KILLS } else { KILLS_SHORT });
+    let seed = seed();
     println!("LADON_SEED={seed}");
     let _turn = crate::world::turn();
     let progress = Progress::quiet();
@@ -244,15 +243,15 @@ fn whatever_is_killed_pods_and_services_end_as_they_should() -> Result<()> {
     let name = format!("k{}", std::process::id());
     let place = Place::new(std::env::temp_dir().join(format!("ladon-{name}")));
     let world = World::start(&place, &parts, &progress)?;
-    let measured = storm(&world, seed, kills).with_context(|| format!("LADON_SEED={seed}\n{}", world.ladon.logs()));
+    let measured = storm(&world, seed).with_context(|| format!("LADON_SEED={seed}\n{}", world.ladon.logs()));
     if measured.is_err() {
         println!("{}", world.cluster.kubectl(&["get", "events,pods,nodes,services", "-A", "-o", "wide"]).unwrap_or_default());
     }
-    cost(&format!("{kills} kills at random moments, with Kubernetes"), measured?);
+    cost(&format!("{KILLS} kills at random moments, with Kubernetes"), measured?);
     Ok(())
 }
 
-fn storm(world: &World, seed: u64, kills: usize) -> Result<String> {
+fn storm(world: &World, seed: u64) -> Result<String> {
     converged(world)?;
     let mut random = Random::of(seed);
     let victims = Random(random.next());
@@ -260,7 +259,7 @@ fn storm(world: &World, seed: u64, kills: usize) -> Result<String> {
     let over = AtomicBool::new(false);
     let (killed, changes) = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
-            let killed = kill_all_the_time(world, victims, kills);
+            let killed = kill_all_the_time(world, victims);
             over.store(true, Ordering::Relaxed);
             killed
         });

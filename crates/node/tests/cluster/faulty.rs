@@ -1,5 +1,5 @@
-//! A store in memory that fails when it is told to, with nothing written, as the contract of [`Store`] says, and which another
-//! server writes, too.
+//! A store in memory that fails when it is told to, as the contract of [`Store`] says: with nothing written, or with an answer that is
+//! lost; and which another server writes, too.
 
 use std::sync::Mutex;
 
@@ -13,6 +13,15 @@ pub enum Fault {
     Conflict,
     Full,
     Failed,
+    /// The answer is lost.
+    Unknown {
+        is_written: bool,
+    },
+}
+
+impl Fault {
+    pub const ALL: [Fault; 5] =
+        [Fault::Conflict, Fault::Full, Fault::Failed, Fault::Unknown { is_written: true }, Fault::Unknown { is_written: false }];
 }
 
 #[derive(Default)]
@@ -51,6 +60,12 @@ impl Store for Faulty {
             }
             Some(Fault::Full) => Err(TransactError::Full),
             Some(Fault::Failed) => Err(StoreError::Failed { doing: "writing", source: "the simulation says so".into() }.into()),
+            Some(Fault::Unknown { is_written }) => {
+                if is_written {
+                    self.memory.transact(transaction)?;
+                }
+                Err(TransactError::Unknown("the simulation says so".into()))
+            }
             None => self.memory.transact(transaction),
         }
     }

@@ -177,7 +177,7 @@ impl World {
         match self.random.below(20) {
             0..7 => self.lose(n),
             7..12 => {
-                let fault = self.random.pick([Fault::Conflict, Fault::Full, Fault::Failed]);
+                let fault = self.random.pick(Fault::ALL);
                 self.store.fail_next(fault);
             }
             12..15 => {
