@@ -10,7 +10,7 @@ use apps::testing::*;
 use apps::{ALL, Change, Engine, Here, Numbers};
 use common::DummyOvs;
 use model::*;
-use node::switch::{Commit, Event, Options, Switch};
+use node::switch::{Event, Options, Switch};
 use node::{install, translate};
 use pipeline::{Fingerprint, Generation};
 
@@ -59,8 +59,8 @@ async fn copies(engine: &Engine) -> BTreeSet<String> {
     let flows = engine.flows().map(|flow| translate::flow_mod(&flow, HALF).unwrap());
     let desired = flows.chain(translate::misses(HALF)).chain([translate::dispatch(HALF, Fingerprint::of_pipeline())]).collect::<Vec<_>>();
     let plan = install::plan(HALF, desired.clone(), vec![], &[], &[]);
-    switch.commit(plan.half, Commit::InSlices).await.unwrap();
-    switch.commit(plan.turn, Commit::InSlices).await.unwrap();
+    switch.commit(plan.half).await.unwrap();
+    switch.commit(plan.turn).await.unwrap();
     let left = install::plan(HALF, desired, vec![], &switch.dump_flows().await.unwrap(), &[]);
     assert!(left.is_empty(), "what was written reads back equal");
     let packet = format!("in_port={WEB},dl_src=0a:00:00:00:00:64,dl_dst=ff:ff:ff:ff:ff:ff,dl_type=0x88b5");

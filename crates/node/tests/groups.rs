@@ -12,7 +12,7 @@ use apps::{ALL, Change, Engine, Numbers};
 use common::{DummyOvs, wait_for};
 use model::*;
 use node::agent::pending::Pending;
-use node::switch::{Commit, Event, Options, Switch};
+use node::switch::{Event, Options, Switch};
 use node::view::ViewUpdate;
 use pipeline::Generation;
 use programmed::{Programmed, objects, snapshot};
@@ -86,7 +86,7 @@ async fn every_member_has_its_share_of_connections_whenever_it_came() {
         let there = view(count).upserts.into_iter().map(Change::Put);
         pending.merge(engine.update([here("n1", "192.0.2.1")].into_iter().chain(there).chain(goes)), Generation::A);
         let job = pending.take(|| unreachable!("nothing is to be compared"));
-        switch.commit(job.changes, Commit::InSlices).await.unwrap();
+        switch.commit(job.changes).await.unwrap();
         let group = engine.groups().next().expect("the listener's group");
         let number = Generation::A.group_number(group.id);
         ovs.ofctl("add-flow", &[&format!("table=0,priority=9,in_port=11,actions=group:{number}")]);

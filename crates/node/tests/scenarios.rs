@@ -9,7 +9,7 @@ mod ovs;
 use std::process::Command;
 
 use apps::scenario::{End, Scenario, Step, TUNNEL, ends};
-use node::switch::{Changes, Commit, Event, Options, Switch};
+use node::switch::{Changes, Event, Options, Switch};
 use node::translate;
 use openflow::{FlowMod, GroupMod};
 use ovs::{DummyOvs, run};
@@ -69,7 +69,7 @@ async fn switch_of(scenario: &Scenario, half: Generation) -> DummyOvs {
     let mut groups: Vec<_> = engine.groups().map(|group| translate::group(group, half)).collect();
     groups.sort_by_key(|group| group.id);
     let groups = groups.into_iter().map(GroupMod::add).collect();
-    switch.commit(Changes { groups, flows }, Commit::AtOnce).await.unwrap();
+    switch.commit(Changes { groups, flows }).await.unwrap();
     ovs
 }
 
@@ -140,7 +140,7 @@ async fn a_port_that_comes_when_there_are_five_thousand_rules_with_ports_is_prog
     let delta = engine.update(after.world.iter().skip(before.world.len()).cloned());
     assert!(!delta.flows.is_empty() && delta.removed_flows.is_empty());
     let flows = delta.flows.iter().map(|flow| translate::flow_mod(flow, half).unwrap()).collect();
-    switch.commit(Changes { groups: Vec::new(), flows }, Commit::AtOnce).await.unwrap();
+    switch.commit(Changes { groups: Vec::new(), flows }).await.unwrap();
     for (step, journey) in after.steps.iter().zip(after.journeys()) {
         let text = trace(&ovs, step, &journey);
         assert_eq!((ends_of(&text), ends(&journey)), (step.expected.clone(), step.expected.clone()), "{}: {text}", step.text);

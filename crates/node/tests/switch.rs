@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::DummyOvs;
-use node::switch::{Changes, Commit, CommitError, EVENTS_MAX, Event, Options, Switch, SwitchError};
+use node::switch::{Changes, CommitError, EVENTS_MAX, Event, Options, Switch, SwitchError};
 use openflow::*;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
@@ -60,14 +60,14 @@ async fn what_was_committed_is_dumped() {
     let (switch, _events) = link(&ovs).await;
     let wanted: Vec<_> = (1..1300).map(|priority| flow(3, priority, [Action::Group(7)])).collect();
     let changes = Changes { flows: wanted.clone(), groups: vec![GroupMod::add(group(7))] };
-    switch.commit(changes, Commit::InSlices).await.unwrap();
+    switch.commit(changes).await.unwrap();
     let installed = switch.dump_flows().await.unwrap();
     assert_eq!(installed.len(), wanted.len());
     assert!(installed.iter().all(|flow| flow.is(&wanted[usize::from(flow.priority) - 1])));
     assert_eq!(switch.dump_groups().await.unwrap(), [group(7)]);
     // Deleting the group takes its flows along, and the flow that no longer uses it stays.
     let changes = Changes { flows: vec![flow(3, 1, [])], groups: vec![GroupMod::delete(7)] };
-    switch.commit(changes, Commit::AtOnce).await.unwrap();
+    switch.commit(changes).await.unwrap();
     assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
 }
 
@@ -78,7 +78,7 @@ async fn many_flows_are_read_in_parts_and_each_of_them_once() {
     let cookie = |number: u16| u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8 | 1;
     let one = |table, number| FlowMod::add(table, number, Match::any(), Instructions::default(), cookie(number));
     let wanted: Vec<_> = (1..=5_000).map(|number| one(7, number)).chain((1..=300).map(|number| one(9, number))).collect();
-    switch.commit(flows(wanted.clone()), Commit::InSlices).await.unwrap();
+    switch.commit(flows(wanted.clone())).await.unwrap();
     let mut installed: Vec<_> = switch.dump_flows().await.unwrap().iter().map(|flow| (flow.table, flow.priority)).collect();
     installed.sort_unstable();
     assert!(installed.iter().copied().eq(wanted.iter().map(|flow| (flow.table, flow.priority))), "{} flows", installed.len());
@@ -91,14 +91,12 @@ async fn a_message_that_is_too_long_is_refused_like_any_other() {
     let (switch, _events) = link(&ovs).await;
     let clauses: Vec<Action> = (0..5_000).map(|id| Action::Conjunction { id, clause: 0, clauses: 2 }).collect();
     let long = flow(5, 77, clauses);
-    for commit in [Commit::AtOnce, Commit::InSlices] {
-        let result = switch.commit(flows([flow(5, 1, []), long.clone()]), commit).await;
-        let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
-        assert_eq!(failures.len(), 1);
-        assert_eq!(failures[0].message, Message::FlowMod(long.clone()));
-        assert!(failures[0].error.to_string().contains("more than the 65535"), "{}", failures[0].error);
-    }
-    switch.commit(flows([flow(5, 1, [])]), Commit::AtOnce).await.unwrap();
+    let result = switch.commit(flows([flow(5, 1, []), long.clone()])).await;
+    let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
+    assert_eq!(failures.len(), 1);
+    assert_eq!(failures[0].message, Message::FlowMod(long));
+    assert!(failures[0].error.to_string().contains("more than the 65535"), "{}", failures[0].error);
+    switch.commit(flows([flow(5, 1, [])])).await.unwrap();
     assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
 }
 
@@ -108,7 +106,7 @@ async fn a_refused_message_is_named_and_nothing_of_its_bundle_takes_effect() {
     let (switch, _events) = link(&ovs).await;
     // A flow cannot go up in the tables.
     let bad = FlowMod::add(5, 77, Match::any(), Instructions::drop().goto(2), 0);
-    let result = switch.commit(flows([flow(5, 1, []), bad.clone(), flow(5, 2, [])]), Commit::AtOnce).await;
+    let result = switch.commit(flows([flow(5, 1, []), bad.clone(), flow(5, 2, [])])).await;
     let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].message, Message::FlowMod(bad));
@@ -116,12 +114,12 @@ async fn a_refused_message_is_named_and_nothing_of_its_bundle_takes_effect() {
     assert!(switch.dump_flows().await.unwrap().is_empty());
     // What only fails at the commit is named as well.
     let missing = flow(5, 3, [Action::Group(99)]);
-    let result = switch.commit(flows([flow(5, 1, []), missing.clone()]), Commit::AtOnce).await;
+    let result = switch.commit(flows([flow(5, 1, []), missing.clone()])).await;
     let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
     assert!(failures.iter().any(|failure| failure.message == Message::FlowMod(missing.clone())), "{failures:?}");
     assert!(switch.dump_flows().await.unwrap().is_empty());
     // The link is as good as before.
-    switch.commit(flows([flow(5, 1, [])]), Commit::AtOnce).await.unwrap();
+    switch.commit(flows([flow(5, 1, [])])).await.unwrap();
     assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
 }
 
@@ -131,7 +129,7 @@ async fn a_packet_sent_by_a_flow_arrives_with_the_flows_data() {
     ovs.add_port("p3", 3);
     let (switch, mut events) = link(&ovs).await;
     let to_us = [Action::set(Field::Reg4.is(0x44u32)), Action::controller(b"dhcp".to_vec())];
-    switch.commit(flows([flow(9, 1, to_us)]), Commit::AtOnce).await.unwrap();
+    switch.commit(flows([flow(9, 1, to_us)])).await.unwrap();
     let mut packet = vec![0x0a; 12];
     packet.extend_from_slice(&[0x88, 0xb5]);
     packet.resize(60, 0x55);
@@ -153,7 +151,7 @@ async fn packet_ins_that_nobody_reads_are_dropped_and_other_news_is_not() {
     let ovs = DummyOvs::start();
     ovs.add_port("p3", 3);
     let (switch, mut events) = link(&ovs).await;
-    switch.commit(flows([flow(9, 1, [Action::controller(vec![1])])]), Commit::AtOnce).await.unwrap();
+    switch.commit(flows([flow(9, 1, [Action::controller(vec![1])])])).await.unwrap();
     let flood = async {
         while switch.packet_ins_dropped() == 0 {
             for _ in 0..100 {
@@ -184,7 +182,7 @@ async fn packet_ins_that_nobody_reads_are_dropped_and_other_news_is_not() {
 async fn changes_by_others_are_told_and_our_own_are_not() {
     let ovs = DummyOvs::start();
     let (switch, mut events) = link(&ovs).await;
-    switch.commit(flows([flow(3, 8, []), flow(3, 9, [])]), Commit::AtOnce).await.unwrap();
+    switch.commit(flows([flow(3, 8, []), flow(3, 9, [])])).await.unwrap();
     ovs.ofctl("del-flows", &["--strict", "table=3,priority=8"]);
     let change = event(&mut events, "news of the flow", |event| match event {
         Event::FlowUpdate(update) => Some(update),
@@ -200,7 +198,7 @@ async fn groups_that_others_change_are_told_and_our_own_are_not() {
     let ovs = DummyOvs::start();
     let (switch, mut events) = link(&ovs).await;
     let changes = Changes { flows: vec![], groups: vec![GroupMod::add(group(7)), GroupMod::add(group(8))] };
-    switch.commit(changes, Commit::AtOnce).await.unwrap();
+    switch.commit(changes).await.unwrap();
     ovs.ofctl("mod-group", &["group_id=7,type=select,bucket=drop"]);
     // Of the flow that goes with its group there is news in any case.
     event(&mut events, "news of the group", |event| match event {
@@ -208,7 +206,7 @@ async fn groups_that_others_change_are_told_and_our_own_are_not() {
         _ => None,
     })
     .await;
-    switch.commit(Changes { flows: vec![], groups: vec![GroupMod::modify(group(7))] }, Commit::AtOnce).await.unwrap();
+    switch.commit(Changes { flows: vec![], groups: vec![GroupMod::modify(group(7))] }).await.unwrap();
     // Answers come in order: what there was to tell has been told.
     switch.dump_groups().await.unwrap();
     assert!(events.try_recv().is_err(), "our own change is no news");
@@ -220,7 +218,7 @@ async fn groups_that_others_change_are_told_and_our_own_are_not() {
 async fn a_restarted_switch_is_connected_again_and_configured_again() {
     let mut ovs = DummyOvs::start();
     let (switch, mut events) = link(&ovs).await;
-    switch.commit(flows([flow(3, 8, [])]), Commit::AtOnce).await.unwrap();
+    switch.commit(flows([flow(3, 8, [])])).await.unwrap();
     assert!(ovs.ofctl("show", &[]).contains("frags=nx-match"));
     ovs.restart_switch();
     event(&mut events, "the loss", |event| matches!(event, Event::Disconnected(_)).then_some(())).await;

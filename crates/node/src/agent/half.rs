@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::pending::Stuck;
 use crate::install;
-use crate::switch::{Changes, Commit, CommitError, Switch, SwitchError, meters};
+use crate::switch::{Changes, CommitError, Switch, SwitchError, meters};
 use crate::translate;
 
 /// A packet that entered the other half before the turn has left it after so long: the datapath has looked anew at all ways that it
@@ -119,13 +119,13 @@ pub async fn compare(
     let changes = plan.len() - if is_drained { 0 } else { left_over };
     tracing::info!(?half, installed = installed.len(), changes, left_over, "compared the switch with the view");
     let is_turned = installed.iter().find_map(translate::dispatched).is_some_and(|(before, _)| before != half);
-    switch.commit(plan.half, Commit::InSlices).await?;
-    switch.commit(plan.turn, Commit::InSlices).await?;
+    switch.commit(plan.half).await?;
+    switch.commit(plan.turn).await?;
     if is_turned {
         tracing::info!(?half, "table 0 leads packets to this half of the tables now");
     }
     if is_drained {
-        switch.commit(plan.other_half, Commit::InSlices).await?;
+        switch.commit(plan.other_half).await?;
     }
     Ok(Compared { is_turned, is_left_over: !is_drained && left_over > 0 })
 }
@@ -142,5 +142,5 @@ pub async fn put_meters_right(switch: &Switch) -> Result<(), CommitError> {
     if !flows.is_empty() {
         tracing::warn!("somebody else has changed meters of the switch, so that a flood could reach the node; they are put right");
     }
-    switch.commit(Changes { flows, groups: Vec::new() }, Commit::InSlices).await
+    switch.commit(Changes { flows, groups: Vec::new() }).await
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::InForce;
 use super::half::{self, Compared, Installed};
 use super::pending::{Job, Stuck, Unwritable};
-use crate::switch::{Changes, Commit, CommitError, Switch, SwitchError};
+use crate::switch::{Changes, CommitError, Switch, SwitchError};
 use crate::translate;
 
 /// What the switch is busy with.
@@ -62,7 +62,7 @@ pub async fn carry_out(
     }
     match job.everything {
         Some(desired) => half::compare(&switch, half, is_drained, desired, installed, &job.stuck).await.map(Some),
-        None => switch.commit(job.changes, Commit::InSlices).await.map(|()| None),
+        None => switch.commit(job.changes).await.map(|()| None),
     }
 }
 
@@ -81,5 +81,5 @@ pub async fn put_right(
         return Ok(None);
     }
     tracing::warn!(groups = groups.len(), "somebody else has changed groups of the switch, so packets went astray; they are put right");
-    switch.commit(Changes { groups, flows: Vec::new() }, Commit::InSlices).await.map(|()| None)
+    switch.commit(Changes { groups, flows: Vec::new() }).await.map(|()| None)
 }

@@ -6,7 +6,6 @@ use openflow::{Action, Bucket, FlowKey, GroupCommand, GroupKind, Instructions, M
 use pipeline::GroupId;
 
 use super::*;
-use crate::switch::Commit;
 
 #[test]
 fn a_way_is_laid_from_its_end_and_taken_up_from_its_beginning() {
@@ -112,7 +111,7 @@ impl Switch {
         let (_, Plan { half, turn, other_half }) = self.plan(own);
         let parts = [half, turn, other_half].into_iter();
         let mut states = vec![self.clone()];
-        for bundle in parts.flat_map(|part| part.into_bundles(Commit::InSlices)) {
+        for bundle in parts.flat_map(|part| part.into_bundles()) {
             bundle.into_iter().for_each(|message| self.take(message));
             states.push(self.clone());
         }

@@ -34,7 +34,7 @@ use openflow::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-pub use changes::{Changes, Commit, SLICE_MAX};
+pub use changes::{Changes, SLICE_MAX};
 pub(crate) use error::describe;
 pub use error::{CommitError, Failure, Refusal, SwitchError};
 use link::Link;
@@ -198,9 +198,9 @@ impl Switch {
     ///
     /// # Errors
     /// [`CommitError::Refused`] names the messages that the switch refused. The bundle that they were in had no
-    /// effect; with [`Commit::InSlices`] the slices before it did, those after it were not sent.
-    pub async fn commit(&self, changes: Changes, commit: Commit) -> Result<(), CommitError> {
-        for messages in changes.into_bundles(commit) {
+    /// effect; those before it did, those after it were not sent.
+    pub async fn commit(&self, changes: Changes) -> Result<(), CommitError> {
+        for messages in changes.into_bundles() {
             let (reply, answer) = oneshot::channel();
             self.command(Command::Bundle { messages, reply }).await?;
             answer.await.map_err(|_| SwitchError::Stopped)??;

@@ -17,7 +17,7 @@ use apps::{ALL, Attachment, Change, Engine, Numbers};
 use lab::{Host, Lab, Netns, Ovs, Underlay};
 use model::{Object, Port, PortId};
 use node::install::{self, Plan};
-use node::switch::{Commit, Event, Options, Switch};
+use node::switch::{Event, Options, Switch};
 use node::translate;
 use openflow::{FlowKey, InstalledFlow, PacketIn2};
 use pipeline::{Fingerprint, Generation, OfPort};
@@ -189,7 +189,7 @@ impl World {
         self.runtime.block_on(async {
             let Plan { half, turn, other_half } = self.missing().await;
             for changes in [half, turn, other_half] {
-                self.switch.commit(changes, Commit::AtOnce).await.unwrap();
+                self.switch.commit(changes).await.unwrap();
             }
             let left = self.missing().await;
             assert!(left.is_empty(), "the switch reads back something else: {left:?}");
