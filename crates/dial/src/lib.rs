@@ -24,6 +24,8 @@ use tokio_rustls::TlsConnector;
 pub enum DialError {
     #[error("`{0}` is no http://host:port, https://host:port or unix:/path")]
     Endpoint(String),
+    #[error("an address has no user and no password in it (`…@{0}`)")]
+    User(String),
     #[error("`{0}` is no name or address that a certificate can have")]
     ServerName(String),
     #[error("an https address needs the certificate of the authority that signed the server's")]
@@ -45,6 +47,9 @@ pub enum Endpoint {
 impl Endpoint {
     /// Reads `http://host:port`, `https://host:port` or `unix:/path`.
     pub fn parse(text: &str) -> Result<Endpoint, DialError> {
+        if let Some((_, host)) = text.rsplit_once('@').filter(|_| !text.starts_with("unix:")) {
+            return Err(DialError::User(host.to_owned()));
+        }
         let bad = || DialError::Endpoint(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -53,7 +58,7 @@ impl Endpoint {
         let uri: Uri = text.parse().map_err(|_| bad())?;
         let (Some(authority), "/" | "", None) = (uri.authority(), uri.path(), uri.query()) else { return Err(bad()) };
         let at = |port: u16| format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
-        match uri.scheme_str().filter(|_| !authority.as_str().contains('@')) {
+        match uri.scheme_str() {
             Some("http") => Ok(Endpoint::Tcp(at(80))),
             Some("https") => Ok(Endpoint::Tls(at(443))),
             _ => Err(bad()),
@@ -241,6 +246,8 @@ mod tests {
         assert_eq!(Endpoint::parse("http://[::1]:9696/").unwrap(), Endpoint::Tcp("[::1]:9696".into()));
         assert_eq!(Endpoint::parse("unix:/run/l.sock").unwrap(), Endpoint::Unix("/run/l.sock".into()));
         assert_eq!(Endpoint::parse("unix:///run/l.sock").unwrap(), Endpoint::Unix("/run/l.sock".into()));
+        let user = Endpoint::parse("http://user:SEK@RIT@192.0.2.1:9696").unwrap_err().to_string();
+        assert!(user.contains("`…@192.0.2.1:9696`") && !user.contains("RIT@"), "{user}");
         for bad in ["", "127.0.0.1:9696", "http://", "http://x/path", "http://x/?a", "http://user@x", "unix:relative", "ftp://x"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }

@@ -16,6 +16,7 @@
 //! addresses = ["192.0.2.1", "2001:db8::1"]
 //! ```
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -152,31 +153,29 @@ impl Default for Lease {
 }
 
 impl Config {
-    /// Reads a TOML document.
-    pub fn from_toml(text: &str) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| ConfigError::Syntax(told(text, &error)))?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// What no type can say.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let bad = |field: &'static str, why: &str| Err(ConfigError::Value { field, why: why.to_owned() });
-        if self.cluster.is_empty() || self.cluster.len() > 63 {
-            return bad("cluster", "a name has 1 to 63 characters");
+        let bad = |field: &'static str, what: &'static str, to_do: &'static str| Err(ConfigError::Value { field, what, to_do });
+        if !is_name(&self.cluster) || self.cluster.len() > 63 {
+            return bad("cluster", NO_NAME, "give it 1 to 63 characters, and those that it had once the cluster has networks");
         }
         if self.api.token.is_some() && self.api.token_file.is_some() {
-            return bad("api.token_file", "give either token or token_file");
+            return bad("api.token_file", "is there besides api.token", "keep one of the two");
         }
-        if !(LEASE_SECS_MIN..=LEASE_SECS_MAX).contains(&self.lease.duration_secs) {
-            return bad("lease.duration_secs", "5 to 600 seconds");
-        }
+        self.lease.check()?;
         if self.resync_secs == 0 {
-            return bad("resync_secs", "at least one second");
+            return bad("resync_secs", "is 0", "write 1 or more");
         }
         let v4 = self.network.pods.iter().filter(|prefix| prefix.addr().is_ipv4()).count();
         if self.network.pods.is_empty() || v4 > 1 || self.network.pods.len() - v4 > 1 {
-            return bad("network.pods", "one prefix of each family at most, and one at least");
+            return bad("network.pods", "has no prefix, or two of one family", "write one of IPv4, one of IPv6 or one of each");
+        }
+        if !self.hosts.iter().all(|host| is_name(&host.name)) {
+            return bad("host.name", NO_NAME, "write the name that `ladon node --host` has there");
+        }
+        let names: HashSet<&str> = self.hosts.iter().map(|host| &*host.name).collect();
+        if names.len() < self.hosts.len() {
+            return bad("host.name", "is the same of two", "write each machine once, with all its addresses");
         }
         Ok(())
     }
@@ -193,7 +192,7 @@ impl Config {
         if let Some(holder) = &self.lease.holder {
             return Ok(holder.clone());
         }
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(ConfigError::HostName)?;
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(|source| ConfigError::HostName { source })?;
         Ok(name.trim().to_owned())
     }
 
@@ -206,30 +205,63 @@ impl Config {
     }
 }
 
-/// What is wrong with the text, with the line that it is about, unless a token is in it.
-pub fn told(text: &str, error: &toml::de::Error) -> String {
-    let number = error.span().map_or(0, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
-    let line = text.lines().nth(number).unwrap_or_default().trim();
-    match number + 1 {
-        number if line.contains("token") => {
-            format!("line {number}, which is about a token and not shown: it cannot be read; write a text in quotes")
+impl Lease {
+    fn check(&self) -> Result<(), ConfigError> {
+        let bad = |field: &'static str, what: &'static str, to_do: &'static str| Err(ConfigError::Value { field, what, to_do });
+        if !(LEASE_SECS_MIN..=LEASE_SECS_MAX).contains(&self.duration_secs) {
+            return bad("lease.duration_secs", "is not 5 to 600", "write 5 to 600 seconds");
         }
-        number => format!("line {number}, `{line}`: {}", error.message()),
+        if self.holder.as_deref().is_some_and(|holder| !is_name(holder)) {
+            return bad("lease.holder", NO_NAME, "write one, or take the key away: then it is the machine's host name");
+        }
+        for (field, name) in [("lease.namespace", &self.namespace), ("lease.name", &self.name)] {
+            if !is_name_in_kubernetes(name) {
+                return bad(field, "is no name that Kubernetes takes", "write lower-case letters, digits, '-' and '.' only");
+            }
+        }
+        Ok(())
     }
+}
+
+/// What [`is_name`] is not.
+const NO_NAME: &str = "is no name: empty, with a control character, or with white space at an end";
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control)
+}
+
+/// A DNS subdomain.
+fn is_name_in_kubernetes(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(is_good)
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn taken(text: &str) -> Config {
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        config
+    }
+
+    fn refused(text: &str) -> String {
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap_err().to_string()
+    }
+
     #[test]
     fn an_empty_document_is_the_default() {
-        assert_eq!(Config::from_toml("").unwrap(), Config::default());
+        assert_eq!(taken(""), Config::default());
     }
 
     #[test]
     fn every_field_can_be_set() {
-        let config = Config::from_toml(
+        let config = taken(
             r#"
             cluster = "c1"
             kubeconfig = "/k"
@@ -251,8 +283,7 @@ mod tests {
             name = "control"
             addresses = ["192.0.2.1", "2001:db8::1"]
             "#,
-        )
-        .unwrap();
+        );
         assert_eq!(config.holder().unwrap(), "h");
         assert_eq!(config.token().unwrap().as_deref(), Some("t"));
         assert_eq!(config.network.services.len(), 2);
@@ -261,34 +292,45 @@ mod tests {
 
     #[test]
     fn no_text_that_is_shown_has_the_token() {
-        let config = Config::from_toml("[api]\ntoken = 'hunter2'").unwrap();
-        assert!(!format!("{config:?}").contains("hunter2"));
-        for text in ["[api]\ntoken = 'hunter2", "[api]\ntoken = hunter2", "[api]\ntoken = ['hunter2']", "[api]\ntokens = 'hunter2'"] {
-            let message = Config::from_toml(text).unwrap_err().to_string();
-            assert!(!message.contains("hunter") && message.contains("line 2"), "{message}");
-        }
+        assert!(!format!("{:?}", taken("[api]\ntoken = 'hunter2'")).contains("hunter2"));
     }
 
     #[test]
     fn a_lease_is_neither_too_short_nor_too_long() {
         for (secs, is_good) in [(LEASE_SECS_MIN - 1, false), (LEASE_SECS_MIN, true), (LEASE_SECS_MAX, true), (LEASE_SECS_MAX + 1, false)] {
-            let config = Config::from_toml(&format!("[lease]\nduration_secs = {secs}"));
-            assert_eq!(config.is_ok(), is_good, "{secs} s: {config:?}");
+            let config = Config { lease: Lease { duration_secs: secs, ..Lease::default() }, ..Config::default() };
+            assert_eq!(config.check().is_ok(), is_good, "{secs} s");
         }
     }
 
     #[test]
-    fn a_mistake_names_its_field() {
-        for (text, word) in [
-            ("clutser = 'x'", "clutser"),
+    fn what_is_refused_is_said_in_three_parts_with_its_key() {
+        for (text, key) in [
+            ("cluster = ''", "cluster"),
+            ("cluster = \"a/b\\u0000\"", "cluster"),
             ("[network]\npods = ['10.0.0.0/16', '10.1.0.0/16']", "network.pods"),
-            ("[network]\npods = ['ten']", "pods"),
             ("[lease]\nduration_secs = 1", "lease.duration_secs"),
+            ("[lease]\nholder = ''", "lease.holder"),
+            ("[lease]\nholder = \"a\\n\"", "lease.holder"),
+            ("[lease]\nname = ''", "lease.name"),
+            ("[lease]\nnamespace = 'Kube/System'", "lease.namespace"),
             ("resync_secs = 0", "resync_secs"),
-            ("[api]\ntoken = 'a'\ntoken_file = '/b'", "token_file"),
+            ("[api]\ntoken = 'a'\ntoken_file = '/b'", "api.token_file"),
+            ("[[host]]\nname = ''\naddresses = []", "host.name"),
+            ("[[host]]\nname = 'a'\naddresses = []\n[[host]]\nname = 'a'\naddresses = []", "host.name"),
         ] {
-            let message = Config::from_toml(text).unwrap_err().to_string();
-            assert!(message.contains(word), "{text}: {message}");
+            let message = refused(text);
+            let parts: Vec<&str> = message.split("; ").collect();
+            assert!(parts.len() == 3 && parts[0].starts_with(&format!("`{key}`")) && parts[1].contains("pods"), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn names_that_may_be_in_use_are_taken() {
+        for text in
+            ["cluster = 'Production EU/1'", "[lease]\nholder = 'Node_1'", "[lease]\nnamespace = 'kube-system'\nname = 'ladon.kube-2'"]
+        {
+            taken(text);
         }
     }
 }

@@ -7,21 +7,31 @@ use ipnet::IpNet;
 
 use crate::alone::AloneError;
 
+/// What it means for traffic that an instance does not run.
+const WITHOUT_IT: &str =
+    "this instance changes nothing: traffic goes on, and pods and Services that are new or change wait, unless another one is active";
+
 /// Why `ladon kube` ended. What may heal by itself (a server that is away) is tried again and never ends up here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("configuration of ladon kube")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     NotAlone(#[from] AloneError),
-    #[error("topology of the cluster")]
+    #[error(transparent)]
     Topology(#[from] TopologyError),
-    #[error("reading the kubeconfig")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    #[error("using the pod's service account; outside of a cluster, set `kubeconfig`")]
+    #[error("the kubeconfig {path} cannot be used: {why}; {without}; correct it, or name another file with `kubeconfig`", without = WITHOUT_IT)]
+    Kubeconfig { path: PathBuf, why: String },
+    #[error(
+        "no kubeconfig is named, and there is no service account of a pod to use ({0}); {without}; outside of a cluster, set `kubeconfig`",
+        without = WITHOUT_IT
+    )]
     InCluster(#[from] kube::config::InClusterError),
-    #[error("making a client for Kubernetes")]
-    Client(#[source] Box<kube::Error>),
+    #[error(
+        "what is known of Kubernetes makes no client: {why}; {without}; correct what `kubeconfig` names, or the pod's service account",
+        without = WITHOUT_IT
+    )]
+    Client { why: String },
 }
 
 /// What began it: clients of HTTP tell what matters in the last of an error's causes only.
@@ -33,16 +43,14 @@ pub fn first_cause(error: &(dyn std::error::Error + 'static)) -> String {
 /// A mistake in the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{0}")]
-    Syntax(String),
-    #[error("{field}: {why}")]
-    Value { field: &'static str, why: String },
-    #[error("api.endpoint and api.ca: {0}")]
+    #[error("`{field}` {what}; {without}; {to_do}", without = WITHOUT_IT)]
+    Value { field: &'static str, what: &'static str, to_do: &'static str },
+    #[error("`api.endpoint` or `api.ca`: {0}; {without}; correct it", without = WITHOUT_IT)]
     Dial(#[from] DialError),
-    #[error("reading the token from {path}")]
+    #[error("`api.token_file` {path} cannot be read: {source}; {without}; check that it is there and who may read it", without = WITHOUT_IT)]
     TokenFile { path: PathBuf, source: std::io::Error },
-    #[error("reading the host's name for the Lease; set lease.holder")]
-    HostName(#[source] std::io::Error),
+    #[error("the host's name, for the Lease, cannot be read: {source}; {without}; set `lease.holder`", without = WITHOUT_IT)]
+    HostName { source: std::io::Error },
 }
 
 /// Ranges that do not fit together.
@@ -54,7 +62,10 @@ pub enum TopologyError {
          range: the gateway lies in the other half"
     )]
     Overlap { first: Range, second: Range },
-    #[error("{0} is too large: the Service subnet is one bit shorter than the range, and there is no such prefix")]
+    #[error(
+        "{0} is too large: the Service subnet is one bit shorter than the range, and there is no such prefix, so nothing was made; give \
+         kube-apiserver a smaller --service-cluster-ip-range, and network.services the same"
+    )]
     TooLarge(Range),
     #[error(
         "Kubernetes names no Service range: without one no Service gets an address on the network; set network.services \

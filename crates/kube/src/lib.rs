@@ -25,6 +25,7 @@ pub mod config;
 pub mod error;
 pub mod events;
 pub mod ids;
+mod kubeconfig;
 pub mod lease;
 pub mod mirror;
 pub mod neutron;
@@ -41,18 +42,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use alone::Alone;
 pub use config::Config;
+use config::Network;
 pub use error::Error;
 use events::Reporter;
 use ids::Keys;
 use lease::{Elector, Fence};
 use neutron::Neutron;
+use topology::plan::Plan;
 use topology::{Builder, Topology, Trouble};
 
 /// Wait before the topology is tried again.
@@ -62,13 +64,17 @@ const TOPOLOGY_RETRY: Duration = Duration::from_secs(2);
 /// configuration heals.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
     config.check()?;
+    let Network { pods, services } = &config.network;
+    if !services.is_empty() {
+        Plan::new(pods, services)?;
+    }
     // The process has one TLS provider; whoever was first chose the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let holder = config.holder()?;
     let _alone = Alone::take(&config.cluster, &holder).await?;
     let (fence_end, fence) = Fence::new();
     let neutron = Neutron::new(&config, fence)?;
-    let (client, address) = client(&config).await?;
+    let (client, address) = kubeconfig::client(config.kubeconfig.as_deref()).await?;
     let mut elector = Elector::new(client.clone(), address, &config, holder.clone(), fence_end);
     let config = Arc::new(config);
     let result = tokio::select! {
@@ -81,19 +87,23 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
 
 /// Active whenever the Lease is ours, for ever.
 async fn serve(elector: &mut Elector, config: &Arc<Config>, client: Client, neutron: Neutron, holder: String) -> Result<(), Error> {
+    let builder =
+        Builder { config: config.clone(), keys: Keys::new(&config.cluster), kubernetes: client.clone(), neutron: neutron.clone() };
     loop {
-        elector.acquire().await;
+        tokio::select! {
+            () = elector.acquire() => {}
+            mistake = builder.mistake() => return Err(mistake.into()),
+        }
         tokio::select! {
             () = elector.keep() => {}
-            result = act(config.clone(), client.clone(), neutron.clone(), holder.clone()) => result?,
+            result = act(builder.clone(), holder.clone()) => result?,
         }
     }
 }
 
 /// Everything that the holder of the Lease does.
-async fn act(config: Arc<Config>, client: Client, neutron: Neutron, holder: String) -> Result<(), Error> {
-    let keys = Keys::new(&config.cluster);
-    let builder = Builder { config: config.clone(), keys, kubernetes: client.clone(), neutron: neutron.clone() };
+async fn act(builder: Builder, holder: String) -> Result<(), Error> {
+    let Builder { config, kubernetes: client, neutron, .. } = builder.clone();
     let topology = first_topology(&builder).await?;
     info!(cluster = config.cluster, pods = %topology.pod_network, router = %topology.router, "the cluster's networks are there");
     let (current, topology) = watch::channel(Arc::new(topology));
@@ -131,17 +141,6 @@ async fn first_topology(builder: &Builder) -> Result<Topology, Error> {
         }
         tokio::time::sleep(TOPOLOGY_RETRY).await;
     }
-}
-
-/// A client for Kubernetes, and kube-apiserver's address.
-async fn client(config: &Config) -> Result<(Client, String), Error> {
-    let config = match &config.kubeconfig {
-        Some(path) => kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?,
-        None => kube::Config::incluster()?,
-    };
-    let address = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
-    Ok((client, address))
 }
 
 /// Waits until then; for ever where there is nothing to wait for.

@@ -54,7 +54,7 @@ impl Api {
         let dial = Endpoint::parse(url).and_then(|endpoint| Dial::new(endpoint, reach.api_ca.as_deref()));
         let dial = dial.map_err(|error| {
             let what_to_do = match &error {
-                DialError::Endpoint(_) | DialError::ServerName(_) => {
+                DialError::Endpoint(_) | DialError::User(_) | DialError::ServerName(_) => {
                     "give --api or LADON_API as http://HOST:PORT, https://HOST:PORT or unix:/PATH"
                 }
                 DialError::NoAuthority | DialError::Authority { .. } => "give --api-ca or LADON_API_CA: that authority's certificate, PEM",

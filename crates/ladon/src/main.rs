@@ -9,6 +9,7 @@ mod limits;
 mod output;
 mod parts;
 mod reference;
+mod unread;
 mod verbs;
 
 use std::process::ExitCode;

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use kube_bridge::config::told;
 use model::NodeName;
 
 use crate::cli::{Daemon, RunNode};
@@ -11,6 +10,7 @@ use crate::daemon;
 use crate::failure::{Failure, Result};
 use crate::output;
 use crate::reference::{self, Needed};
+use crate::unread::told;
 
 /// A part, and what it means for traffic that it does not start.
 struct Part {
@@ -157,6 +157,6 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"[network]\nmtu = 'much'\n").unwrap();
         let what = server_config(Some(file.path())).unwrap_err().what_happened;
-        assert!(what.contains("cannot be used: line 2, `mtu = 'much'`: invalid type"), "{what}");
+        assert!(what.contains("cannot be used: line 2, `network.mtu`: invalid type: string, expected u16"), "{what}");
     }
 }

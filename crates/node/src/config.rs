@@ -193,7 +193,9 @@ impl Config {
             return Err(ConfigError::TunnelAddress(*odd));
         }
         let odd = self.servers.iter().find(|server| stream::authority(server).is_none());
-        odd.map_or(Ok(()), |server| Err(ConfigError::Server(server.clone())))
+        // What stands before an '@' may be a password.
+        let shown = |server: &String| server.rsplit_once('@').map_or(server.clone(), |(_, host)| format!("…@{host}"));
+        odd.map_or(Ok(()), |server| Err(ConfigError::Server(shown(server))))
     }
 
     /// The node's name: the configured one, or the machine's.
@@ -253,6 +255,8 @@ mod tests {
             let refused = config(&format!("['192.0.2.1:9697', '{odd}']"), "['192.0.2.11']").check();
             assert_eq!(refused, Err(ConfigError::Server(odd.into())));
         }
+        let refused = config("['https://user:SEKRIT@192.0.2.1:9697']", "['192.0.2.11']").check();
+        assert_eq!(refused, Err(ConfigError::Server("…@192.0.2.1:9697".into())));
         assert_eq!(config("['192.0.2.1:9697']", "[]").check(), Err(ConfigError::NoTunnelAddress));
     }
 }

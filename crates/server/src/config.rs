@@ -147,6 +147,9 @@ impl Etcd {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if let Some((_, host)) = self.endpoints.iter().find_map(|endpoint| endpoint.rsplit_once('@')) {
+            return Err(ConfigError::EtcdUser(host.to_string()));
+        }
         let has_scheme = |endpoint: &&String| endpoint.starts_with("http://") || endpoint.starts_with("https://");
         if let Some(endpoint) = self.endpoints.iter().find(|endpoint| !has_scheme(endpoint)) {
             return Err(ConfigError::EtcdEndpoint(endpoint.clone()));
@@ -251,6 +254,11 @@ pub enum ConfigError {
     TwoStores,
     #[error("store.etcd.endpoints: '{0}' begins with neither http:// nor https://, so the server does not start")]
     EtcdEndpoint(String),
+    #[error(
+        "store.etcd.endpoints: '…@{0}' has a user in it, so the server does not start; write it without, and set store.etcd.user and \
+         store.etcd.password_file"
+    )]
+    EtcdUser(String),
     #[error("{given} is given and {needed} is not, so the server does not start; set {needed}")]
     EtcdNeeds { given: &'static str, needed: &'static str },
     #[error("store.etcd.prefix is '{0}': begin it with '/' and end it without, so the server does not start")]
@@ -356,6 +364,15 @@ mod tests {
             &format!("{etcd}prefix = '/a/'"),
         ] {
             assert!(refused(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_shown_of_an_endpoint_that_has_one() {
+        for endpoint in ["http://user:SEKRIT@192.0.2.1:2379", "user:SEK@RIT@192.0.2.1:2379", "https://SEKRIT@192.0.2.1:2379"] {
+            let mut config = Config::default();
+            config.store.etcd.endpoints = vec!["http://192.0.2.2:2379".into(), endpoint.into()];
+            assert_eq!(config.check(), Err(ConfigError::EtcdUser("192.0.2.1:2379".into())));
         }
     }
 

@@ -111,8 +111,11 @@ impl Neutron {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, field, value) in [("x-auth-token", "api.token", token.as_deref()), ("x-project-id", "api.project", project)] {
             let Some(value) = value else { continue };
-            let mut value = HeaderValue::from_str(value)
-                .map_err(|_| ConfigError::Value { field, why: "not a value that an HTTP header can carry".into() })?;
+            let mut value = HeaderValue::from_str(value).map_err(|_| ConfigError::Value {
+                field,
+                what: "is not what an HTTP header can carry",
+                to_do: "write one line of printable text",
+            })?;
             value.set_sensitive(name == "x-auth-token");
             headers.insert(name, value);
         }

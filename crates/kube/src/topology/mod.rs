@@ -101,9 +101,24 @@ pub struct Builder {
 impl Builder {
     /// Everything that is missing is made.
     pub async fn build(&self) -> Result<Topology, Trouble> {
-        let ranges = self.service_ranges().await?;
-        let plan = Plan::new(&self.config.network.pods, &ranges)?;
+        let plan = self.plan().await?;
         Ok(self.ensure(plan).await?)
+    }
+
+    async fn plan(&self) -> Result<Plan, Trouble> {
+        Ok(Plan::new(&self.config.network.pods, &self.service_ranges().await?)?)
+    }
+
+    /// Ready only where the ranges do not fit together, which an instance that stands by should find out before it is needed.
+    pub async fn mistake(&self) -> TopologyError {
+        loop {
+            match self.plan().await {
+                Ok(_) => return std::future::pending().await,
+                Err(Trouble::Plan(error)) if error != TopologyError::NoServiceRange => return error,
+                // Whoever is active says so.
+                Err(_) => tokio::time::sleep(crate::TOPOLOGY_RETRY).await,
+            }
+        }
     }
 
     /// Rebuilds every [`COMPARE_PERIOD`] at the latest, and whenever `wanted` says that something is missing.

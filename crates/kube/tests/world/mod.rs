@@ -95,7 +95,7 @@ impl World {
             self.namespace,
             std::process::id()
         );
-        let mut config = Config::from_toml(&text).unwrap();
+        let mut config: Config = toml::from_str(&text).unwrap();
         config.kubeconfig = Some(kubernetes::kubeconfig().to_owned());
         config
     }
@@ -140,6 +140,13 @@ impl World {
 
     pub async fn set_phase(&self, name: &str, phase: &str) {
         let patch = Patch::Merge(json!({"status": {"phase": phase}}));
+        self.api::<Pod>().patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// As a kubelet does once the containers run.
+    pub async fn set_addresses(&self, name: &str, addresses: &[&str]) {
+        let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        let patch = Patch::Merge(json!({"status": {"phase": "Running", "podIP": addresses[0], "podIPs": ips}}));
         self.api::<Pod>().patch_status(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
