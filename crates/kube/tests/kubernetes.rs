@@ -6,7 +6,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch};
 use serde_json::{Value, json};
 use world::{World, eventually};
 
@@ -335,6 +335,46 @@ async fn every_kind_of_service_gets_what_it_can_have_and_says_so() -> Claim {
     })
     .await;
     assert!(world.balancers("headless").await.is_empty() && world.balancers("elsewhere").await.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_another_proxy_is_left_to_it() -> Claim {
+    let world = World::new().await;
+    let _kube = world.start("a").await;
+    world.service("web", json!({"ports": [{"port": 80}]})).await;
+    let is_told = || async {
+        let service = world.api::<Service>().get("web").await.unwrap();
+        let conditions = service.status.and_then(|status| status.conditions).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "LadonReady")
+    };
+    eventually("it is served and says so", || async { world.balancers("web").await.len() == 1 && is_told().await }).await;
+    let label = |value: Value| {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": value}}}));
+        let world = &world;
+        async move { world.api::<Service>().patch("web", &Default::default(), &patch).await }
+    };
+    label(json!("other")).await?;
+    eventually("nothing of it is left", || async { world.balancers("web").await.is_empty() && !is_told().await }).await;
+    label(Value::Null).await?;
+    eventually("it is ours again", || async { world.balancers("web").await.len() == 1 && is_told().await }).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stands_by_finds_out_that_its_ranges_overlap() -> Claim {
+    let world = World::new().await;
+    let _active = world.start("a").await;
+    eventually("a holds the Lease", || async { lease(&world).await == Some(("a".into(), 0)) }).await;
+    let mut config = world.config("b");
+    config.network.pods = vec!["10.96.0.0/16".parse()?];
+    let error = world.start_with(config.clone()).await.ended().await.to_string();
+    assert!(error.contains("pod network 10.96.0.0/16") && error.contains("Service subnet 10.96.0.0/15"), "{error}");
+    config.network.services = vec!["10.96.0.0/16".parse()?];
+    config.kubeconfig = Some("/nowhere".into());
+    let error = world.start_with(config).await.ended().await.to_string();
+    assert!(error.contains("pod network 10.96.0.0/16"), "before anything else: {error}");
+    assert_eq!(lease(&world).await, Some(("a".into(), 0)));
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use kube::ResourceExt;
 
 /// Label of a slice: the Service that it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label of a Service that another program serves, whatever its value.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 /// A protocol that a Service's port may have.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -75,10 +77,10 @@ pub struct ServicePort {
 pub const CONDITION: &str = "LadonReady";
 
 impl Service {
-    /// None for Services without an address of their own: headless ones and ExternalName.
+    /// None for Services without an address of their own (headless ones and ExternalName) and for those of another proxy.
     pub fn of(service: &KubeService) -> Option<Service> {
         let spec = service.spec.as_ref()?;
-        if spec.type_.as_deref() == Some("ExternalName") {
+        if spec.type_.as_deref() == Some("ExternalName") || service.labels().contains_key(PROXY_NAME) {
             return None;
         }
         let single = spec.cluster_ip.iter().cloned().collect();
@@ -116,7 +118,8 @@ fn ways_in(spec: &ServiceSpec) -> Vec<&'static str> {
     asked.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, name)| name).collect()
 }
 
-fn told(service: &KubeService) -> Option<Told> {
+/// What our condition says now, if there is one.
+pub fn told(service: &KubeService) -> Option<Told> {
     let conditions = service.status.as_ref()?.conditions.as_ref()?;
     let ours = conditions.iter().find(|condition| condition.type_ == CONDITION)?;
     Some(Told { is_true: ours.status == "True", reason: ours.reason.clone(), message: ours.message.clone() })
@@ -186,6 +189,18 @@ fn health(ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_service_of_another_proxy_is_none_of_ours() {
+        let of = |labels: serde_json::Value| {
+            let metadata = json!({"name": "web", "namespace": "shop", "uid": "u1", "labels": labels});
+            Service::of(&serde_json::from_value(json!({"metadata": metadata, "spec": {"clusterIP": "10.96.0.7"}})).unwrap())
+        };
+        assert!(of(json!({"app": "web"})).is_some());
+        assert_eq!(of(json!({"app": "web", "service.kubernetes.io/service-proxy-name": "other"})), None);
+        assert_eq!(of(json!({"service.kubernetes.io/service-proxy-name": ""})), None);
+    }
 
     #[test]
     fn an_endpoints_conditions_mean_what_the_api_says() {

@@ -24,9 +24,9 @@ use k8s_openapi::api::core::v1::Service as KubeService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
@@ -162,6 +162,12 @@ impl Services {
     }
 
     fn service_event(&mut self, event: Event<KubeService>) {
+        if let Event::Apply(service) | Event::InitApply(service) = &event
+            && Service::of(service).is_none()
+            && facts::told(service).is_some()
+        {
+            self.untell(service);
+        }
         for change in self.services.apply(event, Service::of) {
             self.queue.push_fresh(change.name, Instant::now());
         }
@@ -329,13 +335,25 @@ impl Services {
         if service.told.as_ref().is_none_or(|before| before.is_true != told.is_true) {
             condition["lastTransitionTime"] = json!(jiff::Timestamp::now());
         }
-        // Not awaited: the queue must not wait for kube-apiserver. A lost one is written the next time the Service is looked at.
-        tokio::spawn(async move {
-            let _permit = permit;
-            let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
-            if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
-                debug!(service = name, %error, "cannot write the status");
-            }
-        });
+        // A lost one is written the next time the Service is looked at.
+        write_condition(api, name, condition, permit);
     }
+
+    /// Takes our condition out of the status of a Service that is none of ours any more.
+    fn untell(&self, service: &KubeService) {
+        let Ok(permit) = self.status_permits.clone().try_acquire_owned() else { return };
+        let api: Api<KubeService> = Api::namespaced(self.client.clone(), &service.namespace().unwrap_or_default());
+        write_condition(api, service.name_any(), json!({ "type": CONDITION, "$patch": "delete" }), permit);
+    }
+}
+
+/// Not awaited: the queue must not wait for kube-apiserver.
+fn write_condition(api: Api<KubeService>, name: String, condition: serde_json::Value, permit: OwnedSemaphorePermit) {
+    tokio::spawn(async move {
+        let _permit = permit;
+        let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+        if let Err(error) = api.patch_status(&name, &PatchParams::default(), &patch).await {
+            debug!(service = name, %error, "cannot write the status");
+        }
+    });
 }
