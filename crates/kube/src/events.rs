@@ -52,6 +52,13 @@ impl Reporter {
         (Reporter(sender), Box::pin(publish_all(client, instance, receiver)))
     }
 
+    /// A reporter that publishes nothing, and what it was given.
+    #[cfg(test)]
+    pub fn kept() -> (Reporter, mpsc::Receiver<Report>) {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        (Reporter(sender), receiver)
+    }
+
     pub fn warn(&self, report: Report) {
         debug!(about = report.about.name, reason = report.reason, note = report.note, "reported");
         if self.0.try_send(report).is_err() {

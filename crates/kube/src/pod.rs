@@ -5,6 +5,9 @@
 //! the API but the mirror's annotation. Whoever may make pods may write that annotation, so it is believed only where it cannot
 //! be a pod's own uid: the kubelet makes it a hash, without hyphens.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use uuid::Uuid;
 
@@ -30,6 +33,8 @@ pub struct DesiredPort {
     pub name: String,
     pub host: String,
     pub is_static: bool,
+    /// What its containers have, once they run.
+    pub addresses: BTreeSet<IpAddr>,
     /// What it asks for and does not get, in Kubernetes' words: `hostPort 8080/TCP`.
     pub unserved: Vec<String>,
 }
@@ -58,8 +63,14 @@ pub fn desired_port(pod: &Pod) -> Option<DesiredPort> {
         name: crate::mirror::name_of(pod),
         host: host.clone(),
         is_static: mirror.is_some(),
+        addresses: addresses(pod),
         unserved: unserved(pod, spec),
     })
+}
+
+fn addresses(pod: &Pod) -> BTreeSet<IpAddr> {
+    let told = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    told.filter_map(|told| told.ip.parse().ok()).collect()
 }
 
 /// What a pod asks of the network that is not done here.
@@ -102,6 +113,14 @@ mod tests {
     fn a_pod_with_a_node_needs_a_port_there() {
         let port = desired_port(&pod(spec(), "Pending", json!({}))).unwrap();
         assert_eq!((port.uid.as_str(), port.name.as_str(), port.host.as_str()), ("u1", "shop/web", "n1"));
+    }
+
+    #[test]
+    fn a_pod_that_runs_has_addresses() {
+        let mut pod = pod(spec(), "Pending", json!({}));
+        assert!(desired_port(&pod).unwrap().addresses.is_empty());
+        pod.status = serde_json::from_value(json!({"podIPs": [{"ip": "10.244.1.7"}, {"ip": "fd00:244::7"}]})).unwrap();
+        assert_eq!(desired_port(&pod).unwrap().addresses, ["10.244.1.7", "fd00:244::7"].map(|ip| ip.parse().unwrap()).into());
     }
 
     #[test]

@@ -4,9 +4,14 @@
 //! refuses is made one by one, so that a bad pod fails alone. Ports are found again by their owner when this process starts
 //! and every few minutes after: whatever was left by a crash is either a pod's or an orphan, and orphans go.
 //!
+//! A port that is made for a pod that runs already (somebody deleted it, or the server's store is that of an earlier day) is to be as it
+//! was: what this process knows of it is asked for, else the addresses that the pod's status has. A port that differs from what the
+//! containers have reaches nobody, and its pod is told so whenever that is seen.
+//!
 //! Task: one, which owns everything here; requests run beside it and report back.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,8 +55,7 @@ type Uid = String;
 /// A port that is there.
 struct Actual {
     id: Uuid,
-    /// None where the server does not tell.
-    place: Option<Box<Place>>,
+    place: Box<Place>,
     /// Number of the list that was the latest when the port was seen or made.
     epoch: u64,
 }
@@ -86,6 +90,10 @@ pub struct Ports {
     refused: HashSet<Uid>,
     /// Ports that somebody deleted under running pods: they are made again as they were, while their addresses are free.
     lost: HashMap<Uid, (Uuid, Box<Place>)>,
+    /// Running pods that were refused what they had: the next attempt asks for nothing.
+    displaced: HashSet<Uid>,
+    /// Who has an address, as far as was seen.
+    holders: HashMap<IpAddr, Uid>,
     /// Second ports of pods, which go.
     duplicates: Vec<Uuid>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -114,6 +122,8 @@ impl Ports {
             uncertain: HashSet::new(),
             refused: HashSet::new(),
             lost: HashMap::new(),
+            displaced: HashSet::new(),
+            holders: HashMap::new(),
             duplicates: Vec::new(),
             running: FuturesUnordered::new(),
             listing: None,
@@ -167,6 +177,7 @@ impl Ports {
 
     fn pod_gone(&mut self, old: DesiredPort, now: Instant) {
         self.lost.remove(&old.uid);
+        self.displaced.remove(&old.uid);
         if self.desired.get(&old.uid).is_some_and(|known| known.name == old.name) {
             self.desired.remove(&old.uid);
             // Only what a mirror says of itself can be said by two.
@@ -189,9 +200,14 @@ impl Ports {
                 );
                 self.reporter.warn(impostor(&new));
             }
-            _ => {
-                self.queue.push_fresh(new.uid.clone(), now);
-                self.desired.insert(new.uid.clone(), new);
+            known => {
+                let is_same_port = known.is_some_and(|known| *known == DesiredPort { addresses: known.addresses.clone(), ..new.clone() });
+                if !is_same_port {
+                    self.queue.push_fresh(new.uid.clone(), now);
+                }
+                let uid = new.uid.clone();
+                self.desired.insert(uid.clone(), new);
+                self.look(&uid);
             }
         }
     }
@@ -251,9 +267,18 @@ impl Ports {
             host: pod.host.clone(),
             security_groups: vec![topology.group],
             allowed_address_pairs: Vec::new(),
-            place: self.lost.get(&pod.uid).map(|(_, place)| Place::clone(place)),
+            place: self.place(pod),
             project_id: self.neutron.project().map(str::to_owned),
         }
+    }
+
+    /// What the port of a pod that runs already must be like.
+    fn place(&self, pod: &DesiredPort) -> Option<Place> {
+        if self.displaced.contains(&pod.uid) {
+            return None;
+        }
+        let told = || (!pod.addresses.is_empty()).then(|| Place::at(pod.addresses.iter().copied()));
+        self.lost.get(&pod.uid).map(|(_, place)| Place::clone(place)).or_else(told)
     }
 
     fn start_delete(&self, uid: Uid, id: Uuid) {
@@ -291,7 +316,7 @@ impl Ports {
             Done::Created(results) => results.into_iter().for_each(|(uid, result)| self.created(uid, result)),
             Done::Deleted { uid, id, result: Ok(()) } => {
                 debug!(uid, port = %id, "freed a pod's port");
-                self.actual.remove(&uid);
+                self.has_not(&uid);
                 self.uncertain.remove(&uid);
                 self.refused.remove(&uid);
                 self.queue.done(&uid);
@@ -309,33 +334,94 @@ impl Ports {
         match result {
             Ok(port) => {
                 debug!(uid, port = %port.id, "a pod has its port");
-                let (id, place) = (port.id, Place::of(&port).map(Box::new));
-                if let Some((old, _)) = self.lost.remove(&uid).filter(|(old, was)| *old != id || place.as_ref() != Some(was)) {
-                    warn!(uid, port = %id, %old, "a pod's port was made again and is another one");
-                    if let Some(pod) = self.desired.get(&uid) {
-                        self.reporter.warn(replaced(pod));
-                    }
+                let is_another = self.is_another(&uid, &port);
+                self.lost.remove(&uid);
+                self.displaced.remove(&uid);
+                self.has(&uid, &port, self.epoch);
+                if is_another {
+                    self.tell_replaced(&uid)
+                } else {
+                    self.look(&uid)
                 }
-                self.actual.insert(uid.clone(), Actual { id, place, epoch: self.epoch });
                 self.uncertain.remove(&uid);
                 self.refused.remove(&uid);
                 self.queue.done(&uid);
             }
             Err(error) => {
                 let failures = self.queue.failed(&uid, Instant::now());
+                let has_asked = self.desired.get(&uid).is_some_and(|pod| self.place(pod).is_some());
                 let suspects = if error.is_refusal() { &mut self.refused } else { &mut self.uncertain };
                 suspects.insert(uid.clone());
                 let Some(pod) = self.desired.get(&uid) else { return };
                 debug!(pod = pod.name, %error, failures, "no port");
-                // Somebody else has the addresses, or may have: the pod gets others.
-                if error.is_refusal() && self.lost.remove(&uid).is_some() {
-                    return self.reporter.warn(replaced(pod));
+                // Somebody else has the addresses, or may have: a port with others comes next, and what it had after that.
+                if error.is_refusal() && has_asked {
+                    self.displaced.insert(uid);
+                    return;
+                }
+                if error.is_refusal() {
+                    self.displaced.remove(&uid);
                 }
                 if error.is_refusal() || failures >= SILENT_FAILURES {
                     self.reporter.warn(failure(pod, &error));
                 }
             }
         }
+    }
+
+    /// True if the port of a pod that runs already is not the one that its containers have.
+    fn is_another(&self, uid: &str, port: &Port) -> bool {
+        if let Some((old, was)) = self.lost.get(uid) {
+            return *old != port.id || **was != Place::of(port);
+        }
+        let Some(addresses) = self.desired.get(uid).map(|pod| &pod.addresses).filter(|addresses| !addresses.is_empty()) else {
+            return false;
+        };
+        // The MAC that it had follows from an IPv4 address and from nothing else.
+        let has_mac = addresses.iter().any(IpAddr::is_ipv4);
+        // The answer of an earlier attempt may have been lost, and the port be older than the pod's addresses.
+        !self.uncertain.contains(uid) && (port.id != self.keys.pod(uid) || !has_mac)
+    }
+
+    /// The pod's port is this one.
+    fn has(&mut self, uid: &str, port: &Port, epoch: u64) {
+        self.has_not(uid);
+        let mut is_forgetful = false;
+        for fixed in &port.fixed_ips {
+            let before = self.holders.insert(fixed.ip_address, uid.into());
+            is_forgetful |= before.is_some_and(|other| self.actual.contains_key(&other) && !self.queue.is_running(&other));
+        }
+        self.actual.insert(uid.into(), Actual { id: port.id, place: Box::new(Place::of(port)), epoch });
+        // No server gives an address twice: it has forgotten the other's port.
+        if is_forgetful && self.is_listed {
+            warn!(uid, port = %port.id, "the server gave away what another pod's port has, as after a restore; comparing all ports with pods");
+            self.list(Duration::ZERO);
+        }
+    }
+
+    /// The pod's port is gone.
+    fn has_not(&mut self, uid: &str) -> Option<Actual> {
+        let gone = self.actual.remove(uid)?;
+        for address in &gone.place.fixed_ips {
+            if self.holders.get(&address.ip_address).is_some_and(|holder| holder == uid) {
+                self.holders.remove(&address.ip_address);
+            }
+        }
+        Some(gone)
+    }
+
+    /// Tells a running pod's owner where its port has other addresses than its containers.
+    fn look(&self, uid: &str) {
+        let (Some(pod), Some(port)) = (self.desired.get(uid), self.actual.get(uid)) else { return };
+        if !port.place.has(&pod.addresses) {
+            self.tell_replaced(uid);
+        }
+    }
+
+    fn tell_replaced(&self, uid: &str) {
+        let Some(pod) = self.desired.get(uid) else { return };
+        warn!(uid, pod = pod.name, "a running pod's port is another one than its containers have: nothing reaches it; delete the pod");
+        self.reporter.warn(replaced(pod));
     }
 
     fn listed(&mut self, Listed { epoch, result }: Listed) {
@@ -352,22 +438,28 @@ impl Ports {
     fn compare(&mut self, epoch: u64, ports: Vec<Port>) {
         let now = Instant::now();
         let (kept, duplicates) = self.one_each(ports);
-        let before: HashSet<Uid> = self.actual.keys().cloned().collect();
         for (uid, port) in &kept {
-            if !before.contains(uid) && !self.queue.is_running(uid) {
-                self.actual.insert(uid.clone(), Actual { id: port.id, place: Place::of(port).map(Box::new), epoch });
-                // A static pod whose mirror is not there may be about to get it back.
-                self.queue.push(uid.clone(), now);
+            match self.actual.get(uid).map(|known| known.epoch < epoch && known.id == port.id) {
+                _ if self.queue.is_running(uid) => {}
+                None => {
+                    self.has(uid, port, epoch);
+                    self.look(uid);
+                    // A static pod whose mirror is not there may be about to get it back.
+                    self.queue.push(uid.clone(), now);
+                }
+                Some(true) => {
+                    self.has(uid, port, epoch);
+                    self.look(uid);
+                }
+                Some(false) => {}
             }
         }
         let is_lost = |uid: &Uid, port: &Actual| port.epoch < epoch && !kept.contains_key(uid) && !self.queue.is_running(uid);
         let lost: Vec<Uid> = self.actual.iter().filter(|(uid, port)| is_lost(uid, port)).map(|(uid, _)| uid.clone()).collect();
         for uid in lost {
             warn!(uid, "a pod's port was deleted by someone else; making it again");
-            match (self.desired.get(&uid), self.actual.remove(&uid)) {
-                (Some(_), Some(Actual { id, place: Some(place), .. })) => drop(self.lost.insert(uid.clone(), (id, place))),
-                (Some(pod), _) => self.reporter.warn(replaced(pod)),
-                (None, _) => {}
+            if let Some(Actual { id, place, .. }) = self.has_not(&uid).filter(|_| self.desired.contains_key(&uid)) {
+                self.lost.insert(uid.clone(), (id, place));
             }
             self.queue.push(uid, now);
         }
@@ -446,8 +538,8 @@ fn impostor(pod: &DesiredPort) -> Report {
 }
 
 fn replaced(pod: &DesiredPort) -> Report {
-    let note = "somebody has deleted the pod's port; it gets a new one, with other addresses than its containers have, so nothing reaches them; \
-                delete the pod, so that it is made again";
+    let note = "the pod's port was deleted, or is lost since the server's store was put back, and the new one is not what its containers have: \
+                nothing reaches them; delete the pod, so that it is made again";
     told(pod, "LadonPortReplaced", note.into())
 }
 
@@ -474,21 +566,29 @@ fn told(pod: &DesiredPort, reason: &'static str, note: String) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    use tokio::sync::mpsc;
+
     use crate::lease::Fence;
     use crate::topology::plan::Plan;
 
     /// Ports of a server that nobody talks to.
     fn ports() -> Ports {
+        ports_and_reports().0
+    }
+
+    fn ports_and_reports() -> (Ports, mpsc::Receiver<Report>) {
         let silent =
             |_: hyper::Request<kube::client::Body>| std::future::pending::<Result<hyper::Response<kube::client::Body>, std::io::Error>>();
         let client = Client::new(tower::service_fn(silent), "default");
         let config = Config::default();
-        let (neutron, reporter) = (Neutron::new(&config, Fence::new().1).unwrap(), Reporter::new(client.clone(), "host".into()).0);
+        let (neutron, (reporter, reports)) = (Neutron::new(&config, Fence::new().1).unwrap(), Reporter::kept());
         let plan = Plan { pods: Vec::new(), services: Vec::new() };
         let topology = Topology { plan, pod_network: Uuid::nil(), group: Uuid::nil(), router: Uuid::nil(), service_subnets: Vec::new() };
         let mut ports = Ports::new(client, neutron, &config, watch::channel(Arc::new(topology)).1, reporter);
         ports.is_listed = true;
-        ports
+        (ports, reports)
     }
 
     fn pod_comes(ports: &mut Ports, n: usize) {
@@ -498,6 +598,7 @@ mod tests {
             name: format!("ns/new-{n}"),
             host: "n1".into(),
             is_static: false,
+            addresses: BTreeSet::new(),
             unserved: Vec::new(),
         };
         ports.queue.push(pod.uid.clone(), Instant::now());
@@ -506,7 +607,7 @@ mod tests {
 
     fn pod_goes(ports: &mut Ports, n: usize) {
         let uid = format!("old-{n}");
-        ports.actual.insert(uid.clone(), Actual { id: Uuid::from_u128(n as u128), place: None, epoch: 0 });
+        ports.actual.insert(uid.clone(), Actual { id: Uuid::from_u128(n as u128), place: Box::new(Place::at([])), epoch: 0 });
         ports.queue.push(uid, Instant::now());
     }
 
@@ -530,5 +631,126 @@ mod tests {
         assert_eq!((ports.running.len(), waiting(&ports)), (1, 1));
         ports.start_due();
         assert_eq!((ports.running.len(), waiting(&ports)), (2, 0));
+    }
+
+    const OWN: [&str; 2] = ["10.244.1.7", "fd00:244::7"];
+    const OTHER: [&str; 2] = ["10.244.1.8", "fd00:244::8"];
+
+    fn pod(uid: &str, addresses: &[&str]) -> DesiredPort {
+        DesiredPort {
+            uid: uid.into(),
+            object_uid: uid.into(),
+            name: format!("ns/{uid}"),
+            host: "n1".into(),
+            is_static: false,
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+            unserved: Vec::new(),
+        }
+    }
+
+    /// A port as the server would have it.
+    fn port(ports: &Ports, uid: &str, addresses: &[&str]) -> Port {
+        let fixed_ips: Vec<_> = addresses.iter().map(|ip| serde_json::json!({"subnet_id": Uuid::nil(), "ip_address": ip})).collect();
+        serde_json::from_value(serde_json::json!({"id": ports.keys.pod(uid), "device_id": uid, "fixed_ips": fixed_ips})).unwrap()
+    }
+
+    fn asked(ports: &Ports, uid: &str) -> Vec<String> {
+        let place = ports.new_port(&ports.desired[uid]).place;
+        place.into_iter().flat_map(|place| place.fixed_ips).map(|address| address.ip_address.to_string()).collect()
+    }
+
+    fn told(reports: &mut mpsc::Receiver<Report>) -> Vec<&'static str> {
+        std::iter::from_fn(|| reports.try_recv().ok()).map(|report| report.reason).collect()
+    }
+
+    fn refused() -> ApiError {
+        ApiError::Refused { doing: "POST".into(), status: 409, kind: "IpAddressInUse".into(), message: "in use".into() }
+    }
+
+    #[tokio::test]
+    async fn the_port_of_a_pod_that_runs_already_asks_for_the_pods_addresses() {
+        let (mut ports, mut reports) = ports_and_reports();
+        ports.pod_there(pod("new", &[]), Instant::now());
+        ports.pod_there(pod("web", &OWN), Instant::now());
+        assert!(asked(&ports, "new").is_empty());
+        assert_eq!(asked(&ports, "web"), OWN);
+        let body = serde_json::to_value(ports.new_port(&ports.desired["web"])).unwrap();
+        assert_eq!(body["fixed_ips"], serde_json::json!([{"ip_address": OWN[0]}, {"ip_address": OWN[1]}]));
+        assert!(body.get("mac_address").is_none());
+        let made = port(&ports, "web", &OWN);
+        ports.created("web".into(), Ok(made));
+        assert!(told(&mut reports).is_empty(), "it goes on");
+    }
+
+    #[tokio::test]
+    async fn a_running_pod_whose_addresses_cannot_be_had_gets_others_and_is_told() {
+        let (mut ports, mut reports) = ports_and_reports();
+        ports.pod_there(pod("web", &OWN), Instant::now());
+        ports.created("web".into(), Err(refused()));
+        assert!(asked(&ports, "web").is_empty() && told(&mut reports).is_empty());
+        ports.created("web".into(), Err(refused()));
+        assert_eq!(
+            (asked(&ports, "web"), told(&mut reports)),
+            (OWN.map(String::from).into(), vec!["LadonPortFailed"]),
+            "its own once more"
+        );
+        ports.created("web".into(), Err(refused()));
+        let made = port(&ports, "web", &OTHER);
+        ports.created("web".into(), Ok(made));
+        assert_eq!(told(&mut reports), ["LadonPortReplaced"]);
+    }
+
+    #[tokio::test]
+    async fn a_port_of_which_only_the_addresses_are_the_old_ones_is_told() {
+        let (mut ports, mut reports) = ports_and_reports();
+        ports.pod_there(pod("chosen", &OWN), Instant::now());
+        let made = Port { id: Uuid::from_u128(7), ..port(&ports, "chosen", &OWN) };
+        ports.created("chosen".into(), Ok(made));
+        assert_eq!(told(&mut reports), ["LadonPortReplaced"], "the id is another one");
+        ports.pod_there(pod("six", &OTHER[1..]), Instant::now());
+        let made = port(&ports, "six", &OTHER[1..]);
+        ports.created("six".into(), Ok(made));
+        assert_eq!(told(&mut reports), ["LadonPortReplaced"], "so is the MAC");
+    }
+
+    #[tokio::test]
+    async fn a_difference_is_told_after_a_restart_and_whenever_ports_are_compared() {
+        let (mut ports, mut reports) = ports_and_reports();
+        ports.is_listed = false;
+        ports.pod_there(pod("web", &OWN), Instant::now());
+        ports.pod_there(pod("good", &["10.244.1.9"]), Instant::now());
+        for epoch in 1..4 {
+            let list = vec![port(&ports, "web", &OTHER), port(&ports, "good", &["10.244.1.9", "fd00:244::9"])];
+            ports.compare(epoch, list);
+            assert_eq!(told(&mut reports), ["LadonPortReplaced"]);
+        }
+        ports.pod_there(pod("web", &OTHER), Instant::now());
+        assert!(told(&mut reports).is_empty(), "its sandbox was made again");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_forgot_a_port_is_seen_by_what_it_gives_away() {
+        let (mut ports, mut reports) = ports_and_reports();
+        for (uid, addresses) in [("old", OWN), ("other", OTHER)] {
+            ports.pod_there(pod(uid, &addresses), Instant::now());
+            let made = port(&ports, uid, &addresses);
+            ports.created(uid.into(), Ok(made));
+        }
+        assert!(ports.listing.is_none());
+        ports.pod_there(pod("new", &[]), Instant::now());
+        let made = port(&ports, "new", &OWN);
+        ports.created("new".into(), Ok(made));
+        assert!(ports.listing.is_some(), "all ports are compared now");
+        let list = vec![port(&ports, "new", &OWN), port(&ports, "other", &OTHER)];
+        ports.epoch += 1;
+        ports.compare(ports.epoch, list);
+        assert_eq!(asked(&ports, "old"), OWN);
+        ports.created("old".into(), Err(refused()));
+        let made = port(&ports, "old", &["10.244.1.10", "fd00:244::a"]);
+        ports.created("old".into(), Ok(made));
+        assert_eq!(told(&mut reports), ["LadonPortReplaced"]);
+        assert_eq!(ports.holders.len(), 6);
+        ports.finished(Done::Deleted { uid: "old".into(), id: Uuid::nil(), result: Ok(()) });
+        assert_eq!(ports.holders.len(), 4);
     }
 }

@@ -242,6 +242,25 @@ async fn a_freed_block_address_is_had_at_once_by_name_and_not_by_chance() {
 }
 
 #[tokio::test]
+async fn a_pod_that_asks_for_the_address_that_it_had_gets_the_mac_that_it_had() {
+    let had = {
+        let (world, network) = world(&["10.244.0.0/16", "fd00:244::/64"]).await;
+        world.port(pod(network, "n1")).await.unwrap()
+    };
+    // A store that knows nothing of the block.
+    let (world, network) = world(&["10.244.0.0/16", "fd00:244::/64"]).await;
+    let wanted = || Some(had.addresses().map(|ip| Wanted::Address { subnet: None, ip }).collect());
+    let named = world.port(common::Wish { wanted: wanted(), ..pod(network, "n1") }).await.unwrap();
+    assert_eq!((ips(&named), named.mac), (ips(&had), had.mac));
+    assert!(matches!(world.port(common::Wish { wanted: wanted(), ..pod(network, "n1") }).await, Err(IpamError::IpAddressInUse { .. })));
+    let next = world.port(pod(network, "n1")).await.unwrap();
+    assert!(next.block.is_some() && next.mac != named.mac && ips(&next) != ips(&named));
+    let machine =
+        world.port(common::Wish { wanted: Some(vec![Wanted::Address { subnet: None, ip: ip("10.244.7.7") }]), ..plain(network) }).await;
+    assert_eq!(machine.unwrap().mac.to_string()[..8], *"fa:16:3e");
+}
+
+#[tokio::test]
 async fn when_the_pool_has_nothing_else_single_addresses_come_from_blocks() {
     let (world, network) = world(&["10.0.0.0/22"]).await;
     let first = world.port(pod(network, "n1")).await.unwrap();

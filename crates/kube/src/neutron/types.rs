@@ -1,5 +1,6 @@
 //! The parts of Neutron's and Octavia's objects that this crate reads and writes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -103,14 +104,33 @@ pub struct NewPort {
 /// What a running pod knows of its port.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Place {
-    pub mac_address: String,
-    pub fixed_ips: Vec<FixedIp>,
+    /// Where it is not known, the server makes the one that follows from the addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_address: Option<String>,
+    /// Sorted.
+    pub fixed_ips: Vec<Address>,
+}
+
+/// An address of a port, in whichever subnet it lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct Address {
+    pub ip_address: IpAddr,
 }
 
 impl Place {
-    /// None where the server tells no MAC.
-    pub fn of(port: &Port) -> Option<Place> {
-        Some(Place { mac_address: port.mac_address.clone()?, fixed_ips: port.fixed_ips.clone() })
+    pub fn of(port: &Port) -> Place {
+        Place { mac_address: port.mac_address.clone(), ..Place::at(port.fixed_ips.iter().map(|fixed| fixed.ip_address)) }
+    }
+
+    pub fn at(addresses: impl IntoIterator<Item = IpAddr>) -> Place {
+        let mut fixed_ips: Vec<Address> = addresses.into_iter().map(|ip_address| Address { ip_address }).collect();
+        fixed_ips.sort();
+        Place { mac_address: None, fixed_ips }
+    }
+
+    /// True if all of these are among its addresses.
+    pub fn has(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        addresses.iter().all(|address| self.fixed_ips.iter().any(|own| own.ip_address == *address))
     }
 }
 

@@ -154,6 +154,16 @@ fn addresses(objects: &Objects, port: &Value, unlucky: &str) -> Result<Value, Re
     if port["name"] == *unlucky {
         return Err(refuse(StatusCode::CONFLICT, "IpAddressGenerationFailure", "No more IP addresses available on network."));
     }
+    let others = || objects.get("ports").into_iter().flatten().filter(|(_, other)| other["network_id"] == port["network_id"]);
+    let is_taken = |address: &Value| {
+        others().any(|(_, other)| other["fixed_ips"].as_array().into_iter().flatten().any(|fixed| fixed["ip_address"] == *address))
+    };
+    if let Some(wanted) = port["fixed_ips"].as_array() {
+        let is_in_use = wanted.iter().any(|fixed| is_taken(&fixed["ip_address"]));
+        let subnet = json!(Uuid::nil());
+        let given = wanted.iter().map(|fixed| json!({"subnet_id": subnet, "ip_address": fixed["ip_address"]})).collect();
+        return if is_in_use { Err(refuse(StatusCode::CONFLICT, "IpAddressInUse", "the address is in use")) } else { Ok(given) };
+    }
     let number = objects.get("ports").map_or(0, BTreeMap::len) + 10;
     let subnets = objects.get("subnets").into_iter().flatten().filter(|(_, subnet)| subnet["network_id"] == port["network_id"]);
     let address = |cidr: &str| match cidr.split_once('/').unwrap().0 {

@@ -18,7 +18,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    BlockId, FixedIp, Mac, Network, NetworkId, NodeName, Port, PortId, PortStatus, ProjectId, Standard, Subnet, SubnetId, eui64, owner,
+    Block, BlockId, FixedIp, Mac, Network, NetworkId, NodeName, Port, PortId, PortStatus, ProjectId, Standard, Subnet, SubnetId, eui64,
+    owner,
 };
 use uuid::Uuid;
 
@@ -177,6 +178,9 @@ fn mac(tx: &Tx, request: &Request) -> Result<Mac, IpamError> {
     if let Some(port) = request.existing {
         return Ok(port.mac);
     }
+    if let Some(mac) = mac_by_rule(request).filter(|mac| user(*mac).is_none()) {
+        return Ok(mac);
+    }
     // 2^24 MACs: another try is rare and a third one rarer.
     let random = std::iter::repeat_with(|| {
         let [a, b, c] = MAC_PREFIX;
@@ -184,6 +188,15 @@ fn mac(tx: &Tx, request: &Request) -> Result<Mac, IpamError> {
         Mac([a, b, c, d, e, f])
     });
     first_free(random, |mac| user(mac).is_none()).ok_or(IpamError::MacsExhausted(request.network))
+}
+
+/// A pod that asks for an address has had it, and with it the MAC that the rule of blocks gave: there may be no block around it any more.
+fn mac_by_rule(request: &Request) -> Option<Mac> {
+    let wanted = request.wanted.filter(|_| request.host.is_some() && request.device_owner == owner::POD)?;
+    wanted.iter().find_map(|wanted| match wanted {
+        Wanted::Address { ip: IpAddr::V4(ip), .. } => Some(Block::mac(*ip)),
+        Wanted::Address { .. } | Wanted::Subnet(_) => None,
+    })
 }
 
 fn first_free(macs: impl Iterator<Item = Mac>, is_free: impl Fn(Mac) -> bool) -> Option<Mac> {
