@@ -37,7 +37,7 @@ use stream::{Listener, ServeError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::writer::Core;
-use owner::{Forgotten, Message, Owner, Picture};
+use owner::{Forgotten, Message, Owner, Picture, Question, Standing};
 use shown::Encoder;
 
 pub use by_hand::{ByHand, Followed, Wrote};
@@ -118,6 +118,13 @@ impl Views {
     #[cfg(test)]
     pub(crate) async fn break_owner(&self) {
         drop(self.messages.send(Message::Break).await);
+    }
+
+    /// How far nodes are; None while the server stops. None inside: the node that is asked for is not known.
+    async fn standing(&self, question: Question) -> Option<Option<Standing>> {
+        let (answer, answered) = oneshot::channel();
+        self.messages.send(Message::HowFar { question, answer }).await.ok()?;
+        answered.await.ok()
     }
 
     /// Everything at one moment; None while the server stops.

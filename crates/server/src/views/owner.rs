@@ -3,6 +3,7 @@
 //! It never waits for a node or for the disk: what nodes are to get goes into their [`Outbox`]es, what is to be written goes to
 //! the writer in batches ([`write`]), and whatever takes long (catching up, snapshots) is done by the node's own task.
 
+mod standing;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
 use crate::writer::{Core, Subscription, WriteError, Written};
 
+pub use standing::{Lag, Question, Standing};
 #[cfg(test)]
 pub use write::RETRY_AFTER;
 pub use write::{Batch, STATUS_BATCH_MAX, forget};
@@ -61,6 +63,11 @@ pub enum Message {
     },
     Ask {
         answer: oneshot::Sender<Picture>,
+    },
+    /// How far nodes are.
+    HowFar {
+        question: Question,
+        answer: oneshot::Sender<Option<Standing>>,
     },
     /// The operator says that a node does not come back.
     Forget {
@@ -122,11 +129,12 @@ pub struct Stranger {
 #[derive(Clone, Debug)]
 pub struct NodePicture {
     pub is_connected: bool,
-    pub has_view: bool,
+    /// What concerns it is not in force there.
+    pub is_behind: bool,
     /// When the stream was opened or lost.
     pub since: Option<Timestamp>,
     pub last_seen: Option<Timestamp>,
-    pub concerns: Concerns,
+    pub in_force: Revision,
     /// Its stream leads to another server, which knows more.
     pub elsewhere: Option<NodeStream>,
 }
@@ -255,6 +263,7 @@ impl Owner {
                 self.forget_strangers(Timestamp::now());
                 drop(answer.send(self.picture()));
             }
+            Message::HowFar { question, answer } => drop(answer.send(self.standing(&question))),
             Message::Forget { node, answer } => drop(answer.send(self.forget(&node))),
             #[cfg(test)]
             Message::Break => panic!("a test breaks the owner"),
@@ -481,18 +490,18 @@ impl Owner {
 
     /// The node's stream, where it leads to another server. One that leads here and is not written yet is the later one.
     fn elsewhere(&self, name: &NodeName, track: &Track) -> Option<NodeStream> {
-        let node = self.state.node(name).filter(|node| track.session.is_none() && is_elsewhere(node, self.core.server()))?;
-        node.stream
+        let server = self.core.server().filter(|_| track.session.is_none())?;
+        self.state.node(name).filter(|node| is_elsewhere(node, Some(server)))?.stream
     }
 
     fn picture(&self) -> Picture {
         let node = |(name, track): (&NodeName, &Track)| {
             let picture = NodePicture {
                 is_connected: track.session.is_some(),
-                has_view: self.interest.has_view(name),
+                is_behind: self.is_behind(name, track, self.state.revision()),
                 since: track.since,
                 last_seen: track.last_seen,
-                concerns: track.concerns.clone(),
+                in_force: track.concerns.in_force(),
                 elsewhere: self.elsewhere(name, track),
             };
             (name.clone(), picture)

@@ -27,7 +27,7 @@ use stream::wire::Presence;
 use tokio::time::{Instant, timeout_at};
 
 use super::Views;
-use super::owner::{self, Forgotten, NodePicture, Picture, Stranger};
+use super::owner::{self, Forgotten, Lag, Picture, Question, Standing, Stranger};
 use crate::auth::Caller;
 use crate::http::error_document;
 use crate::writer::{Tx, WriteError};
@@ -147,7 +147,7 @@ impl Picture {
         let stranger = self.strangers.get(&node.name);
         let elsewhere = known.and_then(|node| node.elsewhere).map(|stream| stream.server);
         let text = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
-        let is_up_to_date = || known.is_some_and(|node| !node.is_behind(self.state.revision()));
+        let is_up_to_date = || known.is_some_and(|node| !node.is_behind);
         NodeRow {
             name: &node.name,
             tunnel_addresses: &node.tunnel_addresses,
@@ -155,30 +155,13 @@ impl Picture {
             is_connected: elsewhere.is_none().then(|| known.is_some_and(|node| node.is_connected)),
             since: text(known.and_then(|node| node.since)),
             last_seen: text(stranger.map(|node| node.last_seen).or(known.and_then(|node| node.last_seen))),
-            revision_in_force: elsewhere.is_none().then(|| known.map_or_else(Revision::default, |node| node.concerns.in_force())),
+            revision_in_force: elsewhere.is_none().then(|| known.map_or_else(Revision::default, |node| node.in_force)),
             is_up_to_date: elsewhere.is_none().then(is_up_to_date),
             ports: self.state.ports_at(node.name.clone()).count(),
             interfaces: elsewhere.is_none().then(|| self.reports.node(&node.name).map_or(0, |report| report.present.len())),
-            problem: stranger.map(Stranger::problem).or_else(|| self.refusal(&node.name)),
+            problem: stranger.map(Stranger::problem).or_else(|| refusal(self.reports.node(&node.name).map_or(0, |report| report.refused))),
             elsewhere,
         }
-    }
-
-    /// What the switch of a node refuses.
-    fn refusal(&self, node: &NodeName) -> Option<String> {
-        let refused = self.reports.node(node).map_or(0, |report| report.refused);
-        (refused > 0).then(|| {
-            format!("its switch refuses {refused} flows or groups; what they are for does not work; see the log of ladon node there")
-        })
-    }
-
-    /// Why `revision` is not in force on a node; None where it is, or does not concern it.
-    fn lag(&self, name: &NodeName, node: &NodePicture, revision: Revision) -> Option<String> {
-        node.is_behind(revision).then(|| {
-            let refusal = self.refusal(name).filter(|_| node.is_connected);
-            let plainly = if node.is_connected { "it has not put the revision in force yet" } else { "it is not connected" };
-            refusal.unwrap_or_else(|| plainly.into())
-        })
     }
 
     /// What a port lacks to carry traffic: what happened, what it means, what to do.
@@ -242,10 +225,16 @@ impl Stranger {
     }
 }
 
-impl NodePicture {
-    /// Whether `revision` concerns the node and is not in force there, as far as this server is to know.
-    fn is_behind(&self, revision: Revision) -> bool {
-        self.elsewhere.is_none() && (self.has_view || self.is_connected) && !self.concerns.are_met(revision)
+/// What the switch of a node refuses.
+fn refusal(refused: u32) -> Option<String> {
+    (refused > 0)
+        .then(|| format!("its switch refuses {refused} flows or groups; what they are for does not work; see the log of ladon node there"))
+}
+
+impl Lag {
+    fn reason(&self) -> String {
+        let plainly = if self.is_connected { "it has not put the revision in force yet" } else { "it is not connected" };
+        refusal(self.refused).filter(|_| self.is_connected).unwrap_or_else(|| plainly.into())
     }
 }
 
@@ -257,6 +246,7 @@ struct WaitFor {
 }
 
 async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query<WaitFor>) -> Result<Response, Problem> {
+    only_admins(&asker)?;
     let secs = question.timeout.unwrap_or(WAIT_SECS);
     if secs > WAIT_SECS_MAX {
         return Err(Problem::Timeout(secs));
@@ -267,44 +257,39 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
     loop {
         progress.mark_unchanged();
         let begun = Instant::now();
-        let mut picture = picture(&views, &asker).await?;
-        if let Some(node) = &question.node {
-            picture.nodes.retain(|name, _| name == node);
-            if picture.nodes.is_empty() {
-                return Err(Problem::NoNode(node.clone()));
-            }
-        }
-        let latest = picture.state.revision();
-        // No node can be behind where the server is not yet.
-        let lagging = if latest >= revision { picture.lagging(revision) } else { Vec::new() };
-        let elsewhere = picture.elsewhere();
-        let is_met = latest >= revision && lagging.is_empty();
+        let standing = ask(&views, &question, revision, 1).await?;
         let look = begun.elapsed();
-        if is_met || timeout_at(deadline, progress.changed()).await.is_err() {
-            let is_in_force = is_met && elsewhere.is_empty();
-            let answer = json!({
-                "server": picture.server, "revision": revision, "latest": latest, "is_in_force": is_in_force, "lagging": lagging,
-                "elsewhere": elsewhere,
-            });
-            return Ok(Json(answer).into_response());
+        if standing.is_met(revision) {
+            return Ok(standing.answer(revision));
+        }
+        if timeout_at(deadline, progress.changed()).await.is_err() {
+            return Ok(ask(&views, &question, revision, usize::MAX).await?.answer(revision));
         }
         tokio::time::sleep(LOOK_AGAIN_AFTER.min(look * LOOK_SELDOM)).await;
     }
 }
 
-impl Picture {
-    /// Nodes with something to have in force, of which another server knows whether they do.
-    fn elsewhere(&self) -> Vec<serde_json::Value> {
-        let told = |(name, node): (&NodeName, &NodePicture)| Some(json!({ "node": name, "server": node.elsewhere?.server }));
-        self.nodes.iter().filter(|(_, node)| node.has_view).filter_map(told).collect()
+async fn ask(views: &Views, question: &WaitFor, revision: Revision, lagging_max: usize) -> Result<Standing, Problem> {
+    let node = question.node.clone();
+    let standing = views.standing(Question { revision, node: node.clone(), lagging_max }).await.ok_or(Problem::Stopping)?;
+    standing.ok_or_else(|| node.map_or(Problem::Stopping, Problem::NoNode))
+}
+
+impl Standing {
+    /// As far as this server knows.
+    fn is_met(&self, revision: Revision) -> bool {
+        self.latest >= revision && self.lagging.is_empty()
     }
 
-    fn lagging(&self, revision: Revision) -> Vec<serde_json::Value> {
-        let lag = |(name, node): (&NodeName, &NodePicture)| {
-            let reason = self.lag(name, node, revision)?;
-            Some(json!({ "node": name, "revision_in_force": node.concerns.in_force(), "reason": reason }))
-        };
-        self.nodes.iter().filter_map(lag).collect()
+    fn answer(&self, revision: Revision) -> Response {
+        let lagging = self.lagging.iter().map(|lag| json!({ "node": lag.node, "revision_in_force": lag.in_force, "reason": lag.reason() }));
+        let elsewhere = self.elsewhere.iter().map(|(node, server)| json!({ "node": node, "server": server }));
+        let answer = json!({
+            "server": self.server, "revision": revision, "latest": self.latest,
+            "is_in_force": self.is_met(revision) && self.elsewhere.is_empty(),
+            "lagging": lagging.collect::<Vec<_>>(), "elsewhere": elsewhere.collect::<Vec<_>>(),
+        });
+        Json(answer).into_response()
     }
 }
 
