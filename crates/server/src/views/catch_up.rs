@@ -7,9 +7,10 @@
 //! computed and must have the hash that the node says. The difference of the two views, and of the objects in both, is the delta.
 //! Where the log does not reach back, or the hash differs, the node gets a snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use model::{NodeName, Object, ObjectKey, Revision};
+use rustc_hash::FxHashMap;
 use stream::InterestHash;
 
 use super::closure::closure;
@@ -56,7 +57,7 @@ pub fn resumed(node: &NodeName, position: Position, state: &State, hash: Interes
 
 /// What is shown to nodes in another way than before `log`.
 fn differing(state: &State, log: &[&Commit]) -> BTreeSet<ObjectKey> {
-    let mut before: BTreeMap<ObjectKey, Option<&Object>> = BTreeMap::new();
+    let mut before: FxHashMap<ObjectKey, Option<&Object>> = FxHashMap::default();
     for change in log.iter().flat_map(|commit| commit.changes.iter()) {
         before.entry(change.key).or_insert(change.before.as_deref());
     }

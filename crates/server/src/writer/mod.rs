@@ -230,7 +230,7 @@ impl Core {
         (latest.state.clone(), Subscription { commits: latest.commits.subscribe() })
     }
 
-    /// The commits after `from`, out of memory or the store's log.
+    /// The commits after `from`, out of memory or the store's log. What was read of the log is told out of memory to the next.
     pub async fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
         let told = self.published.lock().window.since(from);
         if let Some(commits) = told {
@@ -238,7 +238,10 @@ impl Core {
         }
         let store = self.store.clone();
         let failed = |source: tokio::task::JoinError| StoreError::Failed { doing: "reading the log", source: source.into() };
-        tokio::task::spawn_blocking(move || store.changes(from)).await.map_err(failed)?
+        let log = tokio::task::spawn_blocking(move || store.changes(from)).await.map_err(failed)??;
+        // After a start, all nodes ask for it.
+        self.published.lock().window.precede(&log);
+        Ok(log)
     }
 
     /// Runs `change` in a transaction and answers when its effects are durable.
@@ -523,10 +526,13 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
-    /// A store that cannot tell what others wrote.
-    struct Mute(store::Memory);
+    /// A store that cannot tell what others wrote, and counts how often its log is read.
+    #[derive(Default)]
+    struct Mute(store::Memory, AtomicUsize);
 
     impl Store for Mute {
         fn load(&self) -> Result<Snapshot, StoreError> {
@@ -534,6 +540,7 @@ mod tests {
         }
 
         fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+            self.1.fetch_add(1, Ordering::SeqCst);
             self.0.changes(from)
         }
 
@@ -547,7 +554,23 @@ mod tests {
     }
 
     fn writer() -> (Core, Writer) {
-        Core::by_hand(Arc::new(Mute(store::Memory::new())), Arc::new(Timestamp::now)).unwrap()
+        Core::by_hand(Arc::new(Mute::default()), Arc::new(Timestamp::now)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn after_a_start_the_log_is_read_once_for_all_who_come_back() {
+        let store = Arc::new(Mute::default());
+        for base in (0..3).map(Revision) {
+            let (tunnel_addresses, bridge, datapath) = Default::default();
+            let name = model::NodeName(format!("n{base}"));
+            let node = model::Node { name, tunnel_addresses, tunnel: model::TunnelType::Geneve, bridge, datapath, stream: None };
+            store.transact(&Transaction { base, ops: vec![Op::Put(Arc::new(node.into()))] }).unwrap();
+        }
+        let (core, _writer) = Core::by_hand(store.clone(), Arc::new(Timestamp::now)).unwrap();
+        for from in [1, 2, 1, 3] {
+            core.changes(Revision(from)).await.unwrap();
+        }
+        assert_eq!(store.1.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -42,6 +42,20 @@ impl Window {
         }
     }
 
+    /// Commits that came before, as the store's log has them: as many of the latest as there is room for.
+    pub fn precede(&mut self, log: &[Commit]) {
+        let begins = self.since;
+        for commit in log.iter().rev().skip_while(|commit| commit.revision > begins) {
+            let has_room = self.commits.len() < LAG_MAX && self.changes + commit.changes.len() <= CHANGES_MAX;
+            if commit.revision != self.since || !has_room {
+                return;
+            }
+            self.since = Revision(commit.revision.0 - 1);
+            self.changes += commit.changes.len();
+            self.commits.push_front(Arc::new(commit.clone()));
+        }
+    }
+
     /// The commits after `from`; None where the window does not tell.
     pub fn since(&self, from: Revision) -> Option<Vec<Commit>> {
         let latest = self.commits.back().map_or(self.since, |commit| commit.revision);
@@ -76,6 +90,22 @@ mod tests {
         assert_eq!((told(&window, 5), told(&window, 7), told(&window, 8)), (Some(vec![6, 7, 8]), Some(vec![8]), Some(vec![])));
         window.push(commit(11));
         assert_eq!((told(&window, 8), told(&window, 10), told(&window, 11)), (None, None, Some(vec![])), "9 and 10 were skipped");
+    }
+
+    #[test]
+    fn what_was_read_of_the_log_precedes_the_window_without_a_gap_and_within_its_bounds() {
+        let log = |revisions: std::ops::RangeInclusive<u64>| revisions.map(|n| Commit::clone(&commit(n))).collect::<Vec<_>>();
+        let mut window = Window::after(Revision(5));
+        window.push(commit(6));
+        window.precede(&log(3..=7));
+        assert_eq!((told(&window, 1), told(&window, 2)), (None, Some(vec![3, 4, 5, 6])));
+        window.precede(&log(4..=6));
+        window.precede(&log(0..=1));
+        assert_eq!((told(&window, 1), told(&window, 2)), (None, Some(vec![3, 4, 5, 6])), "nothing new, and a gap");
+        let mut window = Window::after(Revision(2 * LAG_MAX as u64));
+        window.precede(&log(1..=2 * LAG_MAX as u64));
+        assert_eq!(told(&window, LAG_MAX as u64).map(|told| told.len()), Some(LAG_MAX));
+        assert_eq!(told(&window, LAG_MAX as u64 - 1), None);
     }
 
     #[test]
