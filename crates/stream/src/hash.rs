@@ -19,6 +19,11 @@ impl InterestHash {
         self.0 = self.0.wrapping_add(mixed(key));
     }
 
+    /// The set changes as another one did that was empty before.
+    pub fn follow(&mut self, other: InterestHash) {
+        self.0 = self.0.wrapping_add(other.0);
+    }
+
     /// `key` leaves the set.
     pub fn remove(&mut self, key: &ObjectKey) {
         self.0 = self.0.wrapping_sub(mixed(key));
@@ -59,6 +64,10 @@ mod tests {
         hash.remove(&b);
         assert_eq!(hash, InterestHash::of([&a, &c]));
         assert_ne!(hash, InterestHash::of([&a, &b]));
+        let mut change = InterestHash::of([&b]);
+        change.remove(&a);
+        hash.follow(change);
+        assert_eq!(hash, InterestHash::of([&b, &c]));
     }
 
     #[test]

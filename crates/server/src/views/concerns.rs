@@ -25,7 +25,7 @@ impl Concerns {
     pub fn push(&mut self, revision: Revision) {
         let is_full = self.ranges.len() >= RANGES_MAX;
         match self.ranges.back_mut() {
-            Some(youngest) if is_full => youngest.1 = revision,
+            Some(youngest) if is_full || youngest.1 == revision => youngest.1 = revision,
             _ => self.ranges.push_back((revision, revision)),
         }
     }

@@ -1,9 +1,10 @@
 //! What waits for one node: the latest of every object that it has not been sent yet.
 //!
-//! A node that is slow does not make a queue grow. What waits is merged, the latest object wins, so there is never more than
-//! one entry per object; beyond [`PENDING_BYTES_MAX`] the stream is ended and the node resumes when it can.
+//! What a commit means for many nodes is one [`Part`] that waits in all their outboxes. A node that is slow does not make a queue grow:
+//! what waits is merged, the latest object wins, so there is never more than one entry per object and a few parts; beyond
+//! [`PENDING_BYTES_MAX`] the stream is ended and the node resumes when it can.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use model::{ObjectKey, Revision};
@@ -14,6 +15,8 @@ use tokio::sync::Notify;
 
 /// Bytes that may wait for one node. Beyond it the node's stream is ended, and it resumes from where it stands.
 pub const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Parts that wait for one node. Beyond it they are merged.
+const PARTS_MAX: usize = 32;
 /// What a removal is taken to weigh.
 const REMOVAL_BYTES: usize = 32;
 
@@ -32,9 +35,18 @@ struct Inner {
 
 /// What waits.
 #[derive(Default)]
-pub struct Pending {
+struct Pending {
     to: Revision,
-    objects: FxHashMap<ObjectKey, Option<Bytes>>,
+    parts: Vec<Arc<Part>>,
+    bytes: usize,
+}
+
+/// Objects that came or are different, and keys that went.
+#[derive(Default)]
+pub struct Part {
+    objects: Vec<(ObjectKey, Option<Bytes>)>,
+    /// What it does to the hash of a view.
+    hash: InterestHash,
     bytes: usize,
 }
 
@@ -65,14 +77,18 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what a commit changed: `entered` and `changed` with their objects, and what `left`.
-    pub fn push(&self, to: Revision, entered: Vec<(ObjectKey, Bytes)>, changed: Vec<(ObjectKey, Bytes)>, left: Vec<ObjectKey>) {
+    /// Adds what a commit changed.
+    pub fn push(&self, to: Revision, parts: Vec<Arc<Part>>) {
         let mut inner = self.lock();
-        entered.iter().for_each(|(key, _)| inner.hash.insert(key));
-        left.iter().for_each(|key| inner.hash.remove(key));
         inner.pending.to = to;
-        entered.into_iter().chain(changed).for_each(|(key, bytes)| inner.pending.put(key, Some(bytes)));
-        left.into_iter().for_each(|key| inner.pending.put(key, None));
+        for part in parts {
+            inner.hash.follow(part.hash);
+            inner.pending.bytes += part.bytes;
+            inner.pending.parts.push(part);
+        }
+        if inner.pending.parts.len() > PARTS_MAX || inner.pending.bytes > PENDING_BYTES_MAX {
+            inner.pending.merge();
+        }
         if inner.pending.bytes > PENDING_BYTES_MAX {
             inner.pending = Pending::default();
             inner.end = Some("the node is too far behind; it resumes when it connects again".into());
@@ -100,25 +116,49 @@ impl Outbox {
         if inner.pending.to == Revision::default() {
             return Next::Nothing;
         }
-        let pending = std::mem::take(&mut inner.pending);
-        Next::Send(pending.batch(inner.hash))
+        let (pending, hash) = (std::mem::take(&mut inner.pending), inner.hash);
+        // Merging takes time that the owner need not wait for.
+        drop(inner);
+        Next::Send(pending.batch(hash))
+    }
+}
+
+impl Part {
+    /// `entered` and `changed` with their objects, and what `left`.
+    pub fn new(entered: Vec<(ObjectKey, Bytes)>, changed: Vec<(ObjectKey, Bytes)>, left: Vec<ObjectKey>) -> Part {
+        let mut hash = InterestHash::default();
+        entered.iter().for_each(|(key, _)| hash.insert(key));
+        left.iter().for_each(|key| hash.remove(key));
+        let objects = entered.into_iter().chain(changed).map(|(key, bytes)| (key, Some(bytes)));
+        Part { hash, ..Part::of(objects.chain(left.into_iter().map(|key| (key, None)))) }
+    }
+
+    fn of(objects: impl IntoIterator<Item = (ObjectKey, Option<Bytes>)>) -> Part {
+        let objects: Vec<_> = objects.into_iter().collect();
+        let bytes = objects.iter().map(|(_, bytes)| weight(bytes)).sum();
+        Part { objects, hash: InterestHash::default(), bytes }
     }
 }
 
 impl Pending {
-    fn put(&mut self, key: ObjectKey, bytes: Option<Bytes>) {
-        self.bytes += weight(&bytes);
-        if let Some(old) = self.objects.insert(key, bytes) {
-            self.bytes -= weight(&old);
-        }
+    /// Makes one part of all, with the latest of each object.
+    fn merge(&mut self) {
+        let objects = self.parts.iter().flat_map(|part| part.objects.iter().cloned());
+        let latest: FxHashMap<ObjectKey, Option<Bytes>> = objects.collect();
+        let part = Part::of(latest);
+        self.bytes = part.bytes;
+        self.parts = vec![Arc::new(part)];
     }
 
-    fn batch(self, hash: InterestHash) -> Batch {
+    fn batch(mut self, hash: InterestHash) -> Batch {
+        if self.parts.len() > 1 {
+            self.merge();
+        }
         let mut batch = Batch { to: self.to, hash, upserts: Vec::new(), removals: Vec::new() };
-        for (key, bytes) in self.objects {
+        for (key, bytes) in self.parts.iter().flat_map(|part| &part.objects) {
             match bytes {
-                Some(bytes) => batch.upserts.push(bytes),
-                None => batch.removals.push(key),
+                Some(bytes) => batch.upserts.push(bytes.clone()),
+                None => batch.removals.push(*key),
             }
         }
         batch
@@ -179,19 +219,36 @@ mod tests {
         }
     }
 
+    fn part(entered: &[(u128, Bytes)], changed: &[(u128, Bytes)], left: &[u128]) -> Vec<Arc<Part>> {
+        let objects = |list: &[(u128, Bytes)]| list.iter().map(|(id, bytes)| (key(*id), bytes.clone())).collect();
+        vec![Arc::new(Part::new(objects(entered), objects(changed), left.iter().map(|id| key(*id)).collect()))]
+    }
+
     #[test]
     fn for_a_slow_node_the_latest_object_wins_and_nothing_grows() {
-        let outbox = Outbox::new(InterestHash::default());
-        outbox.push(Revision(1), vec![(key(1), Bytes::from_static(b"0"))], vec![], vec![]);
+        let outbox = Outbox::new(InterestHash::of([&key(3)]));
+        outbox.push(Revision(1), part(&[(1, Bytes::from_static(b"0"))], &[], &[]));
         for revision in 2..1000 {
-            outbox.push(Revision(revision), vec![], vec![(key(1), Bytes::from(revision.to_string()))], vec![]);
+            outbox.push(Revision(revision), part(&[], &[(1, Bytes::from(revision.to_string()))], &[]));
+            let inner = outbox.lock();
+            assert!(inner.pending.parts.len() <= PARTS_MAX && inner.pending.bytes <= (PARTS_MAX + 1) * (3 + REMOVAL_BYTES));
         }
-        outbox.push(Revision(1000), vec![(key(2), Bytes::from_static(b"b"))], vec![], vec![key(3)]);
+        outbox.push(Revision(1000), part(&[(2, Bytes::from_static(b"b"))], &[], &[3]));
         let batch = sent(&outbox);
-        assert_eq!((batch.to, batch.removals), (Revision(1000), vec![key(3)]));
+        assert_eq!((batch.to, batch.removals, batch.hash), (Revision(1000), vec![key(3)], InterestHash::of([&key(1), &key(2)])));
         let upserts: std::collections::BTreeSet<_> = batch.upserts.into_iter().collect();
         assert_eq!(upserts, [Bytes::from_static(b"999"), Bytes::from_static(b"b")].into_iter().collect());
         assert!(matches!(outbox.take(), Next::Nothing));
+    }
+
+    #[test]
+    fn what_waits_for_many_nodes_is_there_once() {
+        let outboxes: Vec<Outbox> = (0..10).map(|_| Outbox::new(InterestHash::default())).collect();
+        let news = part(&[(1, Bytes::from(vec![0; 100]))], &[], &[]);
+        outboxes.iter().for_each(|outbox| outbox.push(Revision(1), news.clone()));
+        assert_eq!(Arc::strong_count(&news[0]), 1 + outboxes.len());
+        outboxes.iter().for_each(|outbox| drop(sent(outbox)));
+        assert_eq!(Arc::strong_count(&news[0]), 1);
     }
 
     #[test]
@@ -199,7 +256,7 @@ mod tests {
         let outbox = Outbox::new(InterestHash::default());
         let large = Bytes::from(vec![0; CHUNK_BYTES]);
         for id in 0..=(PENDING_BYTES_MAX / CHUNK_BYTES) as u128 {
-            outbox.push(Revision(1), vec![(key(id), large.clone())], vec![], vec![]);
+            outbox.push(Revision(1), part(&[(id, large.clone())], &[], &[]));
         }
         assert!(matches!(outbox.take(), Next::End(_)));
     }

@@ -6,20 +6,22 @@
 mod standing;
 mod write;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use model::{Kind, Node, NodeId, NodeName, NodeStream, Object, ObjectKey, Port, PortId, Revision, StoreId};
+use rustc_hash::FxHashMap;
 use stream::InterestHash;
 use stream::wire::Report;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::concerns::Concerns;
-use super::interest::{Effect, Interest};
-use super::outbox::Outbox;
+use super::interest::{Effect, Interest, News};
+use super::outbox::{Outbox, Part};
 use super::reports::{Claims, Reports};
 use super::shown::Encoder;
 use crate::state::{Change, Commit, State};
@@ -283,25 +285,27 @@ impl Owner {
             return;
         }
         Arc::make_mut(&mut self.state).apply(commit);
-        for (node, effect) in self.interest.apply(&commit.changes) {
-            self.tell(node, effect, commit.revision);
-        }
+        let news = self.interest.apply(&commit.changes);
+        self.tell(&news, commit.revision);
         commit.changes.iter().for_each(|change| self.note(change));
         self.revision.send_replace(commit.revision);
         self.progress.send_modify(|progress| *progress += 1);
     }
 
-    /// A commit means something for a node.
-    fn tell(&mut self, node: NodeId, effect: Effect, revision: Revision) {
-        let track = self.names.get(&node).and_then(|name| self.nodes.get_mut(name)).expect("only tracked nodes are followed");
-        track.concerns.push(revision);
-        if let Some((_, outbox)) = &track.session {
-            let encoded = |keys: Vec<ObjectKey>| {
-                let objects = keys.into_iter().filter_map(|key| self.state.object(key).map(|object| (key, self.encoder.encode(object))));
-                objects.collect()
-            };
-            outbox.push(revision, encoded(effect.entered), encoded(effect.changed), effect.left);
+    /// A commit means something for nodes. What it means for one of them is told at once, or it would acknowledge a half for the whole.
+    fn tell(&mut self, news: &[News], revision: Revision) {
+        let mut told: FxHashMap<NodeId, (Arc<Outbox>, Vec<Arc<Part>>)> = FxHashMap::default();
+        for News { effect, nodes } in news {
+            let part = LazyCell::new(|| Arc::new(part(effect, &self.state, &self.encoder)));
+            for node in nodes {
+                let track = self.names.get(node).and_then(|name| self.nodes.get_mut(name)).expect("only tracked nodes are followed");
+                track.concerns.push(revision);
+                if let Some((_, outbox)) = &track.session {
+                    told.entry(*node).or_insert_with(|| (outbox.clone(), Vec::new())).1.push(part.clone());
+                }
+            }
         }
+        told.into_values().for_each(|(outbox, parts)| outbox.push(revision, parts));
     }
 
     fn note(&mut self, change: &Change) {
@@ -514,6 +518,15 @@ impl Owner {
             strangers: self.strangers.clone(),
         }
     }
+}
+
+/// What waits for a node for which `effect` is one.
+fn part(effect: &Effect, state: &State, encoder: &Encoder) -> Part {
+    let encoded = |keys: &[ObjectKey]| {
+        let objects = keys.iter().filter_map(|key| Some((*key, encoder.encode(state.object(*key)?))));
+        objects.collect()
+    };
+    Part::new(encoded(&effect.entered), encoded(&effect.changed), effect.left.clone())
 }
 
 /// True if the node's stream leads to another server than this one.

@@ -17,6 +17,7 @@
 
 mod domains;
 mod edges;
+mod news;
 
 use std::collections::BTreeSet;
 
@@ -27,21 +28,11 @@ use stream::InterestHash;
 use crate::state::{Change, State};
 use domains::Domains;
 use edges::{Edge, Scope, difference, edges};
+use news::Before;
 
-use super::shown::is_shown_the_same;
+pub use news::{Effect, News};
 
 type Count<K> = FxHashMap<K, u32>;
-
-/// What a commit means for one node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Effect {
-    /// Now in the view, and was not.
-    pub entered: Vec<ObjectKey>,
-    /// In the view as before, and different.
-    pub changed: Vec<ObjectKey>,
-    /// Was in the view, and is not.
-    pub left: Vec<ObjectKey>,
-}
 
 /// The interest of all nodes.
 #[derive(Default)]
@@ -60,8 +51,7 @@ pub struct Interest {
     /// Objects that others put into scopes by name, and that are there.
     existing: FxHashSet<ObjectKey>,
     followed: FxHashSet<NodeId>,
-    /// (node, object) → was it in a scope of the node before the commit?
-    touched: FxHashMap<NodeId, FxHashMap<ObjectKey, bool>>,
+    before: Before,
     work: u64,
 }
 
@@ -162,8 +152,8 @@ impl Interest {
         hash
     }
 
-    /// Takes in what a commit changed and tells what that means for every followed node. Each key changes once.
-    pub fn apply(&mut self, changes: &[Change]) -> FxHashMap<NodeId, Effect> {
+    /// Takes in what a commit changed and tells what that means for the nodes that are followed. Each key changes once.
+    pub fn apply(&mut self, changes: &[Change]) -> Vec<News> {
         for change in changes {
             self.work += 1;
             let list = |object: &Option<_>| object.as_deref().map_or_else(Vec::new, |object: &Object| edges(object));
@@ -172,74 +162,11 @@ impl Interest {
             come.into_iter().for_each(|edge| self.add(edge));
             gone.into_iter().for_each(|edge| self.remove(edge));
         }
-        self.effects(changes)
-    }
-
-    fn effects(&mut self, changes: &[Change]) -> FxHashMap<NodeId, Effect> {
-        let mut news = FxHashMap::default();
-        for change in changes.iter().filter(|change| !is_shown_the_same(change.before.as_deref(), change.after.as_deref())) {
-            news.insert(change.key, change.before.is_some());
-            self.touch_followers_of(change.key);
-        }
-        let touched = std::mem::take(&mut self.touched);
-        let mut effects: FxHashMap<NodeId, Effect> = FxHashMap::default();
-        for (node, keys) in touched {
-            let mut effect = Effect::default();
-            for (key, was_in_scope) in keys {
-                let existed = !is_named(key.kind) || news.get(&key).copied().unwrap_or_else(|| self.exists(&key));
-                let was = was_in_scope && existed;
-                let is = self.exists(&key) && self.is_in_scope(node, &key);
-                match (was, is) {
-                    (false, true) => effect.entered.push(key),
-                    (true, false) => effect.left.push(key),
-                    (true, true) if news.contains_key(&key) => effect.changed.push(key),
-                    _ => {}
-                }
-            }
-            if effect != Effect::default() {
-                effects.insert(node, effect);
-            }
-        }
-        effects
+        self.news(changes)
     }
 
     fn exists(&self, key: &ObjectKey) -> bool {
         !is_named(key.kind) || self.existing.contains(key)
-    }
-
-    fn is_in_scope(&self, node: NodeId, key: &ObjectKey) -> bool {
-        let (Some(places), Some(layers)) = (self.places.get(key), self.nodes.get(&node)) else { return false };
-        let (few, many) = if places.len() < layers.scopes.len() { (places, &layers.scopes) } else { (&layers.scopes, places) };
-        few.iter().any(|scope| many.contains(scope))
-    }
-
-    /// Remembers, before anything changes, whether the node, which is followed, saw the object.
-    fn touch(&mut self, node: NodeId, key: ObjectKey) {
-        self.work += 1;
-        if !self.touched.get(&node).is_some_and(|keys| keys.contains_key(&key)) {
-            let was = self.is_in_scope(node, &key);
-            self.touched.entry(node).or_default().insert(key, was);
-        }
-    }
-
-    fn touch_all(&mut self, node: NodeId, scope: Scope) {
-        if self.followed.contains(&node) {
-            let objects = self.scopes.get(&scope).into_iter().flat_map(|content| content.objects.keys());
-            objects.copied().collect::<Vec<_>>().into_iter().for_each(|key| self.touch(node, key));
-        }
-    }
-
-    fn touch_in(&mut self, scope: Scope, key: ObjectKey) {
-        if !self.followed.is_empty() {
-            let nodes = self.scopes.get(&scope).into_iter().flat_map(|content| &content.nodes);
-            let nodes: Vec<NodeId> = nodes.filter(|node| self.followed.contains(node)).copied().collect();
-            nodes.into_iter().for_each(|node| self.touch(node, key));
-        }
-    }
-
-    fn touch_followers_of(&mut self, key: ObjectKey) {
-        let scopes: Vec<Scope> = self.places.get(&key).into_iter().flatten().copied().collect();
-        scopes.into_iter().for_each(|scope| self.touch_in(scope, key));
     }
 
     fn add(&mut self, edge: Edge) {
@@ -361,7 +288,7 @@ impl Interest {
         if let Scope::Members(network, group) = scope {
             self.open_members(network, group);
         }
-        self.touch_in(scope, key);
+        self.note_place(scope, key);
         self.places.entry(key).or_default().insert(scope);
     }
 
@@ -375,7 +302,7 @@ impl Interest {
         if exists {
             content.hash.remove(&key);
         }
-        self.touch_in(scope, key);
+        self.note_place(scope, key);
         if let Some(places) = self.places.get_mut(&key) {
             places.remove(&scope);
             if places.is_empty() {
@@ -394,7 +321,7 @@ impl Interest {
             let namers = self.nodes_in(Scope::Name(group));
             self.work += namers.len() as u64;
             for node in namers.into_iter().filter(|node| self.follows(*node, Scope::Network(network))).collect::<Vec<_>>() {
-                self.enter(node, Scope::Members(network, group));
+                self.subscribe(node, Scope::Members(network, group));
             }
         }
     }
@@ -419,13 +346,10 @@ impl Interest {
 
     /// A node follows a scope: all that is in it may be news.
     fn subscribe(&mut self, node: NodeId, scope: Scope) {
-        if !self.follows(node, scope) {
-            self.touch_all(node, scope);
-            self.enter(node, scope);
+        if self.follows(node, scope) {
+            return;
         }
-    }
-
-    fn enter(&mut self, node: NodeId, scope: Scope) {
+        self.note_scope(node, scope);
         self.work += 1;
         self.scopes.entry(scope).or_default().nodes.insert(node);
         self.nodes.entry(node).or_default().scopes.insert(scope);
@@ -435,7 +359,7 @@ impl Interest {
         if !self.follows(node, scope) {
             return;
         }
-        self.touch_all(node, scope);
+        self.note_scope(node, scope);
         self.work += 1;
         if let Some(content) = self.scopes.get_mut(&scope) {
             content.nodes.remove(&node);

@@ -1,6 +1,6 @@
 //! What a change costs: it must not grow with what the change is not about.
 
-use model::{Object, Port};
+use model::{Node, Object, Port, TunnelType};
 
 use super::world::*;
 
@@ -66,4 +66,26 @@ fn a_port_on_a_routed_network_does_not_walk_its_domain() {
         work(&mut world, [put(grouped(90_000, 1))])
     });
     assert_eq!(costs[0], costs[1]);
+}
+
+/// The work of one commit in which `changed` of so many nodes get other tunnels, which is news to all of them.
+fn tunnels(nodes: u32, changed: u32) -> u64 {
+    work(&mut flat(nodes, nodes), (1..=changed).map(|n| put(Node { tunnel: TunnelType::Vxlan, ..node(n) })))
+}
+
+#[test]
+fn what_is_news_to_all_is_looked_at_once_for_all() {
+    let one = tunnels(300, 1);
+    assert!(one < 330, "each node is told: {one}");
+    let twenty = tunnels(300, 20);
+    assert!(twenty < one + 20 * 30, "twenty objects for three hundred nodes: {twenty}");
+}
+
+#[test]
+fn nodes_hear_of_a_commit_in_one_effect_that_they_share() {
+    let mut world = flat(100, 100);
+    let news = world.news((1..=20).map(|n| put(Node { tunnel: TunnelType::Vxlan, ..node(n) })));
+    let shared: Vec<usize> = news.iter().map(|news| news.nodes.len()).filter(|nodes| *nodes > 1).collect();
+    assert_eq!(shared, [80], "those that changed see themselves as their own, too");
+    assert!(news.iter().all(|news| news.effect.changed.len() == 20));
 }

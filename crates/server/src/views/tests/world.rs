@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::state::{Change, Commit, State};
 use crate::views::closure;
-use crate::views::interest::{Effect, Interest};
+use crate::views::interest::{Effect, Interest, News};
 use crate::views::shown::shown;
 
 fn id(kind: u128, n: u32) -> Uuid {
@@ -284,8 +284,8 @@ impl World {
         self.replicas.insert(node.clone(), objects.collect());
     }
 
-    /// Applies edits as one commit; tells what it means for whom.
-    pub fn commit(&mut self, edits: impl IntoIterator<Item = Edit>) -> BTreeMap<NodeName, Effect> {
+    /// Applies edits as one commit.
+    pub fn news(&mut self, edits: impl IntoIterator<Item = Edit>) -> Vec<News> {
         let edits: BTreeMap<ObjectKey, Option<Arc<Object>>> = edits
             .into_iter()
             .map(|edit| match edit {
@@ -297,10 +297,22 @@ impl World {
         let changes: Vec<Change> = changes.filter(|change| change.before != change.after).collect();
         let commit = Commit { revision: Revision(self.state.revision().0 + 1), changes: changes.into() };
         self.state.apply(&commit);
-        let mut effects = self.interest.apply(&commit.changes);
+        let news = self.interest.apply(&commit.changes);
         self.log.push(commit);
-        let names = self.replicas.keys().cloned();
-        let effects: BTreeMap<_, _> = names.filter_map(|name| Some((name.clone(), effects.remove(&name.id())?))).collect();
+        news
+    }
+
+    /// Applies edits as one commit; tells what it means for whom.
+    pub fn commit(&mut self, edits: impl IntoIterator<Item = Edit>) -> BTreeMap<NodeName, Effect> {
+        let news = self.news(edits);
+        let names: BTreeMap<NodeId, NodeName> = self.replicas.keys().map(|name| (name.id(), name.clone())).collect();
+        let mut effects: BTreeMap<NodeName, Effect> = BTreeMap::new();
+        for (effect, node) in news.iter().flat_map(|News { effect, nodes }| nodes.iter().map(move |node| (effect, node))) {
+            let all = effects.entry(names[node].clone()).or_default();
+            all.entered.extend(&effect.entered);
+            all.changed.extend(&effect.changed);
+            all.left.extend(&effect.left);
+        }
         effects.iter().for_each(|(node, effect)| self.replay(node, effect));
         effects
     }
