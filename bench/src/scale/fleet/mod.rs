@@ -59,14 +59,17 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     };
     let small = Amounts { nodes: 100, ports: 30, rules: 5, idle: secs(6), churn: |_| Duration::from_secs(10) };
     let mut amounts = scale.of(full, small);
-    // For trying out: FLEET_NODES=500 on a smaller machine, FLEET_CHURN_SECS=60 in a shorter time.
+    // For trying out: FLEET_NODES=500 on a smaller machine, FLEET_CHURN_SECS=60 in a shorter time, FLEET_LAYOUT=flat alone.
     if let Some(nodes) = wanted("FLEET_NODES") {
         amounts.nodes = nodes;
     }
-    let mut figures = Vec::new();
-    for kind in [Kind::Tenants, Kind::Flat] {
-        figures.extend(measured(kind, &amounts, progress)?);
+    match std::env::var("FLEET_LAYOUT").as_deref() {
+        Ok("tenants") => return measured(Kind::Tenants, &amounts, progress),
+        Ok("flat") => return measured(Kind::Flat, &amounts, progress),
+        _ => {}
     }
+    let mut figures = measured(Kind::Tenants, &amounts, progress)?;
+    figures.extend(measured(Kind::Flat, &amounts, progress)?);
     figures.extend(growth(scale, progress)?);
     Ok(figures)
 }
