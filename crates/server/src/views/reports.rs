@@ -70,6 +70,11 @@ pub struct NodeReport {
 impl Reports {
     /// Takes in a report; tells the ports for which it may mean something. One that is refused changes nothing.
     pub fn update(&mut self, node: &NodeName, report: &Report) -> Result<BTreeSet<PortId>, ReportError> {
+        // Most reports say that a revision is in force and nothing else.
+        let acknowledgement = Report { revision: report.revision, refused: report.refused, ..Report::default() };
+        if *report == acknowledgement && self.node(node).is_some_and(|known| known.refused == report.refused) {
+            return Ok(BTreeSet::new());
+        }
         if report.present.len() > INTERFACES_MAX {
             return Err(ReportError::TooMany);
         }
@@ -251,5 +256,22 @@ fn enter(index: &mut OrdMap<PortId, Vec<NodeName>>, id: PortId, node: &NodeName,
         if nodes.is_empty() {
             index.remove(&id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_leaves_everything_where_it_is() {
+        let node = NodeName("n1".into());
+        let mut reports = Reports::default();
+        reports.update(&node, &Report { refused: 1, ..Report::default() }).unwrap();
+        let before = reports.clone();
+        reports.update(&node, &Report { revision: 7, refused: 1, ..Report::default() }).unwrap();
+        assert!(reports.nodes.ptr_eq(&before.nodes));
+        reports.update(&node, &Report { revision: 7, ..Report::default() }).unwrap();
+        assert_eq!(reports.node(&node).unwrap().refused, 0);
     }
 }
