@@ -103,7 +103,7 @@ impl Node {
             Ok(None) => return,
             Err(fault) => {
                 assert_eq!(self.replica.revision(), revision, "what does not fit changes nothing: {fault}");
-                return self.replica.forget_unfinished();
+                return self.replica.stream_ended();
             }
         };
         let mut pending = Pending::default();

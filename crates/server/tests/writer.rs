@@ -439,18 +439,21 @@ fn a_store_gets_one_identity_and_keeps_it() {
     let (store, other) = (Arc::new(store::Memory::new()), Arc::new(store::Memory::new()));
     let identity = |store: &Arc<store::Memory>| Core::start(store.clone()).unwrap().identity();
     let first = identity(&store);
-    assert!(first.is_some());
     assert_eq!((identity(&store), store.load().unwrap().revision), (first, Revision(1)));
     assert_ne!(identity(&other), first);
 }
 
 #[test]
-fn a_full_store_without_identity_is_served_all_the_same_and_gets_one_later() {
+fn a_new_store_that_has_no_room_for_its_identity_is_not_served() {
     let store = Arc::new(store::Memory::new());
     store.set_full(true);
-    assert_eq!(Core::start(store.clone()).unwrap().identity(), None);
+    let error = Core::start(store.clone()).err().expect("nodes could not tell it from theirs").to_string();
+    assert!(error.contains("giving itself an identity: its disk is full") && error.split("; ").count() == 3, "{error}");
     store.set_full(false);
-    assert!(Core::start(store).unwrap().identity().is_some());
+    let identity = Core::start(store.clone()).unwrap().identity();
+    // One that has it is served, full or not.
+    store.set_full(true);
+    assert_eq!(Core::start(store).unwrap().identity(), identity);
 }
 
 #[test]
@@ -458,7 +461,7 @@ fn servers_that_start_on_a_new_store_at_once_agree_on_its_identity() {
     let store = Arc::new(store::Memory::new());
     let start = || {
         let store = store.clone();
-        std::thread::spawn(move || Core::start(store).unwrap().identity().unwrap())
+        std::thread::spawn(move || Core::start(store).unwrap().identity())
     };
     let servers: Vec<_> = (0..8).map(|_| start()).collect();
     let identities: std::collections::BTreeSet<StoreId> = servers.into_iter().map(|server| server.join().unwrap()).collect();

@@ -52,7 +52,7 @@ impl Machine {
                     add(&self.seen.streams, 1);
                     let why = self.follow(following).await;
                     self.seen.is_connected.store(false, Relaxed);
-                    self.replica.forget_unfinished();
+                    self.replica.stream_ended();
                     if began.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }

@@ -33,12 +33,14 @@ pub enum Fault {
     Unreadable(#[from] WireError),
     #[error("it serves store {theirs}, and this node's view is of store {ours}")]
     OtherStore { ours: StoreId, theirs: StoreId },
+    #[error("it does not say which store it serves, and this node's view is of store {ours}")]
+    NoStore { ours: StoreId },
 }
 
 impl Fault {
     /// True if what the node has is not to be trusted: only a snapshot helps.
     pub fn needs_snapshot(&self) -> bool {
-        !matches!(self, Fault::Refused(_) | Fault::OtherStore { .. })
+        !matches!(self, Fault::Refused(_) | Fault::OtherStore { .. } | Fault::NoStore { .. })
     }
 }
 
@@ -52,6 +54,8 @@ pub struct Replica {
     store: Option<StoreId>,
     /// There is a view; it may be empty.
     is_complete: bool,
+    /// The server has said on this stream that it serves the view's store.
+    is_welcome: bool,
     /// A snapshot or a delta of which the end is missing.
     unfinished: Unfinished,
 }
@@ -69,7 +73,7 @@ impl Replica {
     pub fn of(objects: Vec<Arc<Object>>, revision: Revision, store: Option<StoreId>) -> Replica {
         let objects: Objects = objects.into_iter().map(|object| (object.key(), object)).collect();
         let hash = InterestHash::of(objects.keys());
-        Replica { objects, hash, revision, store, is_complete: true, unfinished: Unfinished::Nothing }
+        Replica { objects, hash, revision, store, is_complete: true, ..Replica::default() }
     }
 
     /// There is a view.
@@ -94,9 +98,9 @@ impl Replica {
         self.objects.values()
     }
 
-    /// A stream has ended: what it left unfinished is nothing.
-    pub fn forget_unfinished(&mut self) {
-        self.unfinished = Unfinished::Nothing;
+    /// A stream has ended: what it left unfinished is nothing, and the next is of a store that is yet to be named.
+    pub fn stream_ended(&mut self) {
+        (self.unfinished, self.is_welcome) = (Unfinished::Nothing, false);
     }
 
     /// Takes in a message; tells what changed, if the view did.
@@ -106,6 +110,11 @@ impl Replica {
 
     /// The same where somebody else reads the objects: programs that are many nodes keep what these have in common once.
     pub fn apply_with(&mut self, read: &Read<'_>, body: Body) -> Result<Option<ViewUpdate>, Fault> {
+        if let Some(ours) = self.store.filter(|_| self.is_complete && !self.is_welcome)
+            && !matches!(body, Body::Welcome(_) | Body::Refused(_))
+        {
+            return Err(Fault::NoStore { ours });
+        }
         match (body, &mut self.unfinished) {
             (Body::Refused(refused), _) => Err(Fault::Refused(refused.reason)),
             (Body::Welcome(welcome), Unfinished::Nothing) => self.welcome(&welcome.store).map(|()| None),
@@ -147,7 +156,7 @@ impl Replica {
         match self.store.filter(|_| self.is_complete) {
             Some(ours) if ours != theirs => Err(Fault::OtherStore { ours, theirs }),
             _ => {
-                self.store = Some(theirs);
+                (self.store, self.is_welcome) = (Some(theirs), true);
                 Ok(())
             }
         }
@@ -255,7 +264,7 @@ impl Pending {
 mod tests {
     use super::*;
     use model::{Node, NodeName, TunnelType};
-    use stream::wire::{Key, SnapshotBegin, SnapshotChunk, SnapshotEnd, Welcome, object_bytes};
+    use stream::wire::{Heartbeat, Key, Refused, SnapshotBegin, SnapshotChunk, SnapshotEnd, Welcome, object_bytes};
 
     fn node(n: u8, address: u8) -> Object {
         let tunnel_addresses = vec![std::net::Ipv4Addr::new(192, 0, 2, address).into()];
@@ -339,6 +348,30 @@ mod tests {
         let mut of_before = Replica::of(vec![Arc::new(node(1, 1))], Revision(5), None);
         of_before.apply(welcome(3)).unwrap();
         assert!(of_before.apply(welcome(2)).is_err(), "from now on it is of the store that it found first");
+    }
+
+    #[test]
+    fn a_view_of_a_store_takes_nothing_from_a_server_that_names_none() {
+        let ours = StoreId(uuid::Uuid::from_u128(1));
+        let mut replica = Replica::of(vec![Arc::new(node(1, 1))], Revision(5), Some(ours));
+        let nothing = [
+            Body::SnapshotBegin(SnapshotBegin { revision: 9, objects: 0 }),
+            Body::Delta(delta(5, &[], &[node(1, 1)], hash(&[]))),
+            Body::Heartbeat(Heartbeat { revision: 9 }),
+        ];
+        for body in &nothing {
+            let fault = replica.apply(body.clone()).unwrap_err();
+            assert!(matches!(fault, Fault::NoStore { .. }) && !fault.needs_snapshot(), "{fault}");
+            assert_eq!((replica.objects().count(), replica.revision()), (1, Revision(5)));
+        }
+        assert!(matches!(replica.apply(Body::Refused(Refused { reason: String::new() })), Err(Fault::Refused(_))), "why is heard");
+        let welcome = Body::Welcome(Welcome { store: ours.to_string() });
+        replica.apply(welcome.clone()).unwrap();
+        snapshot(&mut replica, &[node(2, 2)], 6).unwrap();
+        replica.stream_ended();
+        assert!(matches!(snapshot(&mut replica, &[], 7), Err(Fault::NoStore { .. })), "each stream names it anew");
+        replica.apply(welcome).unwrap();
+        snapshot(&mut replica, &[], 7).unwrap();
     }
 
     #[test]

@@ -197,7 +197,7 @@ impl Task {
         };
         let mut has_talked = false;
         let end = self.follow(server, following, &mut has_talked).await?;
-        self.replica.forget_unfinished();
+        self.replica.stream_ended();
         self.wants_snapshot |= matches!(&end, End::Fault(fault) if fault.needs_snapshot());
         Ok((end, has_talked))
     }

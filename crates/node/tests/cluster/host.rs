@@ -166,7 +166,7 @@ impl Host {
     }
 
     pub fn stream_ended(&mut self) {
-        self.replica.forget_unfinished();
+        self.replica.stream_ended();
         self.told = None;
     }
 

@@ -27,11 +27,11 @@ fn row(nodes: &Value) -> &Value {
 #[tokio::test]
 async fn a_node_takes_nothing_from_another_store_until_its_view_is_removed() {
     let (mut world, node) = world_with_a_port().await;
-    let (ours, view) = (world.server.core.identity().unwrap(), node.replica.clone());
+    let (ours, view) = (world.server.core.identity(), node.replica.clone());
     world.kill().await;
     world.disk = Default::default();
     world.start().await;
-    let theirs = world.server.core.identity().unwrap();
+    let theirs = world.server.core.identity();
     let problem = refusal(&node).await;
     assert!(problem.contains(&ours.to_string()) && problem.contains(&theirs.to_string()), "{problem}");
     let nodes = until(&world, "/ladon/v1/nodes", |nodes| !row(nodes)["problem"].is_null()).await;

@@ -46,13 +46,11 @@ pub async fn serve(views: Views, follower: Follower) {
         Ok(facts) => facts,
         Err(error) => return drop(wire.refuse(error.to_string()).await),
     };
-    let identity = views.core.identity();
-    if let Some(store) = identity
-        && wire.send(Body::Welcome(Welcome { store: store.to_string() })).await.is_err()
-    {
+    let ours = views.core.identity();
+    if wire.send(Body::Welcome(Welcome { store: ours.to_string() })).await.is_err() {
         return;
     }
-    if let (Some(ours), Ok(theirs)) = (identity, hello.store.parse::<StoreId>())
+    if let Ok(theirs) = hello.store.parse::<StoreId>()
         && ours != theirs
     {
         // The node takes nothing from here, and nothing that it says is about this store.

@@ -2,10 +2,10 @@
 //!
 //! A store that has no identity gets one before anything is said to a node: a random number in a record of its own, which copies
 //! and backups of the store have too. Nodes keep it beside their view and take nothing from another store. Where several servers
-//! start on one new store, the first makes it and the others find it.
+//! start on one new store, the first makes it and the others find it. No server serves a store without one.
 
 use model::StoreId;
-use store::{Op, Snapshot, Store, StoreError, TransactError, Transaction};
+use store::{DecodeError, Op, Snapshot, Store, StoreError, TransactError, Transaction};
 use uuid::Uuid;
 
 /// The name of the record.
@@ -13,13 +13,12 @@ pub(super) const RECORD: &str = "store-id";
 /// How often others may have written between our look and our write.
 const TRIES_MAX: u32 = 100;
 
-/// What `store` holds, its identity included. A store that is full gets none for now: its server serves as one that knows of no
-/// identities.
-pub(super) fn load(store: &dyn Store) -> Result<Snapshot, StoreError> {
+/// What `store` holds, and which store it is.
+pub(super) fn load(store: &dyn Store) -> Result<(Snapshot, StoreId), StoreError> {
     for _ in 0..TRIES_MAX {
         let snapshot = store.load()?;
-        if snapshot.records.iter().any(|(name, _)| name == RECORD) {
-            return Ok(snapshot);
+        if let Some(id) = of(&snapshot)? {
+            return Ok((snapshot, id));
         }
         let id = StoreId(Uuid::new_v4());
         let ops = vec![Op::PutRecord(RECORD.into(), store::encode_record(&id))];
@@ -27,16 +26,22 @@ pub(super) fn load(store: &dyn Store) -> Result<Snapshot, StoreError> {
             Ok(_) => tracing::info!("the store had no identity: it is store {id} from now on"),
             // Somebody else has written, perhaps that.
             Err(TransactError::Conflict { .. } | TransactError::Unknown(_)) => {}
-            Err(TransactError::Full) => {
-                tracing::warn!(
-                    "the store has no identity and no room for one; nodes follow it without asking which it is; free space, then restart"
-                );
-                return Ok(snapshot);
-            }
+            // Mostly it is a new store on a disk that is not the store's: nobody could tell nodes that it is another one.
+            Err(TransactError::Full) => return Err(failed("its disk is full")),
             Err(TransactError::Store(error)) => return Err(error),
         }
     }
-    Err(StoreError::Failed { doing: "giving the store an identity", source: "others write without a pause".into() })
+    Err(failed("others write without a pause"))
+}
+
+/// Which store a snapshot is of; None: it has no identity yet.
+pub(super) fn of(snapshot: &Snapshot) -> Result<Option<StoreId>, DecodeError> {
+    let record = snapshot.records.iter().find(|(name, _)| name == RECORD);
+    record.map(|(name, bytes)| store::decode_record(name, bytes)).transpose()
+}
+
+fn failed(why: &str) -> StoreError {
+    StoreError::Failed { doing: "giving itself an identity", source: why.into() }
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ pub struct Core {
     queue: mpsc::Sender<Turn>,
     published: Arc<Published>,
     store: Arc<dyn Store>,
-    identity: Option<StoreId>,
+    identity: StoreId,
     /// This process, among the servers that share the store.
     server: Uuid,
 }
@@ -182,8 +182,8 @@ impl Core {
 
     /// As [`Core::start_with_clock`], without a thread: nothing is written but by [`Writer::turn`]. For simulations.
     pub fn by_hand(store: Arc<dyn Store>, clock: Clock) -> Result<(Core, Writer), StoreError> {
-        let work = Work::load(identity::load(&*store)?)?;
-        let identity = work.identity();
+        let (snapshot, identity) = identity::load(&*store)?;
+        let work = Work::load(snapshot)?;
         let (queue, turns) = mpsc::channel(QUEUE_MAX);
         let has_news = Arc::new(AtomicBool::new(false));
         store.on_update(wake(queue.downgrade(), has_news.clone()));
@@ -194,6 +194,7 @@ impl Core {
             store: store.clone(),
             published: published.clone(),
             clock,
+            identity,
             durable: work,
             turns,
             has_news,
@@ -205,7 +206,7 @@ impl Core {
     }
 
     /// Which store this is.
-    pub fn identity(&self) -> Option<StoreId> {
+    pub fn identity(&self) -> StoreId {
         self.identity
     }
 
@@ -332,6 +333,7 @@ pub struct Writer {
     store: Arc<dyn Store>,
     published: Arc<Published>,
     clock: Clock,
+    identity: StoreId,
     /// What the store holds.
     durable: Work,
     turns: mpsc::Receiver<Turn>,
@@ -501,10 +503,14 @@ impl Writer {
         Ok(())
     }
 
-    /// All that was missed becomes one commit.
+    /// All that was missed becomes one commit. What is in another store is not news of this one: nodes would obey it.
     fn begin_again(&mut self, snapshot: Snapshot) -> Result<(), StoreError> {
         if snapshot.revision <= self.revision() {
             return Ok(());
+        }
+        if identity::of(&snapshot)? != Some(self.identity) {
+            let source = format!("another store has taken the place of store {}", self.identity).into();
+            return Err(StoreError::Failed { doing: "reading what others wrote", source });
         }
         self.rivals_at = Some(Instant::now());
         let work = Work::load(snapshot)?;
@@ -588,6 +594,20 @@ mod tests {
             let (at, next) = writer.retry.unwrap();
             assert!(next == pause && at >= before + pause, "{next:?} after {pause:?}");
         }
+    }
+
+    #[test]
+    fn what_another_store_holds_is_not_taken_in() {
+        let (core, mut writer) = writer();
+        let record = |id: StoreId| (identity::RECORD.to_string(), store::encode_record(&id));
+        let snapshot = |revision, records| Snapshot { revision: Revision(revision), objects: Vec::new(), records };
+        for records in [vec![record(StoreId(Uuid::nil()))], Vec::new()] {
+            let error = writer.begin_again(snapshot(9, records)).unwrap_err().to_string();
+            assert!(error.contains(&core.identity().to_string()), "{error}");
+            assert_eq!(core.state().revision(), Revision(1));
+        }
+        writer.begin_again(snapshot(9, vec![record(core.identity())])).unwrap();
+        assert_eq!(core.state().revision(), Revision(9));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use jiff::{Timestamp, Unit};
-use model::{Object, ObjectKey, Revision, StoreId};
+use model::{Object, ObjectKey, Revision};
 use store::{Change, Commit, DecodeError, Op, Snapshot, Update};
 
 use crate::ipam::{self, Spaces};
@@ -17,7 +17,6 @@ use crate::writer::identity;
 #[derive(Clone, Default)]
 pub(crate) struct Work {
     state: State,
-    identity: Option<StoreId>,
     keys: LastKeys,
     spaces: Spaces,
     touched: OrdSet<ObjectKey>,
@@ -35,7 +34,7 @@ impl Work {
     /// The record as it is stored now; None: it is not stored any more.
     fn load_record(&mut self, name: &str, bytes: Option<&[u8]>) -> Result<(), DecodeError> {
         if name == identity::RECORD {
-            self.identity = bytes.map(|bytes| store::decode_record(name, bytes)).transpose()?;
+            // Read when the server starts, and the same for ever.
             return Ok(());
         }
         if name == keys::RECORD {
@@ -77,11 +76,6 @@ impl Work {
 
     pub(super) fn state(&self) -> &State {
         &self.state
-    }
-
-    /// None: the store has none yet.
-    pub(super) fn identity(&self) -> Option<StoreId> {
-        self.identity
     }
 
     pub(super) fn committed(&mut self, revision: Revision) {

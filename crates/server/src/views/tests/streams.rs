@@ -58,7 +58,7 @@ impl Served {
         let target =
             Target { address: self.address.to_string(), credentials: Authority::open(self.dir.path()).unwrap().node(&name(n)).unwrap() };
         let mut following = stream::follow(&target, hello).await.unwrap();
-        let store = self.core.identity().unwrap().to_string();
+        let store = self.core.identity().to_string();
         assert_eq!(next(&mut following).await, Body::Welcome(Welcome { store }));
         following
     }
