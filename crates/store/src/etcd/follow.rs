@@ -138,6 +138,9 @@ impl Cluster {
     /// Takes in what changed at one revision of etcd's; false: something was missed.
     pub(super) fn take_in(&self, events: &[Event]) -> Result<bool, DecodeError> {
         let Some((known, entries)) = self.told(events)? else { return Ok(true) };
+        // First, since whoever takes the news commits on it at once: a head that is known too early is a conflict, one that is known too late
+        // a store that has gone back.
+        self.note(known);
         let mut shared = self.shared();
         let Some(following) = &mut shared.following else { return Ok(false) };
         if known.head.revision() != following.at {
@@ -151,7 +154,6 @@ impl Cluster {
         }
         let is_too_much = following.bytes > WAITING_BYTES_MAX;
         drop(shared);
-        self.note(known);
         self.moved.send_replace(());
         self.shared().wakes.iter().for_each(|wake| wake());
         Ok(!is_too_much)

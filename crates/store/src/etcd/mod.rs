@@ -331,19 +331,39 @@ mod tests {
         cluster
     }
 
+    /// What the watch tells of a commit with a record of so many bytes.
+    fn told(cluster: &Cluster, revision: u64, bytes: usize) -> [wire::Event; 2] {
+        let event = |key: Vec<u8>, value: Vec<u8>| {
+            let kv = wire::KeyValue { key, value, mod_revision: revision as i64, ..wire::KeyValue::default() };
+            wire::Event { kv: Some(kv), ..wire::Event::default() }
+        };
+        let head = Head::new(Revision(revision), uuid::Uuid::from_u128(revision.into()), 0, 0).encode();
+        [event(cluster.layout.head(), head), event(b"/ladon/v1/alloc/keys".to_vec(), vec![0; bytes])]
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_takes_news_in_can_commit_on_it_at_once() {
+        const COMMITS: u64 = 20_000;
+        let cluster = Arc::new(followed());
+        let watch = std::thread::spawn({
+            let cluster = cluster.clone();
+            move || (1..=COMMITS).for_each(|revision| assert!(cluster.take_in(&told(&cluster, revision, 1)).unwrap()))
+        });
+        let mut at = Revision(0);
+        while at.0 < COMMITS {
+            let Updates::Each(updates) = cluster.clone().updates(at, Revision(at.0 + 1)).await.unwrap() else { panic!("nothing is lost") };
+            at = updates.last().expect("it waits for the next").revision;
+            let known = cluster.known().await.unwrap().head.revision();
+            assert!(known >= at, "at {at}, and the head that is known is {known}: as if etcd had gone back");
+        }
+        watch.join().unwrap();
+    }
+
     #[tokio::test]
     async fn news_that_nobody_takes_are_bounded() {
         const LARGE: usize = 1 << 20;
         let cluster = followed();
-        let event = |key: Vec<u8>, value: Vec<u8>, mod_revision: i64| {
-            let kv = wire::KeyValue { key, value, mod_revision, ..wire::KeyValue::default() };
-            wire::Event { kv: Some(kv), ..wire::Event::default() }
-        };
-        let commit = |revision: u64| {
-            let head = Head::new(Revision(revision), uuid::Uuid::from_u128(revision.into()), 0, 0).encode();
-            let at = revision as i64;
-            [event(cluster.layout.head(), head, at), event(b"/ladon/v1/alloc/keys".to_vec(), vec![0; LARGE], at)]
-        };
+        let commit = |revision: u64| told(&cluster, revision, LARGE);
         let fitting = (follow::WAITING_BYTES_MAX / LARGE) as u64;
         for revision in 1..fitting {
             assert!(cluster.take_in(&commit(revision)).unwrap(), "{revision} of {fitting}");
