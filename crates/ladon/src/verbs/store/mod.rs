@@ -1,10 +1,11 @@
 //! `ladon store`: moving everything from one store to another, as a file; putting a copy back.
 
+mod file;
 mod restore;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, BufWriter};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,14 +29,10 @@ pub fn store(args: &StoreArgs) -> Result<String> {
                 let what = format!("there is no store at {}", path.display());
                 return Err(Failure::new(what, UNTOUCHED, "see that `store.path` is the server's, and that its volume is mounted"));
             }
-            let store = open(&config)?;
-            let out = File::options().write(true).create_new(true).mode(0o600).open(file).map_err(|error| named(file, &error))?;
-            let dumped = export(&*store, BufWriter::new(&out)).map_err(|error| failed("exported", &error))?;
-            out.sync_all().map_err(|error| named(file, &error))?;
-            Ok(said("exported", dumped))
+            export_to(&*open(&config)?, file).map(|dumped| said("exported", dumped))
         }
         StoreWhat::Import { file, restore } => {
-            let store = open(&config)?;
+            let store = open_to_fill(&config)?;
             let what = if *restore { Import::Restore } else { Import::Move };
             let from = File::open(file).map_err(|error| named(file, &error))?;
             Ok(said("imported", import(&*store, BufReader::new(from), what).map_err(|error| failed("imported", &error))?))
@@ -49,6 +46,30 @@ fn open(config: &server::Config) -> Result<Arc<dyn Store>> {
     server::open_store(&config.store).map_err(|error| Failure::new(stream::describe(&error), UNTOUCHED, what_to_do))
 }
 
+/// The store, which may be made by this. Where root makes it, it is the server's all the same.
+fn open_to_fill(config: &server::Config) -> Result<Arc<dyn Store>> {
+    let new = config.store.file().filter(|path| !path.exists());
+    let store = open(config)?;
+    if let Some(path) = new {
+        let is_roots = fs::metadata(path).map(|made| made.uid() == 0);
+        let given = is_roots.and_then(|is_roots| if is_roots { file::give(path, file::directory(path)) } else { Ok(()) });
+        let what_to_do = "make the store's folder the server's, remove the file, which is empty, and say it again";
+        given.map_err(|error| Failure::new(format!("{}: {error}", path.display()), UNTOUCHED, what_to_do))?;
+    }
+    Ok(store)
+}
+
+/// Exports into a new file, of which nothing is left if that fails.
+fn export_to(store: &dyn Store, path: &Path) -> Result<Dumped> {
+    let out = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|error| named(path, &error))?;
+    let exported = || {
+        let dumped = export(store, BufWriter::new(&out)).map_err(|error| failed("exported", &error))?;
+        out.sync_all().and_then(|()| file::sync(file::directory(path))).map_err(|error| named(path, &error))?;
+        Ok(dumped)
+    };
+    exported().inspect_err(|_| drop(fs::remove_file(path)))
+}
+
 fn said(what: &str, Dumped { revision, objects, records }: Dumped) -> String {
     format!("{what} revision {revision}: {objects} objects and {records} records\n")
 }
@@ -60,4 +81,69 @@ fn named(file: &Path, error: &std::io::Error) -> Failure {
 
 fn failed(what: &str, error: &DumpError) -> Failure {
     Failure::new(format!("nothing was {what}: {}", stream::describe(error)), UNTOUCHED, "correct what the message names, then say it again")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use ::store::{ChangesError, Commit, Memory, Op, Snapshot, StoreError, TransactError, Transaction};
+    use model::Revision;
+
+    use super::*;
+
+    /// A store that cannot be read.
+    struct Lost;
+
+    impl Store for Lost {
+        fn load(&self) -> std::result::Result<Snapshot, StoreError> {
+            Err(StoreError::Failed { doing: "a test", source: "on purpose".into() })
+        }
+
+        fn changes(&self, _: Revision) -> std::result::Result<Vec<Commit>, ChangesError> {
+            Ok(Vec::new())
+        }
+
+        fn transact(&self, transaction: &Transaction) -> std::result::Result<Revision, TransactError> {
+            Ok(transaction.base)
+        }
+    }
+
+    #[test]
+    fn an_export_that_fails_leaves_no_file_in_the_way_of_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dump");
+        export_to(&Lost, &path).unwrap_err();
+        assert!(!path.exists());
+        export_to(&Memory::new(), &path).unwrap();
+        let exported = fs::read(&path).unwrap();
+        export_to(&Lost, &path).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), exported, "a file that was there before stays as it is");
+    }
+
+    #[test]
+    fn a_store_that_root_imports_into_is_the_servers() {
+        const SERVER: (u32, u32) = (61_184, 61_185);
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let memory = Memory::new();
+        memory.transact(&Transaction { base: Revision(0), ops: vec![Op::PutRecord("keys".into(), b"{}".to_vec())] }).unwrap();
+        export_to(&memory, &at("dump")).unwrap();
+        fs::create_dir(at("state")).unwrap();
+        chown(at("state"), Some(SERVER.0), Some(SERVER.1)).expect("tests run as root");
+        fs::write(at("server.toml"), format!("[store]\npath = '{}'\n", at("state/store").display())).unwrap();
+        let import = |file: &str| {
+            let what = StoreWhat::Import { file: at(file), restore: false };
+            store(&StoreArgs { config: Some(at("server.toml")), what })
+        };
+        let owner = || {
+            let file = fs::metadata(at("state/store")).unwrap();
+            (file.uid(), file.gid())
+        };
+        // Whatever becomes of the import: the server can open what is there.
+        import("absent").unwrap_err();
+        assert_eq!(owner(), SERVER);
+        assert!(import("dump").unwrap().contains("imported revision 1"));
+        assert_eq!(owner(), SERVER);
+    }
 }

@@ -4,12 +4,13 @@
 //! only then put there: whatever fails leaves everything as it was. Nothing is thrown away.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use model::Revision;
 use store::{OpenError, Options, Redb, Store};
 
+use super::file::{directory, give, sync};
 use crate::failure::{Failure, Result};
 
 /// Puts the copy there; says what came of it.
@@ -26,7 +27,7 @@ pub fn restore(config: &server::Config, copy: &Path) -> Result<String> {
     let revision = prepare(copy, &new, store).inspect_err(|_| drop(fs::remove_file(&new)))?;
     let has_old = store.exists();
     let moved = if has_old { fs::rename(store, &old) } else { Ok(()) };
-    let moved = moved.and_then(|()| fs::rename(&new, store)).and_then(|()| sync_directory(store));
+    let moved = moved.and_then(|()| fs::rename(&new, store)).and_then(|()| sync(directory(store)));
     moved.map_err(|error| failed(format!("{} cannot be moved to {}: {error}", new.display(), store.display()), "move it there by hand"))?;
     let mut text = format!("store     {}\nrevision  {revision}\n", store.display());
     if has_old {
@@ -72,17 +73,7 @@ fn prepare(copy: &Path, new: &Path, store: &Path) -> Result<Revision> {
     let opened = Redb::open(new, Options::default()).map_err(|error| unusable(&error))?;
     opened.load().map_err(|error| unusable(&error))?;
     let revision = opened.leap().map_err(|error| unusable(&error))?;
-    let like = fs::metadata(if store.exists() { store } else { directory(store) }).map_err(|error| unusable(&error))?;
-    chown(new, Some(like.uid()), Some(like.gid())).map_err(|error| unusable(&error))?;
+    give(new, if store.exists() { store } else { directory(store) }).map_err(|error| unusable(&error))?;
     fs::set_permissions(new, fs::Permissions::from_mode(0o600)).map_err(|error| unusable(&error))?;
     Ok(revision)
-}
-
-/// A file that was moved stays moved.
-fn sync_directory(store: &Path) -> std::io::Result<()> {
-    fs::File::open(directory(store))?.sync_all()
-}
-
-fn directory(store: &Path) -> &Path {
-    store.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
