@@ -46,6 +46,39 @@ fn a_part_that_ends_is_started_again_however_often_it_does() {
     }
 }
 
+#[test]
+fn the_servers_unit_hands_it_every_file_that_its_configuration_can_name() {
+    // What it makes itself is not handed to it.
+    const ITS_OWN: [&str; 2] = ["store.path", "api.socket"];
+    let unit = unit("server");
+    let handed: Vec<&str> = unit.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix("LoadCredential=")).collect();
+    let named: Vec<String> = files().into_iter().filter(|name| !ITS_OWN.contains(&&**name)).collect();
+    assert_eq!(named.len(), handed.len(), "{named:?} {handed:?}");
+    for name in named {
+        let credential = unit.split_once(&format!(" {name} ")).and_then(|(_, rest)| rest.split([' ', ',', '\n']).next());
+        let credential = credential.unwrap_or_else(|| panic!("the unit does not say which credential is {name}"));
+        let lines: Vec<&&str> = handed.iter().filter(|line| line.split(':').next() == Some(credential)).collect();
+        assert_eq!(lines.len(), 1, "{name} is {credential}");
+        assert!(lines[0].ends_with(&format!("/{credential}")), "{}", lines[0]);
+    }
+}
+
+/// The settings of the server that are files, as the source of its configuration declares them.
+fn files() -> Vec<String> {
+    let source = include_str!("../../server/src/config.rs");
+    let (mut section, mut files) = (String::new(), Vec::new());
+    for line in source.lines() {
+        if let Some(rest) = line.strip_prefix("pub struct ") {
+            section = rest.split(' ').next().unwrap().to_lowercase().replace("etcd", "store.etcd");
+        } else if let Some((field, _)) =
+            line.trim().strip_prefix("pub ").and_then(|field| field.split_once(": ").filter(|(_, kind)| kind.contains("PathBuf")))
+        {
+            files.push(format!("{section}.{field}"));
+        }
+    }
+    files
+}
+
 /// What the kernel says of a process.
 fn status(process: &Process, field: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{}/status", process.pid().unwrap())).unwrap();

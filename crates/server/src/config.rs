@@ -44,7 +44,11 @@ pub const SETTINGS: &[Setting] = &[
         "[]",
         "The members of an etcd cluster, `http://host:port` or `https://host:port`, instead of `store.path`: any number of servers share it. They are tried in this order.",
     ),
-    setting("store.etcd.ca", "", "The authority of the members' certificates (PEM), for `https`."),
+    setting(
+        "store.etcd.ca",
+        "",
+        "The authority of the members' certificates (PEM), for `https`. The unit in `deploy/systemd` hands this file to the server and the next ones, once the comment is taken off their `LoadCredential` lines.",
+    ),
     setting("store.etcd.certificate", "", "The server's certificate as a client of etcd (PEM). Files are read at every connection."),
     setting("store.etcd.key", "", "That certificate's private key (PEM)."),
     setting("store.etcd.user", "", "As whom the server comes, where etcd asks for a password."),
