@@ -31,6 +31,7 @@ use crate::auth::{self, Auth};
 use crate::neutron::ApiError;
 use crate::octavia::{self, Fault};
 use crate::views;
+use crate::writer::WriteError;
 
 /// The largest body of a request: some 10,000 ports. A larger one is answered with 413.
 pub const BODY_MAX: usize = 16 << 20;
@@ -121,6 +122,19 @@ fn kind(status: StatusCode) -> &'static str {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "HTTPUnsupportedMediaType",
         status if status.is_server_error() => "HTTPInternalServerError",
         _ => "HTTPBadRequest",
+    }
+}
+
+/// The status of a write that did not happen, in every API.
+pub fn write_status(error: &WriteError) -> StatusCode {
+    match error {
+        WriteError::TooBusy | WriteError::Contended | WriteError::Stopped | WriteError::StoreAway | WriteError::KeysExhausted { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        // Whoever asked looks before trying again.
+        WriteError::StoreUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
+        WriteError::StoreFull => StatusCode::INSUFFICIENT_STORAGE,
+        WriteError::StoreFailed(_) | WriteError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::auth::Caller;
+use crate::http::write_status;
 use crate::idempotent::BadKey;
 use crate::ipam::IpamError;
 use crate::state::{Owned, State, Typed};
@@ -173,17 +174,14 @@ impl From<BadKey> for ApiError {
 
 impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> ApiError {
-        use axum::http::StatusCode;
-        let (status, kind) = match &error {
-            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped | WriteError::StoreAway => {
-                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
-            }
-            WriteError::StoreUnknown(_) => (StatusCode::GATEWAY_TIMEOUT, "HTTPGatewayTimeout"),
-            WriteError::StoreFull => (StatusCode::INSUFFICIENT_STORAGE, "StoreFull"),
-            WriteError::KeysExhausted { .. } => (StatusCode::SERVICE_UNAVAILABLE, "NoNetworkAvailable"),
-            WriteError::StoreFailed(_) | WriteError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "HTTPInternalServerError"),
+        let kind = match &error {
+            WriteError::TooBusy | WriteError::Contended | WriteError::Stopped | WriteError::StoreAway => "ServiceUnavailable",
+            WriteError::StoreUnknown(_) => "HTTPGatewayTimeout",
+            WriteError::StoreFull => "StoreFull",
+            WriteError::KeysExhausted { .. } => "NoNetworkAvailable",
+            WriteError::StoreFailed(_) | WriteError::Internal(_) => "HTTPInternalServerError",
         };
-        ApiError::new(status, kind, error.to_string())
+        ApiError::new(write_status(&error), kind, error.to_string())
     }
 }
 

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::WriteError;
+use crate::http::write_status;
 use crate::idempotent::BadKey;
 use crate::ipam::IpamError;
 
@@ -76,17 +77,7 @@ impl From<BadKey> for Fault {
 
 impl From<WriteError> for Fault {
     fn from(error: WriteError) -> Fault {
-        let status = match error {
-            WriteError::TooBusy
-            | WriteError::Contended
-            | WriteError::Stopped
-            | WriteError::StoreAway
-            | WriteError::KeysExhausted { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            WriteError::StoreUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
-            WriteError::StoreFull => StatusCode::INSUFFICIENT_STORAGE,
-            WriteError::StoreFailed(_) | WriteError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Fault::new(status, error.to_string())
+        Fault::new(write_status(&error), error.to_string())
     }
 }
 

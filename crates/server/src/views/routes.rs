@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /ladon/v1/nodes` | `{server, revision, nodes: [{name, tunnel_addresses, tunnel, is_connected, since, last_seen, revision_in_force, is_up_to_date, ports, interfaces, problem, elsewhere}]}` |
-//! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected here |
+//! | `DELETE /ladon/v1/nodes/{name}` | 204: what the node claimed is free, and the node is not listed; 409 while it is connected here; 507, 504 and so on as any write |
 //! | `GET /ladon/v1/wait?revision=N&timeout=SECS&node=NAME` | `{server, revision, latest, is_in_force, lagging: [{node, revision_in_force, reason}], elsewhere: [{node, server}]}`, at the latest after the timeout |
 //! | `GET /ladon/v1/ports?node=NAME&missing=true` | `{ports: [{id, name, network, …, home, status, conflicts, missing}], unknown_interfaces: [{node, iface_id}]}` |
 //!
@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Views;
 use super::owner::{self, Forgotten, Lag, Picture, Question, Standing, Stranger};
 use crate::auth::Caller;
-use crate::http::error_document;
+use crate::http::{error_document, write_status};
 use crate::writer::{Tx, WriteError};
 
 /// Longest `timeout` of a `wait`, in seconds.
@@ -76,7 +76,7 @@ impl IntoResponse for Problem {
             Problem::Connected(node) => {
                 (StatusCode::CONFLICT, format!("node {node} is connected and would be there again at once: stop ladon node there first"))
             }
-            Problem::NotWritten(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Problem::NotWritten(error) => (write_status(&error), error.to_string()),
         };
         error_document(status, &message)
     }
@@ -350,5 +350,32 @@ impl Picture {
         let is_known = |id: &str| id.parse().is_ok_and(|id| self.state.port(id).is_some());
         let interfaces = self.reports.nodes().flat_map(|(node, report)| report.present.keys().map(move |id| (node, id)));
         interfaces.filter(move |(_, id)| !is_known(id)).map(|(node, id)| json!({ "node": node, "iface_id": id }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::neutron::ApiError;
+    use crate::octavia::Fault;
+
+    #[test]
+    fn a_write_that_did_not_happen_has_one_status_whoever_asked() {
+        for (error, wanted) in [
+            (WriteError::TooBusy, 503),
+            (WriteError::Contended, 503),
+            (WriteError::StoreFull, 507),
+            (WriteError::StoreFailed(String::new()), 500),
+            (WriteError::StoreUnknown(String::new()), 504),
+            (WriteError::StoreAway, 503),
+            (WriteError::KeysExhausted { kind: "port" }, 503),
+            (WriteError::Internal(String::new()), 500),
+            (WriteError::Stopped, 503),
+        ] {
+            let neutron = ApiError::from(error.clone()).status;
+            let octavia = Fault::from(error.clone()).status;
+            let operator = Problem::NotWritten(error.clone()).into_response().status();
+            assert_eq!([neutron, octavia, operator].map(|status| status.as_u16()), [wanted; 3], "{error}");
+        }
     }
 }
