@@ -30,6 +30,7 @@ use crate::writer::{Core, Subscription, WriteError, Written};
 pub use standing::{Lag, Question, Standing};
 #[cfg(test)]
 pub use write::RETRY_AFTER;
+use write::Retry;
 pub use write::{Batch, STATUS_BATCH_MAX, forget};
 
 /// A node that was here with a view of another store is listed for a day after it was here last.
@@ -170,7 +171,7 @@ pub struct Owner {
     is_writing: bool,
     /// What was written last is visible from here on: until then, decisions would repeat themselves.
     write_from: Revision,
-    retry_at: Option<tokio::time::Instant>,
+    retry: Retry,
     revision: watch::Sender<Revision>,
     progress: watch::Sender<u64>,
     /// The latest `reports`, for others.
@@ -207,7 +208,7 @@ impl Owner {
             dirty_nodes: BTreeMap::new(),
             is_writing: false,
             write_from: Revision::default(),
-            retry_at: None,
+            retry: Retry::default(),
             revision,
             progress,
             claims,
@@ -226,12 +227,6 @@ impl Owner {
 
     pub async fn run(mut self) {
         loop {
-            let retry = async {
-                match self.retry_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 commit = self.subscription.next() => match commit {
                     Ok(Some(commit)) => self.commit(&commit),
@@ -242,7 +237,7 @@ impl Owner {
                     Some(message) => self.message(message),
                     None => return,
                 },
-                () = retry => self.retry_at = None,
+                () = self.retry.pause() => self.retry.is_over(),
             }
             self.write();
         }

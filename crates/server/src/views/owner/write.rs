@@ -1,13 +1,15 @@
 //! What the owner writes: nodes as they said to be, and the ports' status and claims, in batches, one at a time.
 //!
 //! A batch names what may differ. What is written of it is decided in the transaction, on the state as the writer has it, so that
-//! nothing old is written over what a user or another server has said meanwhile. What could not be written is tried again.
+//! nothing old is written over what a user or another server has said meanwhile. What could not be written is tried again, ever more
+//! seldom; where deciding failed by a fault of ours, in ever smaller batches, until the object that it is about is alone and left out.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Kind, Node, NodeName, ObjectKey, Port, PortId};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{AddressTaken, Message, Owner, check_addresses, is_elsewhere};
@@ -17,14 +19,99 @@ use crate::writer::{Tx, WriteError, Written};
 
 /// Nodes and ports that are written in one transaction. The others follow in the next.
 pub const STATUS_BATCH_MAX: usize = 256;
-/// After a write that failed, the next try.
+/// After a write that failed, the next try; after twice as long each time that it fails again.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The longest pause before the next try.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// What goes to the writer together.
 #[derive(Clone, Default)]
 pub struct Batch {
     ports: Vec<PortId>,
     nodes: Vec<Node>,
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.ports.len() + self.nodes.len()
+    }
+
+    /// The first that is in it.
+    fn first(&self) -> String {
+        let port = self.ports.first().map(|port| format!("port {port}"));
+        self.nodes.first().map(|node| format!("node {}", node.name)).or(port).unwrap_or_default()
+    }
+}
+
+/// When and how much is written after writes that failed.
+pub struct Retry {
+    /// Nothing is written before.
+    at: Option<Instant>,
+    pause: Duration,
+    /// What goes into a batch at most.
+    size: usize,
+    /// What the log says of the latest write: nothing is said twice.
+    problem: Option<WriteError>,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { at: None, pause: RETRY_AFTER, size: STATUS_BATCH_MAX, problem: None }
+    }
+}
+
+/// What becomes of a batch that was not written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// It is tried again.
+    Again,
+    /// It is one object, about which nothing can be decided.
+    LeftOut,
+}
+
+impl Retry {
+    /// Until there is nothing to wait for.
+    pub async fn pause(&self) {
+        match self.at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub fn is_over(&mut self) {
+        self.at = None;
+    }
+
+    fn succeeded(&mut self) {
+        if self.problem.take().is_some() {
+            tracing::info!("status is written again");
+        }
+        *self = Retry { size: (self.size * 2).min(STATUS_BATCH_MAX), ..Retry::default() };
+    }
+
+    fn failed(&mut self, batch: &Batch, error: WriteError) -> Next {
+        let is_fault = matches!(error, WriteError::Internal(_));
+        if is_fault && batch.len() == 1 {
+            let what = batch.first();
+            tracing::error!(
+                "what nodes say of {what} is not written before something about it changes; what they say of others is: {error}"
+            );
+            return Next::LeftOut;
+        }
+        if self.problem.as_ref() != Some(&error) {
+            let count = batch.len();
+            tracing::warn!("what nodes say of {count} ports and nodes is not written, which is tried again until it is: {error}");
+            self.problem = Some(error);
+        }
+        if is_fault {
+            // Smaller ones until it is alone, and at once: the store is not what fails.
+            self.size = batch.len() / 2;
+        } else {
+            self.at = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(RETRY_AFTER_MAX);
+        }
+        Next::Again
+    }
 }
 
 impl Owner {
@@ -41,11 +128,11 @@ impl Owner {
 
     /// Writes what differs from what the reports say, if nothing is being written. The owner wants the answer as a message.
     pub fn due(&mut self) -> Option<impl Future<Output = Message> + Send + use<>> {
-        if self.is_writing || self.retry_at.is_some() || self.state.revision() < self.write_from {
+        if self.is_writing || self.retry.at.is_some() || self.state.revision() < self.write_from {
             return None;
         }
         let batch = self.batch();
-        if batch.ports.is_empty() && batch.nodes.is_empty() {
+        if batch.len() == 0 {
             return None;
         }
         self.is_writing = true;
@@ -60,20 +147,20 @@ impl Owner {
 
     /// A write that failed is tried again without delay.
     pub fn retry_now(&mut self) {
-        self.retry_at = None;
+        self.retry.is_over();
     }
 
     /// Nodes first: others must know whom they follow before they see what they say.
     fn batch(&mut self) -> Batch {
         let mut batch = Batch::default();
-        while batch.nodes.len() < STATUS_BATCH_MAX
+        while batch.len() < self.retry.size
             && let Some((_, node)) = self.dirty_nodes.pop_first()
         {
             if self.is_news(&node) {
                 batch.nodes.push(node);
             }
         }
-        while batch.nodes.len() + batch.ports.len() < STATUS_BATCH_MAX
+        while batch.len() < self.retry.size
             && let Some(id) = self.dirty_ports.pop_first()
         {
             if self.state.port(id).is_some_and(|port| self.reports.settled(port).is_some()) {
@@ -91,18 +178,20 @@ impl Owner {
         self.is_writing = false;
         match result {
             Ok(written) => {
+                self.retry.succeeded();
                 self.write_from = written.revision;
                 written.value.iter().for_each(|taken| self.turn_away(taken));
             }
             Err(error) => {
-                tracing::warn!("status of {} ports could not be written, which is tried again: {error}", batch.ports.len());
+                if self.retry.failed(&batch, error) == Next::LeftOut {
+                    return;
+                }
                 self.dirty_ports.extend(batch.ports);
                 let is_here = |node: &Node| self.nodes.get(&node.name).is_some_and(|track| track.session.is_some());
                 let again: Vec<Node> = batch.nodes.into_iter().filter(|node| self.core.server().is_none() || is_here(node)).collect();
                 for node in again {
                     self.dirty_nodes.entry(node.name.clone()).or_insert(node);
                 }
-                self.retry_at = Some(tokio::time::Instant::now() + RETRY_AFTER);
             }
         }
     }
@@ -162,5 +251,75 @@ pub fn forget(tx: &mut Tx, node: &NodeName, reports: &Reports) {
     settled.into_iter().for_each(|port| tx.put(port));
     if tx.state().node(node).is_some() {
         tx.delete(ObjectKey::new(Kind::Node, node.id()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::views::tests::world::{name, node};
+    use crate::writer::Core;
+
+    fn batch(ports: u128) -> Batch {
+        Batch { ports: (0..ports).map(|n| PortId(Uuid::from_u128(n))).collect(), nodes: Vec::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_takes_nothing_is_asked_ever_more_seldom_until_it_does() {
+        let (mut retry, begun) = (Retry::default(), Instant::now());
+        let mut pauses = Vec::new();
+        while pauses.last() != Some(&RETRY_AFTER_MAX) || pauses.len() < 9 {
+            assert_eq!(retry.failed(&batch(1), WriteError::StoreFull), Next::Again);
+            pauses.push(retry.at.unwrap() - begun);
+        }
+        let doubled = |n: u32| (RETRY_AFTER * 2u32.pow(n)).min(RETRY_AFTER_MAX);
+        assert_eq!(pauses, (0..pauses.len() as u32).map(doubled).collect::<Vec<_>>());
+        retry.succeeded();
+        assert!(retry.at.is_none());
+        retry.failed(&batch(1), WriteError::StoreFull);
+        assert_eq!(retry.at, Some(begun + RETRY_AFTER), "from the beginning");
+    }
+
+    fn say_hello(owner: &mut Owner, n: u32) {
+        owner.connect(node(n)).unwrap_or_else(|taken| panic!("{taken}"));
+    }
+
+    /// Writes until nothing waits, what names node n5 by a fault in vain. How often.
+    async fn write(owner: &mut Owner) -> usize {
+        let mut tries = 0;
+        loop {
+            let batch = owner.batch();
+            if batch.len() == 0 {
+                return tries;
+            }
+            tries += 1;
+            assert!(tries < 50 && owner.retry.at.is_none(), "at once, and not for ever");
+            let known = Known { state: owner.state.clone(), reports: owner.reports.clone(), server: None };
+            let (written, is_bad) = (batch.clone(), batch.nodes.iter().any(|node| node.name == name(5)));
+            let deciding = move |tx: &mut Tx| {
+                assert!(!is_bad, "on purpose");
+                Ok::<_, WriteError>(apply(tx, &written, &known))
+            };
+            let result = owner.core.write(deciding).await;
+            owner.wrote(batch, result);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nothing_can_be_decided_about_holds_up_no_other() {
+        let core = Core::start(Arc::new(store::Memory::new())).unwrap();
+        let (messages, inbox) = mpsc::channel(1);
+        let (mut owner, _signals) = Owner::new(core.clone(), inbox, messages.downgrade(), Arc::default());
+        (1..=9).for_each(|n| say_hello(&mut owner, n));
+        write(&mut owner).await;
+        let written: BTreeSet<_> = core.state().all::<Node>().map(|node| node.name.clone()).collect();
+        assert_eq!(written, BTreeSet::from([1, 2, 3, 4, 6, 7, 8, 9].map(name)));
+        // It is tried again when something about it has changed.
+        say_hello(&mut owner, 5);
+        assert_eq!(write(&mut owner).await, 1);
     }
 }

@@ -402,8 +402,8 @@ async fn what_could_not_be_written_is_tried_again_after_a_pause() {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    for (before, after) in tried.iter().zip(&tried[1..]) {
-        assert!(*after - *before >= RETRY_AFTER && *after - *before < 2 * RETRY_AFTER, "{tried:?}");
+    for (pause, tried) in [RETRY_AFTER, 2 * RETRY_AFTER].into_iter().zip(tried.windows(2)) {
+        assert!(tried[1] - tried[0] >= pause && tried[1] - tried[0] < 2 * pause, "{tried:?}");
     }
     store.0.set_full(false);
     while core.state().node(&name(1)).is_none() {
