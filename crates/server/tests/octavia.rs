@@ -276,7 +276,7 @@ async fn a_batch_makes_the_members_be_these_and_touches_no_other() {
     let revision = api.world.core.state().revision();
     assert_eq!(put(batch(vec![6, 7, 8]), "").await.0, 202);
     assert_eq!(addresses().await, ["10.0.0.6", "10.0.0.7", "10.0.0.8"]);
-    let commits = api.world.core.changes(revision).await.unwrap();
+    let commits = api.world.core.changes(revision, usize::MAX).await.unwrap();
     assert_eq!(commits[0].changes.len(), 2, "one goes, one comes");
     assert_eq!(put(batch(vec![9]), "?additive_only=true").await.0, 202);
     assert_eq!(addresses().await.len(), 4);

@@ -134,8 +134,8 @@ impl Store for Failing {
         self.memory.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.memory.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.memory.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -172,8 +172,8 @@ impl Store for Busy {
         self.0.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.0.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.0.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -206,8 +206,8 @@ impl Store for Away {
         self.memory.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.memory.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.memory.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -316,8 +316,10 @@ async fn subscribers_see_every_commit_once_and_in_order() {
         followed.apply(&commit);
     }
     assert_eq!(followed, *world.core.state());
-    let told = world.core.changes(state.revision()).await.unwrap();
+    let told = world.core.changes(state.revision(), 50).await.unwrap();
     assert_eq!(told.len() as u64, followed.revision().0 - state.revision().0);
+    let too_many = world.core.changes(state.revision(), 49).await;
+    assert!(matches!(too_many, Err(ChangesError::TooMany { most: 49 })), "out of memory no more than out of the log: {too_many:?}");
 }
 
 #[tokio::test]
@@ -344,8 +346,8 @@ impl Store for Slow {
         self.inner.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.inner.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.inner.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

@@ -146,6 +146,9 @@ pub enum ChangesError {
     /// The store has not got there: whoever asks has seen another store.
     #[error("revision {0} is in the future")]
     Future(Revision),
+    /// A snapshot is smaller than what would have to be told.
+    #[error("more than {most} changes came after it")]
+    TooMany { most: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -182,8 +185,9 @@ pub trait Store: Send + Sync + 'static {
     /// Everything, at the latest revision.
     fn load(&self) -> Result<Snapshot, StoreError>;
 
-    /// The commits after `from`, oldest first.
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError>;
+    /// The commits after `from`, oldest first. Where more than `most` objects have changed in them, that is told instead, and no more of
+    /// them is read than it takes to know.
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError>;
 
     /// Applies all of `transaction` or nothing, durably, and tells the revision that it made: the one after its base. One
     /// without operations changes nothing and tells its base, if that is the latest revision. Deleting what is absent is no error.

@@ -63,12 +63,14 @@ impl Store for Memory {
         Ok(snapshot)
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
         let inner = self.lock();
         if from > inner.revision() {
             return Err(ChangesError::Future(from));
         }
-        Ok(inner.log[from.0 as usize..].to_vec())
+        let commits = &inner.log[from.0 as usize..];
+        let changes: usize = commits.iter().map(|commit| commit.changes.len()).sum();
+        if changes > most { Err(ChangesError::TooMany { most }) } else { Ok(commits.to_vec()) }
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

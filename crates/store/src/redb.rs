@@ -477,7 +477,7 @@ impl Store for Redb {
         Ok(snapshot)
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
         let database = self.database()?;
         let latest = revision(&database)?;
         if from > latest {
@@ -490,10 +490,15 @@ impl Store for Redb {
         if from < oldest {
             return Err(ChangesError::Compacted { oldest });
         }
-        let mut commits = Vec::new();
+        let (mut commits, mut changes) = (Vec::new(), 0);
         for entry in log.range(from.0 + 1..).map_err(reading)? {
             let (revision, entry) = entry.map_err(reading)?;
-            commits.push(codec::decode_log(Revision(revision.value()), entry.value()).map_err(StoreError::from)?);
+            let commit = codec::decode_log(Revision(revision.value()), entry.value()).map_err(StoreError::from)?;
+            changes += commit.changes.len();
+            if changes > most {
+                return Err(ChangesError::TooMany { most });
+            }
+            commits.push(commit);
         }
         Ok(commits)
     }
@@ -571,8 +576,8 @@ mod tests {
         let store = open(directory.path(), 0);
         for (base, left) in [(COMMITS, TRIM_MAX as u64 + 11), (COMMITS + 1, 12), (COMMITS + 2, 1)] {
             transact(&store, base);
-            assert_eq!(store.changes(Revision(base + 1 - left)).unwrap().len() as u64, left);
-            assert!(matches!(store.changes(Revision(base - left)), Err(ChangesError::Compacted { .. })));
+            assert_eq!(store.changes(Revision(base + 1 - left), usize::MAX).unwrap().len() as u64, left);
+            assert!(matches!(store.changes(Revision(base - left), usize::MAX), Err(ChangesError::Compacted { .. })));
         }
     }
 
@@ -588,8 +593,8 @@ mod tests {
         }
         set(&write, REVISION, CHANGES_MAX + 1).unwrap();
         write.commit().unwrap();
-        assert_eq!(store.changes(Revision(1)).unwrap().len() as u64, CHANGES_MAX);
-        assert!(matches!(store.changes(Revision(0)), Err(ChangesError::Compacted { oldest: Revision(1) })));
+        assert_eq!(store.changes(Revision(1), usize::MAX).unwrap().len() as u64, CHANGES_MAX);
+        assert!(matches!(store.changes(Revision(0), usize::MAX), Err(ChangesError::Compacted { oldest: Revision(1) })));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub fn suite<S: Store>(make: impl Fn() -> S) {
     of_two_writers_on_one_state_one_wins(Arc::new(make()));
     what_others_wrote_can_be_taken_in(&make());
     changes_tell_before_and_after(&make());
+    too_many_changes_are_not_told(&make());
     a_transaction_without_operations_changes_nothing(&make());
     deleting_what_is_absent_is_no_error(&make());
     the_largest_batch_is_one_transaction(&make());
@@ -55,7 +56,7 @@ fn transact(store: &impl Store, ops: impl Into<Vec<Op>>) -> Revision {
 fn a_new_store_is_empty(store: &impl Store) {
     let snapshot = store.load().expect("a new store loads");
     assert_eq!((snapshot.revision, snapshot.objects.len(), snapshot.records.len()), (Revision(0), 0, 0));
-    assert!(store.changes(Revision(0)).expect("a new store has a log").is_empty());
+    assert!(store.changes(Revision(0), usize::MAX).expect("a new store has a log").is_empty());
 }
 
 fn what_was_put_is_loaded(store: &impl Store) {
@@ -150,15 +151,30 @@ fn changes_tell_before_and_after(store: &impl Store) {
     transact(store, [put(newer.clone())]);
     transact(store, [Op::PutRecord("keys".into(), b"1".to_vec())]);
     transact(store, [Op::Delete(key)]);
-    let commits = store.changes(Revision(0)).expect("the log reaches back");
+    let commits = store.changes(Revision(0), usize::MAX).expect("the log reaches back");
     assert_eq!(commits.iter().map(|commit| commit.revision.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
     let steps: Vec<_> =
         commits.iter().flat_map(|commit| commit.changes.iter()).map(|change| (change.before.clone(), change.after.clone())).collect();
     let (old, new) = (Some(Arc::new(Object::from(node("a")))), Some(Arc::new(Object::from(newer))));
     assert_eq!(steps, [(None, old.clone()), (old, new.clone()), (new, None)]);
-    assert_eq!(store.changes(Revision(3)).expect("the log reaches back").len(), 1);
-    assert!(store.changes(Revision(4)).expect("the latest").is_empty());
-    assert!(matches!(store.changes(Revision(5)), Err(ChangesError::Future(_))));
+    assert_eq!(store.changes(Revision(3), usize::MAX).expect("the log reaches back").len(), 1);
+    assert!(store.changes(Revision(4), usize::MAX).expect("the latest").is_empty());
+    assert!(matches!(store.changes(Revision(5), usize::MAX), Err(ChangesError::Future(_))));
+}
+
+fn too_many_changes_are_not_told(store: &impl Store) {
+    transact(store, [put(node("a")), put(node("b")), Op::PutRecord("keys".into(), b"1".to_vec())]);
+    transact(store, [put(node("c"))]);
+    // In parts, where a transaction has a limit.
+    transact(store, (0..500).map(|n| put(node(&n.to_string()))).collect::<Vec<_>>());
+    for (from, changes) in [(0, 503), (1, 501), (2, 500), (3, 0)] {
+        let told = store.changes(Revision(from), changes).expect("the log reaches back");
+        assert_eq!(told.iter().map(|commit| commit.changes.len()).sum::<usize>(), changes, "after {from}");
+        if let Some(fewer) = changes.checked_sub(1) {
+            let too_many = store.changes(Revision(from), fewer);
+            assert!(matches!(too_many, Err(ChangesError::TooMany { most }) if most == fewer), "{too_many:?}");
+        }
+    }
 }
 
 fn a_transaction_without_operations_changes_nothing(store: &impl Store) {
@@ -170,14 +186,14 @@ fn a_transaction_without_operations_changes_nothing(store: &impl Store) {
 fn deleting_what_is_absent_is_no_error(store: &impl Store) {
     let ops = [Op::Delete(Object::from(node("a")).key()), Op::DeleteRecord("keys".into())];
     transact(store, ops);
-    assert!(store.changes(Revision(0)).expect("log").iter().all(|commit| commit.changes.is_empty()));
+    assert!(store.changes(Revision(0), usize::MAX).expect("log").iter().all(|commit| commit.changes.is_empty()));
 }
 
 fn the_largest_batch_is_one_transaction(store: &impl Store) {
     let members: Vec<Op> = (0..BATCH).map(|number| put(member(number))).collect();
     assert_eq!(transact(store, members), Revision(1));
     assert_eq!(store.load().expect("load").objects.len() as u128, BATCH);
-    assert_eq!(store.changes(Revision(0)).expect("log")[0].changes.len() as u128, BATCH);
+    assert_eq!(store.changes(Revision(0), usize::MAX).expect("log")[0].changes.len() as u128, BATCH);
 }
 
 fn member(number: u128) -> Member {

@@ -30,9 +30,9 @@ fn what_is_imported_is_what_was_exported() {
     assert_eq!((exported.revision, exported.objects, exported.records), (Revision(5), 5, 1));
     assert_eq!(to.load().unwrap(), from.load().unwrap());
     // The history stays behind, and says so; it goes on from there.
-    assert!(matches!(to.changes(Revision(4)), Err(ChangesError::Compacted { oldest: Revision(5) })));
+    assert!(matches!(to.changes(Revision(4), usize::MAX), Err(ChangesError::Compacted { oldest: Revision(5) })));
     to.transact(&suite::transaction(&to, vec![Op::DeleteRecord("keys".into())])).unwrap();
-    assert_eq!(to.changes(Revision(5)).unwrap().len(), 1);
+    assert_eq!(to.changes(Revision(5), usize::MAX).unwrap().len(), 1);
     drop(to);
     assert_eq!(redb(directory.path(), "to").load().unwrap().revision, Revision(6));
 }
@@ -47,7 +47,7 @@ fn what_is_restored_goes_on_beyond_what_was_seen() {
     let restored = import(&to, file.as_slice(), Import::Restore).unwrap().revision;
     assert!(restored > Revision(1_000_000_000_000), "{restored}");
     assert_eq!(to.load().unwrap().objects, from.load().unwrap().objects);
-    assert!(matches!(to.changes(Revision(5)), Err(ChangesError::Compacted { .. })));
+    assert!(matches!(to.changes(Revision(5), usize::MAX), Err(ChangesError::Compacted { .. })));
 }
 
 #[test]

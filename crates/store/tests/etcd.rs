@@ -118,7 +118,7 @@ fn each_server_sees_what_the_others_commit_once_and_in_order() {
         assert_eq!(update.revision, Revision(number as u64 + 1));
         assert_eq!(sorted(&update.ops), sorted(&written[number]), "revision {}", number + 1);
     }
-    let changed: Vec<usize> = ours.changes(Revision(0)).unwrap().iter().map(|commit| commit.changes.len()).collect();
+    let changed: Vec<usize> = ours.changes(Revision(0), usize::MAX).unwrap().iter().map(|commit| commit.changes.len()).collect();
     assert_eq!(changed, [1, 1000, 0]);
 }
 
@@ -192,7 +192,7 @@ fn check(store: &Etcd, answered: u64) {
     }
     assert_eq!(snapshot.objects.len() as u64, latest, "each transaction made one object");
     let from = latest.saturating_sub(10);
-    let commits = store.changes(Revision(from)).unwrap();
+    let commits = store.changes(Revision(from), usize::MAX).unwrap();
     assert_eq!(commits.iter().map(|commit| commit.revision.0).collect::<Vec<_>>(), (from + 1..=latest).collect::<Vec<_>>());
     assert!(commits.iter().all(|commit| commit.changes.len() == 1 && commit.changes[0].before.is_none()));
     // Whoever writes next applies what is left over.
@@ -209,13 +209,13 @@ fn a_history_that_etcd_has_cut_off_is_told_and_a_late_watch_begins_again() {
         transact(&store, vec![put(&n.to_string())]).unwrap();
     }
     store.forget_history(Duration::from_secs(3600)).unwrap();
-    assert_eq!(store.changes(Revision(0)).unwrap().len(), 50, "an hour is kept");
+    assert_eq!(store.changes(Revision(0), usize::MAX).unwrap().len(), 50, "an hour is kept");
     store.forget_history(Duration::ZERO).unwrap();
     for from in [0, 49] {
-        let told = store.changes(Revision(from));
+        let told = store.changes(Revision(from), usize::MAX);
         assert!(matches!(told, Err(ChangesError::Compacted { oldest: Revision(50) })), "{told:?}");
     }
-    assert!(store.changes(Revision(50)).unwrap().is_empty());
+    assert!(store.changes(Revision(50), usize::MAX).unwrap().is_empty());
     // A server that begins to watch where etcd has forgotten everything.
     let late = world.store("/t");
     assert_eq!(late.load().unwrap().revision, Revision(50));
@@ -283,10 +283,10 @@ fn a_deployment_moves_there_and_back(options: &Options) {
     assert_eq!((moved.revision, moved.objects, moved.records), (Revision(4), 502, 1));
     assert_eq!(import(&etcd, file.as_slice(), Import::Move).unwrap(), moved);
     assert_eq!(etcd.load().unwrap(), before.load().unwrap());
-    assert!(matches!(etcd.changes(Revision(3)), Err(ChangesError::Compacted { oldest: Revision(4) })));
+    assert!(matches!(etcd.changes(Revision(3), usize::MAX), Err(ChangesError::Compacted { oldest: Revision(4) })));
     assert!(matches!(import(&etcd, file.as_slice(), Import::Move), Err(DumpError::NotEmpty(Revision(4)))));
     assert_eq!(transact(&etcd, vec![put("in-etcd")]).unwrap(), Revision(5));
-    assert_eq!(etcd.changes(Revision(4)).unwrap().len(), 1);
+    assert_eq!(etcd.changes(Revision(4), usize::MAX).unwrap().len(), 1);
     let mut file = Vec::new();
     export(&etcd, &mut file).unwrap();
     import(&after, file.as_slice(), Import::Move).unwrap();

@@ -53,7 +53,7 @@ fn what_was_answered_is_there_after_a_restart() {
     };
     let store = open(directory.path());
     assert_eq!(store.load().unwrap(), before);
-    assert_eq!(store.changes(Revision(0)).unwrap().len(), 10);
+    assert_eq!(store.changes(Revision(0), usize::MAX).unwrap().len(), 10);
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn the_log_forgets_what_is_too_much_and_says_so() {
     let log = LogLimits { bytes: 4096, ..LogLimits::default() };
     let store = Redb::open(directory.path().join("store"), Options { log, reserve_bytes: 0 }).unwrap();
     write_nodes(100, &store);
-    let Err(ChangesError::Compacted { oldest }) = store.changes(Revision(0)) else { panic!("the log has no limit") };
+    let Err(ChangesError::Compacted { oldest }) = store.changes(Revision(0), usize::MAX) else { panic!("the log has no limit") };
     assert!(oldest > Revision(50) && oldest < Revision(100), "{oldest}");
-    assert_eq!(store.changes(oldest).unwrap().len() as u64, 100 - oldest.0);
-    assert!(store.changes(Revision(oldest.0 - 1)).is_err());
+    assert_eq!(store.changes(oldest, usize::MAX).unwrap().len() as u64, 100 - oldest.0);
+    assert!(store.changes(Revision(oldest.0 - 1), usize::MAX).is_err());
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn the_log_forgets_what_is_too_old() {
     let log = LogLimits { age: Duration::ZERO, ..LogLimits::default() };
     let store = Redb::open(path, Options { log, reserve_bytes: 0 }).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(120);
-    while store.changes(Revision(2)).is_ok() {
+    while store.changes(Revision(2), usize::MAX).is_ok() {
         transact(&store, put("again")).unwrap();
         assert!(std::time::Instant::now() < deadline, "nothing is forgotten");
     }
@@ -125,7 +125,7 @@ fn a_killed_server_has_lost_nothing_that_it_answered() {
         let snapshot = store.load().unwrap();
         assert!(snapshot.revision.0 >= answered, "answered {answered}, found {}", snapshot.revision);
         assert_eq!(snapshot.objects.len() as u64, 2 * snapshot.revision.0, "a transaction is there as a whole or not at all");
-        assert_eq!(store.changes(Revision(0)).unwrap().len() as u64, snapshot.revision.0);
+        assert_eq!(store.changes(Revision(0), usize::MAX).unwrap().len() as u64, snapshot.revision.0);
     }
 }
 
@@ -279,9 +279,9 @@ fn a_copy_that_is_put_back_goes_on_beyond_all_that_was_ever_seen() {
         assert!(leap > seen && store.load().unwrap().objects == before.objects);
         assert_eq!(transact(&store, put("new")).unwrap(), Revision(leap.0 + 1));
         for revision in [Revision(3), before.revision, seen, Revision(leap.0 - 1)] {
-            assert!(matches!(store.changes(revision), Err(ChangesError::Compacted { .. })), "{revision}");
+            assert!(matches!(store.changes(revision, usize::MAX), Err(ChangesError::Compacted { .. })), "{revision}");
         }
-        assert_eq!(store.changes(leap).unwrap().len(), 1);
+        assert_eq!(store.changes(leap, usize::MAX).unwrap().len(), 1);
         seen = store.load().unwrap().revision;
     }
 }

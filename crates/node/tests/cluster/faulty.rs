@@ -48,8 +48,8 @@ impl Store for Faulty {
         self.memory.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.memory.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.memory.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

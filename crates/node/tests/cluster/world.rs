@@ -314,7 +314,7 @@ impl World {
         }
         let Some(followed) = &mut stream.followed else { return };
         if followed.is_catching_up() {
-            let log = self.store.changes(followed.revision()).ok().filter(|_| self.random.chance(90));
+            let log = self.store.changes(followed.revision(), usize::MAX).ok().filter(|_| self.random.chance(90));
             return stream.down.extend(server.views.catch_up(followed, log.as_deref()));
         }
         match server.views.say(followed) {

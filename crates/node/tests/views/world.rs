@@ -68,9 +68,9 @@ impl Store for Disk {
         self.memory.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
         let oldest = Revision(self.oldest.load(Ordering::SeqCst));
-        if from < oldest { Err(ChangesError::Compacted { oldest }) } else { self.memory.changes(from) }
+        if from < oldest { Err(ChangesError::Compacted { oldest }) } else { self.memory.changes(from, most) }
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

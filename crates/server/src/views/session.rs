@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tonic::{Status, Streaming};
 
 use super::Views;
-use super::catch_up::{Position, resumed};
+use super::catch_up::{Position, RESUME_CHANGES_MAX, resumed};
 use super::closure::closure;
 use super::outbox::{Batch, Next, chunks};
 use super::owner::{AddressTaken, Admission, Message, SessionId};
@@ -233,7 +233,7 @@ async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Ar
 
 async fn resume(views: &Views, node: &NodeName, position: Position, admission: &Arc<Admission>) -> Option<Batch> {
     let _permit = views.resumes.acquire().await.ok()?;
-    let log = match views.core.changes(position.revision).await {
+    let log = match views.core.changes(position.revision, RESUME_CHANGES_MAX).await {
         Ok(log) => log,
         Err(error) => {
             tracing::info!("node {node} cannot resume and gets a snapshot, which disturbs no traffic: {error}");

@@ -62,7 +62,7 @@ mod tests {
             Ok(Snapshot::default())
         }
 
-        fn changes(&self, _: Revision) -> Result<Vec<Commit>, ChangesError> {
+        fn changes(&self, _: Revision, _: usize) -> Result<Vec<Commit>, ChangesError> {
             Ok(Vec::new())
         }
 

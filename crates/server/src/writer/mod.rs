@@ -231,15 +231,17 @@ impl Core {
         (latest.state.clone(), Subscription { commits: latest.commits.subscribe() })
     }
 
-    /// The commits after `from`, out of memory or the store's log. What was read of the log is told out of memory to the next.
-    pub async fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+    /// The commits after `from`, out of memory or the store's log, if not more than `most` objects have changed in them. What was read of
+    /// the log is told out of memory to the next.
+    pub async fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
         let told = self.published.lock().window.since(from);
         if let Some(commits) = told {
-            return Ok(commits);
+            let changes: usize = commits.iter().map(|commit| commit.changes.len()).sum();
+            return if changes > most { Err(ChangesError::TooMany { most }) } else { Ok(commits) };
         }
         let store = self.store.clone();
         let failed = |source: tokio::task::JoinError| StoreError::Failed { doing: "reading the log", source: source.into() };
-        let log = tokio::task::spawn_blocking(move || store.changes(from)).await.map_err(failed)??;
+        let log = tokio::task::spawn_blocking(move || store.changes(from, most)).await.map_err(failed)??;
         // After a start, all nodes ask for it.
         self.published.lock().window.precede(&log);
         Ok(log)
@@ -545,9 +547,9 @@ mod tests {
             self.0.load()
         }
 
-        fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+        fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
             self.1.fetch_add(1, Ordering::SeqCst);
-            self.0.changes(from)
+            self.0.changes(from, most)
         }
 
         fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -574,7 +576,7 @@ mod tests {
         }
         let (core, _writer) = Core::by_hand(store.clone(), Arc::new(Timestamp::now)).unwrap();
         for from in [1, 2, 1, 3] {
-            core.changes(Revision(from)).await.unwrap();
+            core.changes(Revision(from), usize::MAX).await.unwrap();
         }
         assert_eq!(store.1.load(Ordering::SeqCst), 1);
     }

@@ -26,8 +26,8 @@ impl Store for Deaf {
         self.0.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.0.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.0.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

@@ -17,7 +17,7 @@ use crate::{Change, ChangesError, Commit, DecodeError, Key};
 const FORGET_PERIOD: Duration = Duration::from_secs(300);
 
 impl Cluster {
-    pub async fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
+    pub async fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
         let failed = |problem: Problem| problem.while_("reading etcd's history");
         self.read_head().await.map_err(failed)?;
         // What is committed and not applied yet would be half in the history.
@@ -37,9 +37,9 @@ impl Cluster {
         if found.head.revision() != from {
             return Err(ChangesError::Compacted { oldest: found.head.revision() });
         }
-        match self.told_between(at, known).await {
+        match self.told_between(at, known, most).await {
             Err(problem) if problem.is_compacted() => Err(ChangesError::Compacted { oldest: latest }),
-            other => Ok(other.map_err(failed)?),
+            told => told.map_err(failed)?.ok_or(ChangesError::TooMany { most }),
         }
     }
 
@@ -120,19 +120,22 @@ impl Cluster {
         }
     }
 
-    /// The commits after etcd's revision `at`, up to the head that is known.
-    async fn told_between(&self, at: i64, known: Known) -> Result<Vec<Commit>, Problem> {
+    /// The commits after etcd's revision `at`, up to the head that is known. None: more than `most` objects changed in them.
+    async fn told_between(&self, at: i64, known: Known, most: usize) -> Result<Option<Vec<Commit>>, Problem> {
         let first = self.head_at(at).await?.unwrap_or_default().head.revision();
         let (key, end) = self.layout.everything();
         let create = WatchCreate { key, end, start: at + 1, before: true, fragment: true };
         let mut watch = self.client.watch(create).await?;
-        let mut story = Story { at: first, commits: Vec::new(), unfinished: None };
+        let mut story = Story { at: first, commits: Vec::new(), changes: 0, unfinished: None };
         loop {
             let answer = watch.next().await?;
             for at_once in answer.events.chunk_by(|a, b| modified(a) == modified(b)) {
                 self.tell(&mut story, at_once)?;
+                if story.length() > most {
+                    return Ok(None);
+                }
                 if modified(&at_once[0]) >= known.modified {
-                    return Ok(story.commits);
+                    return Ok(Some(story.commits));
                 }
             }
         }
@@ -160,12 +163,13 @@ impl Cluster {
             }
             Some(head) if head.revision() > story.at => {
                 story.at = head.revision();
-                story.commits.push(Commit { revision: head.revision(), changes: changes.into_values().collect() });
+                story.push(changes);
             }
             // All its parts are applied.
             Some(_) => {
-                let unfinished = story.unfinished.take();
-                story.commits.extend(unfinished.map(|changes| Commit { revision: story.at, changes: changes.into_values().collect() }));
+                if let Some(changes) = story.unfinished.take() {
+                    story.push(changes);
+                }
             }
             // Applied by two servers, the first time counts.
             None => {
@@ -184,8 +188,21 @@ impl Cluster {
 struct Story {
     at: Revision,
     commits: Vec<Commit>,
+    /// How many there are in the commits.
+    changes: usize,
     /// A transaction in parts, as far as it is applied.
     unfinished: Option<BTreeMap<String, Change>>,
+}
+
+impl Story {
+    fn push(&mut self, changes: BTreeMap<String, Change>) {
+        self.changes += changes.len();
+        self.commits.push(Commit { revision: self.at, changes: changes.into_values().collect() });
+    }
+
+    fn length(&self) -> usize {
+        self.changes + self.unfinished.as_ref().map_or(0, BTreeMap::len)
+    }
 }
 
 /// None where it is about a record.

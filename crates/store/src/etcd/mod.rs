@@ -164,8 +164,8 @@ impl Store for Etcd {
         self.wait(|cluster| async move { cluster.load().await })?.map_err(|problem| problem.while_("reading etcd"))
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.wait(move |cluster| async move { cluster.changes(from).await })?
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.wait(move |cluster| async move { cluster.changes(from, most).await })?
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

@@ -100,7 +100,7 @@ mod tests {
             Err(StoreError::Failed { doing: "a test", source: "on purpose".into() })
         }
 
-        fn changes(&self, _: Revision) -> std::result::Result<Vec<Commit>, ChangesError> {
+        fn changes(&self, _: Revision, _: usize) -> std::result::Result<Vec<Commit>, ChangesError> {
             Ok(Vec::new())
         }
 

@@ -37,8 +37,8 @@ impl Store for Shared {
         self.0.load()
     }
 
-    fn changes(&self, from: Revision) -> Result<Vec<Commit>, ChangesError> {
-        self.0.changes(from)
+    fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
+        self.0.changes(from, most)
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
@@ -375,7 +375,7 @@ async fn no_transaction_is_larger_however_many_nodes_come_at_once_and_nodes_come
     for _ in 0..2 * NODES as usize / STATUS_BATCH_MAX {
         slow.write(|_| {}).await;
     }
-    let commits = slow.store.changes(before).unwrap();
+    let commits = slow.store.changes(before, usize::MAX).unwrap();
     assert_eq!(commits.iter().map(|commit| commit.changes.len()).collect::<Vec<_>>(), [STATUS_BATCH_MAX; 4]);
     let is_of_nodes = |commit: &Commit| commit.changes.iter().all(|change| change.key.kind == model::Kind::Node);
     assert_eq!(commits.iter().map(is_of_nodes).collect::<Vec<_>>(), [true, true, false, false]);
