@@ -11,7 +11,7 @@ use model::Revision;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::redb::unix_micros;
+use crate::time::unix_micros;
 use crate::{DecodeError, Key, Snapshot, Store, StoreError, TransactError, codec};
 
 /// The version of the format.

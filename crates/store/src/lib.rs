@@ -24,6 +24,7 @@ mod etcd;
 mod memory;
 mod redb;
 pub mod suite;
+mod time;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +36,10 @@ pub use codec::{DecodeError, decode_record, encode_record};
 pub use dump::{DumpError, Dumped, Import, export, import};
 pub use etcd::{Etcd, EtcdOptions};
 pub use memory::Memory;
-pub use redb::{CHANGES_MAX, LogLimits, OpenError, Options, Redb};
+pub use redb::{LogLimits, OpenError, Options, Redb};
+
+/// A history with more commits than this is told as compacted: a snapshot is smaller.
+pub const CHANGES_MAX: u64 = 20_000;
 
 /// The prefix of every key: the version of the layout.
 pub const PREFIX: &str = "/ladon/v1";

@@ -11,17 +11,20 @@
 //!
 //! A copy that is put back has forgotten revisions that nodes have seen: [`Redb::leap`] goes on beyond all of them.
 
+mod file;
+
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use model::Revision;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
 
 use crate::codec::{self, LogEntry};
-use crate::{ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, check_base};
+use crate::time::{unix_micros, unix_secs};
+use crate::{CHANGES_MAX, ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, check_base};
+use file::StoreFile;
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -37,8 +40,6 @@ const FORMAT_VERSION: u64 = 1;
 const CACHE_BYTES: usize = 64 << 20;
 /// Log entries that one transaction removes at most: old ones go little by little.
 const TRIM_MAX: usize = 64;
-/// A history with more commits than this is told as compacted: a snapshot is smaller.
-pub const CHANGES_MAX: u64 = 20_000;
 /// What a transaction may need on the disk beyond its own bytes, several times over: copies of the trees' pages.
 const OVERHEAD_FACTOR: u64 = 4;
 
@@ -106,45 +107,10 @@ pub enum OpenError {
 
 /// A store in one file.
 pub struct Redb {
-    path: PathBuf,
+    file: StoreFile,
     options: Options,
     /// None after a failure, until it is opened anew.
     database: Mutex<Option<Arc<Database>>>,
-    /// The file as the latest writing left it.
-    left: Mutex<Option<FileState>>,
-    /// What somebody else did to the file. Nothing is written any more, not even at the end: what lies there may be a copy that was
-    /// put back.
-    spoilt: OnceLock<String>,
-}
-
-/// What tells whether a file is the same, and as it was left.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct FileState {
-    device: u64,
-    inode: u64,
-    length: u64,
-    /// Seconds and nanoseconds of the latest write to it.
-    modified: (i64, i64),
-}
-
-impl FileState {
-    fn of(path: &Path) -> std::io::Result<FileState> {
-        let file = std::fs::metadata(path)?;
-        Ok(FileState { device: file.dev(), inode: file.ino(), length: file.len(), modified: (file.mtime(), file.mtime_nsec()) })
-    }
-
-    fn is_same_file(self, other: FileState) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
-
-    /// What happened to a file that was left like this and is like `now`.
-    fn changed_to(self, now: FileState) -> String {
-        match self.is_same_file(now) {
-            true if now.length == self.length => "somebody else has written into it".to_owned(),
-            true => format!("it has {} bytes and was left with {}: somebody else has written it or cut it off", now.length, self.length),
-            false => "it is another file than the one that was opened".to_owned(),
-        }
-    }
 }
 
 impl Redb {
@@ -156,8 +122,7 @@ impl Redb {
         if is_new {
             tracing::warn!("{}", made(&path));
         }
-        let left = Mutex::new(FileState::of(&path).ok());
-        Ok(Redb { path, options, database: Mutex::new(Some(Arc::new(database))), left, spoilt: OnceLock::new() })
+        Ok(Redb { file: StoreFile::opened(path), options, database: Mutex::new(Some(Arc::new(database))) })
     }
 
     /// Goes on far beyond every revision that was ever told, with an empty log, and tells where. To be done with a copy that
@@ -168,7 +133,7 @@ impl Redb {
     /// it, and until the year 2255 JSON's numbers hold it.
     pub fn leap(&self) -> Result<Revision, TransactError> {
         let database = self.database()?;
-        self.writing(&mut self.left(), || {
+        self.file.writing(&mut self.file.left(), || {
             let write = database.begin_write().map_err(failed("beginning a transaction"))?;
             let next = Revision((revision_in(&write)?.0 + 1).max(unix_micros()));
             write.delete_table(LOG).map_err(failed("clearing the log"))?;
@@ -180,37 +145,6 @@ impl Redb {
         })
     }
 
-    /// Does `work`, which writes; `left` is what the file is like then, whatever came of it. Whoever writes holds that from before looking
-    /// at the file, so that nobody takes another one's writing for a stranger's.
-    fn writing<T>(&self, left: &mut Option<FileState>, work: impl FnOnce() -> Result<T, TransactError>) -> Result<T, TransactError> {
-        let done = work();
-        // Another file in its place is found before the next write.
-        if let Ok(now) = FileState::of(&self.path)
-            && left.is_none_or(|left| left.is_same_file(now))
-        {
-            *left = Some(now);
-        }
-        done
-    }
-
-    fn left(&self) -> MutexGuard<'_, Option<FileState>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An error if the file is not as the latest writing `left` it. One that was moved away may come back.
-    fn check_file(&self, database: &Arc<Database>, left: Option<FileState>) -> Result<(), StoreError> {
-        let doing = "looking at its file";
-        let now = FileState::of(&self.path).map_err(|source| StoreError::Failed { doing, source: source.into() })?;
-        if let Some(left) = left.filter(|left| *left != now)
-            && self.spoilt.set(left.changed_to(now)).is_ok()
-        {
-            // Closing it would write.
-            std::mem::forget(database.clone());
-        }
-        let advice = "stop the server, put the whole file or a copy in its place, and start it again";
-        self.spoilt.get().map_or(Ok(()), |why| Err(StoreError::Failed { doing, source: format!("{why}; {advice}").into() }))
-    }
-
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,19 +154,12 @@ impl Redb {
         if let Some(database) = &*slot {
             return Ok(database.clone());
         }
-        let left = *self.left();
-        if let (Some(left), Ok(now)) = (left, FileState::of(&self.path))
-            && left.is_same_file(now)
-            && now.length < left.length
-        {
-            // It cannot be read.
-            return Err(StoreError::Failed { doing: "opening its file again", source: left.changed_to(now).into() });
-        }
+        self.file.check_whole()?;
         let opened =
-            open(&self.path, false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
+            open(self.file.path(), false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
         let database = Arc::new(opened);
         *slot = Some(database.clone());
-        *self.left() = FileState::of(&self.path).ok();
+        self.file.reopened();
         Ok(database)
     }
 
@@ -260,7 +187,7 @@ impl Redb {
     fn has_room(&self, transaction: &Transaction) -> bool {
         let bytes: usize = transaction.ops.iter().map(op_bytes).sum();
         let needed = self.options.reserve_bytes + bytes as u64 * OVERHEAD_FACTOR;
-        let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = self.file.path().parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let free = nix::sys::statvfs::statvfs(directory).map(|disk| disk.blocks_available() as u64 * disk.fragment_size() as u64);
         is_enough(free, needed)
     }
@@ -404,14 +331,6 @@ fn reading<E: Into<redb::Error>>(error: E) -> StoreError {
     StoreError::Failed { doing: "reading", source: error.into().into() }
 }
 
-fn unix_secs() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-pub(crate) fn unix_micros() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
-}
-
 fn number(write: &WriteTransaction, name: &[u8]) -> Result<u64, TransactError> {
     let numbers = write.open_table(NUMBERS).map_err(failed("opening a table"))?;
     let number = numbers.get(name).map_err(failed("reading a number"))?;
@@ -506,7 +425,7 @@ impl Store for Redb {
     fn fill(&self, snapshot: &Snapshot) -> Result<(), TransactError> {
         let database = self.database()?;
         check_base(Revision::default(), revision(&database)?)?;
-        self.writing(&mut self.left(), || {
+        self.file.writing(&mut self.file.left(), || {
             let write = database.begin_write().map_err(failed("beginning a transaction"))?;
             {
                 let mut entries = write.open_table(ENTRIES).map_err(failed("opening a table"))?;
@@ -524,8 +443,8 @@ impl Store for Redb {
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {
         let database = self.database()?;
-        let mut left = self.left();
-        self.check_file(&database, *left)?;
+        let mut left = self.file.left();
+        self.file.check(*left, || std::mem::forget(database.clone()))?;
         // Nobody else writes this file: a conflict follows a failure whose outcome was not known.
         if transaction.ops.is_empty() {
             check_base(transaction.base, revision(&database)?)?;
@@ -535,7 +454,7 @@ impl Store for Redb {
             return Err(TransactError::Full);
         }
         let wanted = Revision(transaction.base.0 + 1);
-        match self.writing(&mut left, || self.write(&database, transaction)) {
+        match self.file.writing(&mut left, || self.write(&database, transaction)) {
             Err(failure @ (TransactError::Full | TransactError::Store(StoreError::Failed { .. }))) => {
                 drop((database, left));
                 self.settle(failure, wanted)

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::layout::{BYTES_MAX, Entry, Head, OPS_MAX, decode_part, encode_part, pieces};
 use super::wire::{self, Compare, DeleteRequest, DeleteResponse, PutRequest, PutResponse, TxnRequest, TxnResponse};
-use super::{Cluster, Failure, Known, Problem, Tries, unix_secs};
+use super::{Cluster, Failure, Known, Problem, Tries};
+use crate::time::unix_secs;
 use crate::{TransactError, check_base};
 
 /// Requests under way at once while parts are written or applied.

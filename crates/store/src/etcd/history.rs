@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::follow::modified;
 use super::layout::{Head, Place, object};
 use super::wire::{self, CompactRequest, CompactResponse, DELETED, Event, RangeRequest, RangeResponse, WatchCreate};
-use super::{Cluster, Failure, Known, Problem, unix_secs};
-use crate::redb::CHANGES_MAX;
-use crate::{Change, ChangesError, Commit, DecodeError, Key};
+use super::{Cluster, Failure, Known, Problem};
+use crate::time::unix_secs;
+use crate::{CHANGES_MAX, Change, ChangesError, Commit, DecodeError, Key};
 
 /// How often what is too old is forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(300);
