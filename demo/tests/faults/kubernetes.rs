@@ -13,7 +13,7 @@ use lab::{Ovs, Process, Progress, wait};
 use serde_json::{Value, json};
 
 use crate::level::{DEAD_MAX_MS, PAUSE_MAX_MS, Random, fresh_start_says_the_same, insist, seed, settle};
-use crate::world::{BRIDGE, cost, is_long, let_pass};
+use crate::world::{BRIDGE, cost, let_pass};
 
 const KILLS: usize = 300;
 /// How long Kubernetes may take to converge: containers that were killed with their runtime wait longer each time.
