@@ -24,6 +24,9 @@ use crate::memory::megabytes;
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
+/// Why pods may come later than the peer's.
+const OF_PODS: &str = "two ovs-vswitchd, a server, two nodes and `ladon kube` share the processors with all of Kubernetes, and the peer has none of them; the clusters run minutes apart, and the \
+     peer's own time was between 21 and 34 s";
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(300);
 /// Connections that are tried at once while a Service is awaited, each for [`TRY`]: one begins every 5 ms.
@@ -56,6 +59,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
             Reach::AtMostOfPeer(1.1),
         )
         .against(peer, Measured::p50(theirs.deployments))
+        .if_short(OF_PODS)
         .how(how.clone()),
         Figure::new(
             "Service created → first answer from a pod on another node, p50",
