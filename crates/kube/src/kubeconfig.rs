@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use hyper::Uri;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
@@ -15,9 +16,16 @@ pub async fn client(path: Option<&Path>) -> Result<(Client, String), Error> {
         Some(path) => read(path).await.map_err(|error| Error::Kubeconfig { path: path.into(), why: why(&error) })?,
         None => Config::incluster()?,
     };
-    let address = config.cluster_url.to_string();
+    let address = address(&config.cluster_url);
     let client = Client::try_from(config).map_err(|error| Error::Client { why: first_cause(&error) })?;
     Ok((client, address))
+}
+
+/// For the log: without the user and the password that may be in it.
+fn address(url: &Uri) -> String {
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{}://{host}{}", url.scheme_str().unwrap_or("https"), url.path())
 }
 
 async fn read(path: &Path) -> Result<Config, KubeconfigError> {
@@ -53,6 +61,12 @@ mod tests {
         let error = result.err().expect("it cannot be used");
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |&cause| cause.source());
         causes.map(|cause| format!("{cause}\n{cause:?}\n")).collect()
+    }
+
+    #[test]
+    fn an_address_is_shown_without_who_comes() {
+        assert_eq!(address(&Uri::from_static("https://user:SEKRIT@192.0.2.1:6443/a")), "https://192.0.2.1:6443/a");
+        assert_eq!(address(&Uri::from_static("https://192.0.2.1:6443")), "https://192.0.2.1:6443/");
     }
 
     #[tokio::test]
