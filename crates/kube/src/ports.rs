@@ -5,8 +5,9 @@
 //! and every few minutes after: whatever was left by a crash is either a pod's or an orphan, and orphans go.
 //!
 //! A port that is made for a pod that runs already (somebody deleted it, or the server's store is that of an earlier day) is to be as it
-//! was: what this process knows of it is asked for, else the addresses that the pod's status has. A port that differs from what the
-//! containers have reaches nobody, and its pod is told so whenever that is seen.
+//! was: what this process knows of it is asked for, else the addresses that the pod's status has. New pods wait meanwhile, so that
+//! none of them gets these. A port that differs from what the containers have reaches nobody, and its pod is told so whenever that
+//! is seen.
 //!
 //! Task: one, which owns everything here; requests run beside it and report back.
 
@@ -92,6 +93,8 @@ pub struct Ports {
     lost: HashMap<Uid, (Uuid, Box<Place>)>,
     /// Running pods that were refused what they had: the next attempt asks for nothing.
     displaced: HashSet<Uid>,
+    /// Running pods without a port, until a first attempt is over: new pods wait for them.
+    returning: HashSet<Uid>,
     /// Who has an address, as far as was seen.
     holders: HashMap<IpAddr, Uid>,
     /// Second ports of pods, which go.
@@ -102,6 +105,8 @@ pub struct Ports {
     resync: Interval,
     epoch: u64,
     is_listed: bool,
+    /// Earlier than anything in the queue.
+    begun: Instant,
 }
 
 impl Ports {
@@ -123,6 +128,7 @@ impl Ports {
             refused: HashSet::new(),
             lost: HashMap::new(),
             displaced: HashSet::new(),
+            returning: HashSet::new(),
             holders: HashMap::new(),
             duplicates: Vec::new(),
             running: FuturesUnordered::new(),
@@ -130,6 +136,7 @@ impl Ports {
             resync,
             epoch: 0,
             is_listed: false,
+            begun: Instant::now(),
         }
     }
 
@@ -137,7 +144,7 @@ impl Ports {
     pub async fn run(mut self) {
         loop {
             self.start_due();
-            let due = self.queue.next_due().filter(|_| self.is_listed && self.has_room());
+            let due = self.queue.next_due().filter(|_| self.is_listed && self.has_room() && self.returning.is_empty());
             tokio::select! {
                 Some(event) = self.watch.next() => self.pod_event(event),
                 Some(done) = self.running.next() => self.finished(done),
@@ -178,6 +185,7 @@ impl Ports {
     fn pod_gone(&mut self, old: DesiredPort, now: Instant) {
         self.lost.remove(&old.uid);
         self.displaced.remove(&old.uid);
+        self.returning.remove(&old.uid);
         if self.desired.get(&old.uid).is_some_and(|known| known.name == old.name) {
             self.desired.remove(&old.uid);
             // Only what a mirror says of itself can be said by two.
@@ -232,6 +240,11 @@ impl Ports {
         while self.has_room() && batch.len() < BATCH_MAX {
             let Some(uid) = self.queue.pop(now) else { break };
             match (self.desired.get(&uid), self.actual.get(&uid)) {
+                (Some(_), None) if !self.returning.is_empty() && !self.returning.contains(&uid) => {
+                    self.queue.done(&uid);
+                    self.queue.push(uid, now);
+                    break;
+                }
                 (Some(pod), None) => {
                     let (key, port) = (self.keys.pod(&uid), self.new_port(pod));
                     if self.refused.contains(&uid) {
@@ -331,6 +344,7 @@ impl Ports {
     }
 
     fn created(&mut self, uid: Uid, result: Result<Port, ApiError>) {
+        self.returning.remove(&uid);
         match result {
             Ok(port) => {
                 debug!(uid, port = %port.id, "a pod has its port");
@@ -338,10 +352,9 @@ impl Ports {
                 self.lost.remove(&uid);
                 self.displaced.remove(&uid);
                 self.has(&uid, &port, self.epoch);
-                if is_another {
-                    self.tell_replaced(&uid)
-                } else {
-                    self.look(&uid)
+                match is_another {
+                    true => self.tell_replaced(&uid),
+                    false => self.look(&uid),
                 }
                 self.uncertain.remove(&uid);
                 self.refused.remove(&uid);
@@ -463,12 +476,23 @@ impl Ports {
             }
             self.queue.push(uid, now);
         }
+        self.let_return();
         let orphans = self.actual.keys().filter(|uid| !self.desired.contains_key(*uid)).count();
         if !self.is_listed || orphans > 0 {
             info!(ports = self.actual.len(), pods = self.desired.len(), orphans, "compared ports with pods");
         }
         self.is_listed = true;
         self.duplicates = duplicates;
+    }
+
+    /// Running pods without a port come first. One that failed before waits for its next attempt, and nobody for it.
+    fn let_return(&mut self) {
+        let is_tried = |uid: &Uid| self.queue.is_running(uid) || self.refused.contains(uid) || self.uncertain.contains(uid);
+        let is_without = |pod: &&DesiredPort| !pod.addresses.is_empty() && !self.actual.contains_key(&pod.uid) && !is_tried(&pod.uid);
+        self.returning = self.desired.values().filter(is_without).map(|pod| pod.uid.clone()).collect();
+        for uid in &self.returning {
+            self.queue.push(uid.clone(), self.begun);
+        }
     }
 
     /// One port for each uid: the one with the id that we would give it, else the one that works. The rest is too much.
@@ -680,6 +704,30 @@ mod tests {
         let made = port(&ports, "web", &OWN);
         ports.created("web".into(), Ok(made));
         assert!(told(&mut reports).is_empty(), "it goes on");
+    }
+
+    #[tokio::test]
+    async fn new_pods_wait_until_those_that_run_have_asked_for_their_addresses() {
+        let mut ports = ports();
+        ports.is_listed = false;
+        (0..3).for_each(|n| ports.pod_there(pod(&format!("a-new-{n}"), &[]), Instant::now()));
+        (0..BATCH_MAX + 1).for_each(|n| ports.pod_there(pod(&format!("old-{n}"), &[&format!("10.244.1.{}", n + 1)]), Instant::now()));
+        ports.compare(1, Vec::new());
+        let under_way =
+            |ports: &Ports, kind: &str| ports.desired.keys().filter(|uid| uid.starts_with(kind) && ports.queue.is_running(uid)).count();
+        for _ in 0..3 {
+            ports.start_due();
+        }
+        assert_eq!((ports.running.len(), under_way(&ports, "old"), under_way(&ports, "a-new")), (2, BATCH_MAX + 1, 0));
+        for n in 0..BATCH_MAX + 1 {
+            let silence = ApiError::NoAnswer { doing: "POST".into(), why: "none".into() };
+            ports.created(format!("old-{n}"), Err(if n % 2 == 0 { silence } else { refused() }));
+            assert_eq!(ports.returning.is_empty(), n == BATCH_MAX);
+        }
+        ports.start_due();
+        assert_eq!(under_way(&ports, "a-new"), 3, "whatever became of the others");
+        ports.compare(2, Vec::new());
+        assert!(ports.returning.is_empty(), "those wait for themselves");
     }
 
     #[tokio::test]

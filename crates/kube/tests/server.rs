@@ -2,26 +2,15 @@
 
 mod world;
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::Service;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use server::auth::Auth;
-use server::{Core, http, neutron, octavia};
 use world::{World, eventually};
 
 type Claim = Result<(), anyhow::Error>;
 
-fn real_server() -> axum::Router {
-    let core = Core::start(Arc::new(store::Memory::new())).unwrap();
-    let settings = neutron::Settings { network_mtu: 1450, network_type: Default::default() };
-    let routes = octavia::routes(core.clone()).merge(neutron::routes(core, settings));
-    http::application(routes, Auth::None)
-}
-
 async fn world() -> World {
-    World::on(|_| real_server()).await
+    World::on(|_| world::real_server()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,54 +96,6 @@ async fn a_port_that_somebody_deletes_under_a_pod_is_made_again_as_it_was() -> C
     })
     .await;
     eventually("and its pod is told", || async { world.events().await.iter().any(|(reason, _)| reason == "LadonPortReplaced") }).await;
-    Ok(())
-}
-
-/// The port of a pod that runs, as a kubelet says it, while no `ladon kube` runs any more.
-async fn left_behind(world: &World) -> Value {
-    let kube = world.start("a").await;
-    world.pod("web", json!({})).await;
-    eventually("it has a port", || async { world.ports().await.len() == 1 }).await;
-    let port = world.ports().await.remove(0);
-    let addresses = |index: usize| port["fixed_ips"][index]["ip_address"].as_str().unwrap();
-    world.set_addresses("web", &[addresses(0), addresses(1)]).await;
-    kube.kill();
-    world.ask("DELETE", &format!("/v2.0/ports/{}", port["id"].as_str().unwrap()), Value::Null).await;
-    port
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_running_pods_port_is_made_again_as_it_was_by_a_process_that_never_saw_it() -> Claim {
-    let world = world().await;
-    let before = left_behind(&world).await;
-    let _kube = world.start("a").await;
-    eventually("it is there again", || async { world.ports().await.len() == 1 }).await;
-    let after = world.ports().await.remove(0);
-    for field in ["id", "mac_address", "fixed_ips", "device_id", "binding:host_id"] {
-        assert_eq!(after[field], before[field], "{field}");
-    }
-    assert!(world.events().await.iter().all(|(reason, _)| reason != "LadonPortReplaced"));
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_running_pod_that_cannot_have_its_addresses_is_told_by_every_process_that_sees_it() -> Claim {
-    let world = world().await;
-    let before = left_behind(&world).await;
-    let thief = json!({"port": {"network_id": before["network_id"], "name": "thief", "fixed_ips": before["fixed_ips"]}});
-    assert!(world.ask("POST", "/v2.0/ports", thief).await["port"]["id"].is_string());
-    let told = || async {
-        let events = world.api::<k8s_openapi::api::events::v1::Event>().list(&Default::default()).await.unwrap();
-        let counts = events.items.iter().filter(|event| event.reason.as_deref() == Some("LadonPortReplaced"));
-        counts.map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum::<i32>()
-    };
-    let kube = world.start("a").await;
-    eventually("it has other addresses", || async { world.ports().await.iter().any(|port| port["fixed_ips"] != before["fixed_ips"]) })
-        .await;
-    eventually("its pod is told", || async { told().await == 1 }).await;
-    kube.kill();
-    let _kube = world.start("a").await;
-    eventually("and told again", || async { told().await == 2 }).await;
     Ok(())
 }
 

@@ -21,6 +21,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
 use kube_bridge::Config;
 use serde_json::{Value, json};
+use server::auth::Auth;
+use server::{Core, http, neutron, octavia};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
@@ -36,6 +38,14 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The real server, with a store of its own.
+pub fn real_server() -> axum::Router {
+    let core = Core::start(std::sync::Arc::new(store::Memory::new())).unwrap();
+    let settings = neutron::Settings { network_mtu: 1450, network_type: Default::default() };
+    let routes = octavia::routes(core.clone()).merge(neutron::routes(core, settings));
+    http::application(routes, Auth::None)
 }
 
 pub struct World {
