@@ -92,15 +92,9 @@ impl Keeper {
                 }
             }
             self.keep();
-            let retry = async {
-                match self.is_kept {
-                    true => std::future::pending().await,
-                    false => tokio::time::sleep(SAVE_RETRY).await,
-                }
-            };
             tokio::select! {
                 changed = interfaces.changed() => if changed.is_err() { return },
-                () = retry => {}
+                () = tokio::time::sleep(SAVE_RETRY), if !self.is_kept => {}
             }
         }
     }

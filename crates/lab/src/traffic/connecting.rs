@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::listen;
 use crate::error::{Doing, Result};
 use crate::netns::Netns;
 
@@ -36,8 +37,7 @@ pub struct Connecting {
 impl Connecting {
     /// Connects from `from` to `to` every `interval`; `on` is the namespace that accepts on the same port.
     pub fn start(from: &Netns, on: &Netns, to: SocketAddr, interval: Duration) -> Result<Connecting> {
-        let any = SocketAddr::from(([0u16; 8], to.port()));
-        let listener = on.within(|| TcpListener::bind(any))?.doing(|| format!("listening on port {}", to.port()))?;
+        let listener = listen(on, to.port())?;
         listener.set_nonblocking(true).doing(|| "setting up a socket".into())?;
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(AtomicU64::new(0));

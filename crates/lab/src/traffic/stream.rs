@@ -2,12 +2,13 @@
 //! how long it was silent.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::listen;
 use crate::error::{Doing, Result};
 use crate::netns::Netns;
 use crate::wait;
@@ -47,8 +48,7 @@ pub struct Streaming {
 impl Streaming {
     /// Connects from `from` to `to`, an address of the namespace `on`, and says a word every `interval`.
     pub fn start(from: &Netns, on: &Netns, to: SocketAddr, interval: Duration) -> Result<Streaming> {
-        let any = SocketAddr::from(([0u16; 8], to.port()));
-        let listener = on.within(|| TcpListener::bind(any))?.doing(|| format!("listening on port {}", to.port()))?;
+        let listener = listen(on, to.port())?;
         let connect = || from.within(|| TcpStream::connect_timeout(&to, ATTEMPT)).map_err(|error| error.to_string())?.map_err(text);
         let near = wait::until(&format!("a connection to {to}"), CONNECT, || connect().map(Some))?;
         let (far, _) = listener.accept().doing(|| "accepting a connection".into())?;
