@@ -36,7 +36,7 @@ pub use codec::{DecodeError, decode_record, encode_record};
 pub use dump::{DumpError, Dumped, Import, export, import};
 pub use etcd::{Etcd, EtcdOptions};
 pub use memory::Memory;
-pub use redb::{LogLimits, OpenError, Options, Redb};
+pub use redb::{LogLimits, Making, OpenError, Options, Redb};
 
 /// A history with more commits than this is told as compacted: a snapshot is smaller.
 pub const CHANGES_MAX: u64 = 20_000;

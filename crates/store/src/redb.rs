@@ -12,6 +12,7 @@
 //! A copy that is put back has forgotten revisions that nodes have seen: [`Redb::leap`] goes on beyond all of them.
 
 mod file;
+mod making;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::codec::{self, LogEntry};
 use crate::time::{unix_micros, unix_secs};
 use crate::{CHANGES_MAX, ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, check_base};
 use file::StoreFile;
+pub use making::Making;
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
@@ -117,12 +119,22 @@ impl Redb {
     /// Opens the store in `path`, which is made if it is absent (mode 0600). A store that was not closed is repaired.
     pub fn open(path: impl Into<PathBuf>, options: Options) -> Result<Redb, OpenError> {
         let path = path.into();
-        let is_new = !path.exists();
-        let database = open(&path, is_new)?;
-        if is_new {
+        if let Some(making) = Making::begin(&path, options)? {
+            let store = making.finish()?;
             tracing::warn!("{}", made(&path));
+            return Ok(store);
         }
-        Ok(Redb { file: StoreFile::opened(path), options, database: Mutex::new(Some(Arc::new(database))) })
+        let database = open(&path)?;
+        Ok(Redb::with(path, options, database))
+    }
+
+    /// The same store, whose file has another name now.
+    fn at(self, path: PathBuf) -> Redb {
+        Redb { file: StoreFile::opened(path), ..self }
+    }
+
+    fn with(path: PathBuf, options: Options, database: Database) -> Redb {
+        Redb { file: StoreFile::opened(path), options, database: Mutex::new(Some(Arc::new(database))) }
     }
 
     /// Goes on far beyond every revision that was ever told, with an empty log, and tells where. To be done with a copy that
@@ -156,7 +168,7 @@ impl Redb {
         }
         self.file.check_whole()?;
         let opened =
-            open(self.file.path(), false).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
+            open(self.file.path()).map_err(|error| StoreError::Failed { doing: "opening its file again", source: cause(error) })?;
         let database = Arc::new(opened);
         *slot = Some(database.clone());
         self.file.reopened();
@@ -265,19 +277,23 @@ fn made(path: &Path) -> String {
     )
 }
 
-fn open(path: &Path, is_new: bool) -> Result<Database, OpenError> {
+fn open(path: &Path) -> Result<Database, OpenError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path: path.into(), source };
     if std::fs::metadata(path).is_ok_and(|there| there.len() == 0) {
         return Err(OpenError::Empty { path: path.into() });
     }
     // What redb makes of a damaged file is mostly an error, and sometimes a panic.
-    let opened = std::panic::catch_unwind(|| open_undamaged(path, is_new));
+    let opened = std::panic::catch_unwind(|| open_undamaged(path));
     opened.unwrap_or_else(|_| Err(failed("the file is damaged, and the reader of it gave up".into())))
 }
 
-fn open_undamaged(path: &Path, is_new: bool) -> Result<Database, OpenError> {
+fn open_undamaged(path: &Path) -> Result<Database, OpenError> {
+    let file = File::options().read(true).write(true).open(path);
+    database(path, file.map_err(|source| OpenError::Failed { path: path.into(), source: source.into() })?)
+}
+
+fn database(path: &Path, file: File) -> Result<Database, OpenError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Failed { path: path.into(), source };
-    let file = file(path, is_new).map_err(|error| failed(error.into()))?;
     let backend = redb::backends::FileBackend::new(file).map_err(|error| failed(error.into()))?;
     let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.into() },
@@ -295,11 +311,6 @@ fn cause(error: OpenError) -> Box<dyn std::error::Error + Send + Sync> {
         OpenError::Failed { source, .. } => source,
         other => other.into(),
     }
-}
-
-fn file(path: &Path, is_new: bool) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().read(true).write(true).create(is_new).truncate(false).mode(0o600).open(path)
 }
 
 /// The version of the tables, which are made if the file is new.

@@ -113,6 +113,40 @@ fn child_that_is_killed() {
     }
 }
 
+/// The other side of the test below: makes a store, or opens it, and is gone.
+#[test]
+fn child_that_makes_a_store() {
+    let Ok(directory) = std::env::var("LADON_STORE_MAKE") else { return };
+    println!("\nbegins");
+    drop(open(Path::new(&directory)));
+}
+
+#[test]
+fn a_first_start_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
+    let mut rng = 0x9e37_79b9_7f4a_7c15u64 ^ u64::from(std::process::id());
+    println!("seed {rng}");
+    for round in 0..60 {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_makes_a_store", "--nocapture"])
+            .env("LADON_STORE_MAKE", directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        lines.find(|line| line == "begins").expect("the child begins");
+        rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        std::thread::sleep(Duration::from_micros((rng >> 40) % 3_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let opened = Redb::open(directory.path().join("store"), Options { reserve_bytes: 0, ..Options::default() });
+        let store = opened.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(transact(&store, put("a")).unwrap(), Revision(1));
+        let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["store"], "nothing else is left");
+    }
+}
+
 #[test]
 fn a_killed_server_has_lost_nothing_that_it_answered() {
     let directory = tempfile::tempdir().unwrap();

@@ -4,12 +4,12 @@ mod file;
 mod restore;
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter};
+use std::io::{BufRead, BufReader, BufWriter};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use ::store::{DumpError, Dumped, Import, Store, export, import};
+use ::store::{DumpError, Dumped, Import, Making, Options, Store, export, import};
 
 use crate::cli::{StoreArgs, StoreWhat};
 use crate::failure::{Failure, Result};
@@ -32,31 +32,37 @@ pub fn store(args: &StoreArgs) -> Result<String> {
             export_to(&*open(&config)?, file).map(|dumped| said("exported", dumped))
         }
         StoreWhat::Import { file, restore } => {
-            let store = open_to_fill(&config)?;
             let what = if *restore { Import::Restore } else { Import::Move };
-            let from = File::open(file).map_err(|error| named(file, &error))?;
-            Ok(said("imported", import(&*store, BufReader::new(from), what).map_err(|error| failed("imported", &error))?))
+            let from = BufReader::new(File::open(file).map_err(|error| named(file, &error))?);
+            let imported = match config.store.file().map(|path| Making::begin(path, Options::default())) {
+                Some(Ok(Some(making))) => import_into_new(making, from, what)?,
+                Some(Err(error)) => return Err(unopened(&error)),
+                Some(Ok(None)) | None => import(&*open(&config)?, from, what).map_err(|error| failed("imported", &error))?,
+            };
+            Ok(said("imported", imported))
         }
         StoreWhat::Restore { copy } => restore::restore(&config, copy),
     }
 }
 
 fn open(config: &server::Config) -> Result<Arc<dyn Store>> {
-    let what_to_do = "see that no server uses the embedded store meanwhile, and that `[store]` is as the server's is";
-    server::open_store(&config.store).map_err(|error| Failure::new(stream::describe(&error), UNTOUCHED, what_to_do))
+    server::open_store(&config.store).map_err(|error| unopened(&error))
 }
 
-/// The store, which may be made by this. Where root makes it, it is the server's all the same.
-fn open_to_fill(config: &server::Config) -> Result<Arc<dyn Store>> {
-    let new = config.store.file().filter(|path| !path.exists());
-    let store = open(config)?;
-    if let Some(path) = new {
-        let is_roots = fs::metadata(path).map(|made| made.uid() == 0);
-        let given = is_roots.and_then(|is_roots| if is_roots { file::give(path, file::directory(path)) } else { Ok(()) });
-        let what_to_do = "make the store's folder the server's, remove the file, which is empty, and say it again";
-        given.map_err(|error| Failure::new(format!("{}: {error}", path.display()), UNTOUCHED, what_to_do))?;
-    }
-    Ok(store)
+fn unopened(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let what_to_do = "see that no server uses the embedded store meanwhile, and that `[store]` is as the server's is";
+    Failure::new(stream::describe(error), UNTOUCHED, what_to_do)
+}
+
+/// Makes a store of what was exported; whatever fails, there is none. Where root makes it, it is the server's all the same.
+fn import_into_new(making: Making, from: impl BufRead, what: Import) -> Result<Dumped> {
+    let made = making.file().to_owned();
+    let is_roots = fs::metadata(&made).map(|made| made.uid() == 0);
+    let given = is_roots.and_then(|is_roots| if is_roots { file::give(&made, file::directory(&made)) } else { Ok(()) });
+    given.map_err(|error| Failure::new(format!("{}: {error}", made.display()), UNTOUCHED, "make the store's folder the server's"))?;
+    let imported = import(making.store(), from, what).map_err(|error| failed("imported", &error))?;
+    making.finish().map_err(|error| unopened(&error))?;
+    Ok(imported)
 }
 
 /// Exports into a new file, of which nothing is left if that fails.
@@ -140,9 +146,13 @@ mod tests {
             let file = fs::metadata(at("state/store")).unwrap();
             (file.uid(), file.gid())
         };
-        // Whatever becomes of the import: the server can open what is there.
-        import("absent").unwrap_err();
-        assert_eq!(owner(), SERVER);
+        // An import that fails leaves nothing that a server would take for a store with nothing in it.
+        let whole = fs::read(at("dump")).unwrap();
+        fs::write(at("cut-short"), &whole[..whole.len() / 2]).unwrap();
+        for bad in ["absent", "cut-short"] {
+            import(bad).unwrap_err();
+            assert_eq!(fs::read_dir(at("state")).unwrap().count(), 0);
+        }
         assert!(import("dump").unwrap().contains("imported revision 1"));
         assert_eq!(owner(), SERVER);
     }
