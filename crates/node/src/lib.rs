@@ -27,6 +27,7 @@ pub mod host;
 pub mod install;
 pub mod local;
 mod memory;
+mod pauses;
 pub mod plugged;
 pub mod pods;
 pub mod record;

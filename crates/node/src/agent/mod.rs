@@ -33,6 +33,7 @@ use tokio::time::MissedTickBehavior;
 use crate::bridge::Interfaces;
 use crate::connections::{self, Affected, Case, Outbox};
 use crate::local::{Concerned, Local};
+use crate::pauses::Pauses;
 use crate::record::{Record, RecordError};
 use crate::switch::{CommitError, Switch};
 use crate::translate;
@@ -157,7 +158,7 @@ pub struct Agent {
     affected: Affected,
     affected_by_busy: Affected,
     busy: Option<Busy>,
-    retry: Duration,
+    retries: Pauses,
     retry_at: Option<tokio::time::Instant>,
     published: Published,
 }
@@ -224,7 +225,7 @@ impl Agent {
             affected: Affected::default(),
             affected_by_busy: Affected::default(),
             busy: None,
-            retry: RETRY_FIRST,
+            retries: Pauses::new(RETRY_FIRST, RETRY_CEILING),
             retry_at: None,
             published,
         })
@@ -506,7 +507,7 @@ impl Agent {
                 self.back_off();
             }
             Done::Taken(Ok(compared), in_force) => {
-                self.retry = RETRY_FIRST;
+                self.retries.start_over();
                 if let Some(compared) = compared {
                     self.half.compared(compared);
                     crate::memory::give_back();
@@ -519,7 +520,7 @@ impl Agent {
             Done::Taken(Err(CommitError::Refused { failures }), _) => {
                 if self.pending.leave_out(failures) {
                     // Something was learned: no reason to wait longer than the first time.
-                    self.retry = RETRY_FIRST;
+                    self.retries.start_over();
                 }
                 self.pending.failed();
                 self.back_off();
@@ -534,8 +535,7 @@ impl Agent {
     }
 
     fn back_off(&mut self) {
-        self.retry_at = Some(tokio::time::Instant::now() + self.retry);
-        self.retry = (self.retry * 2).min(RETRY_CEILING);
+        self.retry_at = Some(tokio::time::Instant::now() + self.retries.after_failure());
     }
 
     fn answer(&mut self, ask: Ask) {

@@ -15,6 +15,7 @@ use super::error::BridgeError;
 use super::interfaces::OfPort;
 use super::link::Link;
 use super::spec::{BridgeSpec, PortSpec};
+use crate::pauses::Pauses;
 
 /// How long Open vSwitch is waited for after the first try that failed, at least; doubled by every further one, unless something
 /// changes meanwhile.
@@ -36,7 +37,7 @@ pub struct Kept {
 /// Runs until nobody wants to hear the tunnel's number, which is told when it is new.
 pub async fn keep(link: Link, kept: Kept, told: mpsc::Sender<OfPort>) {
     let (mut connection, mut changes) = (link.connection(), link.changes());
-    let (mut number, mut pause) = (None, RETRY);
+    let (mut number, mut pauses) = (None, Pauses::new(RETRY, RETRY_CEILING));
     loop {
         connection.mark_unchanged();
         changes.mark_unchanged();
@@ -45,10 +46,12 @@ pub async fn keep(link: Link, kept: Kept, told: mpsc::Sender<OfPort>) {
                 if number != Some(now) && told.send(now).await.is_err() {
                     return;
                 }
-                (number, pause) = (Some(now), RETRY);
+                number = Some(now);
+                pauses.start_over();
                 None
             }
             Err(error) => {
+                let pause = pauses.after_failure();
                 tracing::warn!(
                     error = describe(&error),
                     "the bridge is not set up; tried again in {} s, or when it changes",
@@ -56,9 +59,7 @@ pub async fn keep(link: Link, kept: Kept, told: mpsc::Sender<OfPort>) {
                 );
                 // What this try changed itself is heard of, too.
                 tokio::time::sleep(RETRY).await;
-                let rest = pause - RETRY;
-                pause = (2 * pause).min(RETRY_CEILING);
-                Some(rest)
+                Some(pause - RETRY)
             }
         };
         let is_over = tokio::select! {

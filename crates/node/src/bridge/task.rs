@@ -6,6 +6,7 @@ use super::goal::{Goal, Granted, Step};
 use super::interfaces::{Interfaces, interfaces_of};
 use super::link::{Command, Connection, Settings};
 use super::session::{Opened, Session, SessionError, open};
+use crate::pauses::Pauses;
 use ovsdb::{Change, Message, Replica, Transaction, Update};
 use std::future::Future;
 use std::path::PathBuf;
@@ -83,7 +84,7 @@ impl Task {
 
     /// Connects, serves, and connects again, until all handles are gone.
     pub async fn run(mut self) {
-        let mut pause = PAUSE_MIN;
+        let mut pauses = Pauses::new(PAUSE_MIN, PAUSE_MAX);
         loop {
             let replica = self.replica.clone();
             let Ok(opened) = self.desk.attend_during(open(&self.socket, replica)).await else {
@@ -98,11 +99,12 @@ impl Task {
                 },
             };
             self.lose(error);
-            pause = if started.elapsed() > PAUSE_MAX { PAUSE_MIN } else { pause };
-            let Ok(()) = self.desk.attend_during(sleep(pause)).await else {
+            if started.elapsed() > PAUSE_MAX {
+                pauses.start_over();
+            }
+            let Ok(()) = self.desk.attend_during(sleep(pauses.after_failure())).await else {
                 return;
             };
-            pause = (2 * pause).min(PAUSE_MAX);
         }
     }
 

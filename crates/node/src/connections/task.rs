@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{Affected, Case, Mailbox, Memory, Unixctl, UnixctlError, listing};
 use crate::agent::Ask;
+use crate::pauses::Pauses;
 use crate::switch::{Switch, SwitchError};
 
 /// Rest after a zone that a change affects, as a multiple of the time that it took.
@@ -62,7 +63,7 @@ struct Failed {
     /// Those of `places` whose turn it is.
     due: VecDeque<Place>,
     retry_at: Option<Instant>,
-    retry: Duration,
+    retries: Pauses,
     /// What they cost since the last report.
     spent: Duration,
 }
@@ -213,7 +214,8 @@ impl Connections {
 
 impl Default for Failed {
     fn default() -> Failed {
-        Failed { places: BTreeSet::new(), first: None, due: VecDeque::new(), retry_at: None, retry: RETRY_FIRST, spent: Duration::ZERO }
+        let retries = Pauses::new(RETRY_FIRST, RETRY_CEILING);
+        Failed { places: BTreeSet::new(), first: None, due: VecDeque::new(), retry_at: None, retries, spent: Duration::ZERO }
     }
 }
 
@@ -237,9 +239,8 @@ impl Failed {
             tracing::warn!(zones, %port, ?memory, error, "connections that should end may go on until they are idle; tried again");
         }
         // What takes long and comes to nothing must not be all that ovs-vswitchd does.
-        let pause = self.retry.max(std::mem::take(&mut self.spent) * REST);
+        let pause = self.retries.after_failure().max(std::mem::take(&mut self.spent) * REST);
         self.retry_at = Some(Instant::now() + pause);
-        self.retry = (self.retry * 2).min(RETRY_CEILING);
     }
 
     fn look_at_the_clock(&mut self) {

@@ -24,6 +24,7 @@ use super::pending::{Command, Pending};
 use super::{
     BACKOFF_FIRST, BACKOFF_MAX, EVENTS_WAITING_MAX, Event, HANDSHAKE_TIMEOUT, OUT_MAX, Options, PENDING_MAX, PROBE_AFTER, SILENCE_MAX,
 };
+use crate::pauses::Pauses;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -65,11 +66,11 @@ fn broken(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 
 impl Link {
     pub async fn run(mut self) {
-        let mut backoff = BACKOFF_FIRST;
+        let mut pauses = Pauses::new(BACKOFF_FIRST, BACKOFF_MAX);
         loop {
             match self.connect().await {
                 Ok((mut connection, features)) => {
-                    backoff = BACKOFF_FIRST;
+                    pauses.start_over();
                     tracing::info!(datapath = format!("{:016x}", features.datapath_id), "switch connected");
                     connection.waiting.push_back(Event::Connected(features));
                     let end = self.serve(&mut connection).await;
@@ -86,10 +87,9 @@ impl Link {
                 }
                 Err(error) => tracing::debug!(%error, socket = %self.options.socket.display(), "switch not reached"),
             }
-            if !self.pause(backoff).await {
+            if !self.pause(pauses.after_failure()).await {
                 return;
             }
-            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::pauses::Pauses;
+
 /// The first pause after a failed attempt. Each further one is twice as long, less a random part.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -20,14 +22,14 @@ pub struct Rota {
 
 #[derive(Clone, Copy)]
 struct Server {
-    pause: Duration,
+    pauses: Pauses,
     ready: Instant,
 }
 
 impl Rota {
     /// A round of `count` servers that begins at any of them.
     pub fn new(count: usize, first: usize) -> Rota {
-        let server = Server { pause: BACKOFF_MIN, ready: Instant::now() };
+        let server = Server { pauses: Pauses::new(BACKOFF_MIN, BACKOFF_MAX), ready: Instant::now() };
         Rota { servers: vec![server; count], turn: if count == 0 { 0 } else { first % count } }
     }
 
@@ -43,10 +45,9 @@ impl Rota {
         self.turn = (place + 1) % self.servers.len();
         let server = &mut self.servers[place];
         if lasted {
-            server.pause = BACKOFF_MIN;
+            server.pauses.start_over();
         }
-        server.ready = Instant::now() + server.pause.mul_f64(rand::random_range(0.5..1.0));
-        server.pause = (server.pause * 2).min(BACKOFF_MAX);
+        server.ready = Instant::now() + server.pauses.after_failure().mul_f64(rand::random_range(0.5..1.0));
         // All nodes of a server that is gone do not come to the next one at once.
         let soonest = Instant::now() + BACKOFF_MIN.mul_f64(rand::random_range(0.5..1.0));
         for other in &mut self.servers {
