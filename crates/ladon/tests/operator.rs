@@ -36,6 +36,11 @@ fn plugged(request: &PlugRequest) -> PluggedInterface {
     }
 }
 
+/// Flows that are in force.
+fn flows(flows: Vec<FlowLine>, is_last: bool) -> Reply {
+    Reply::Flows { flows, is_last, is_in_force: true }
+}
+
 /// A node on which plugging works.
 fn willing(request: &Request) -> Vec<Reply> {
     vec![match request {
@@ -43,7 +48,7 @@ fn willing(request: &Request) -> Vec<Reply> {
         Request::Interfaces => Reply::Interfaces { interfaces: Vec::new() },
         Request::Plug(request) => Reply::Plugged(plugged(request)),
         Request::Unplug { interface_or_port } => Reply::Unplugged { interface: interface_or_port.clone(), port: PORT.parse().unwrap() },
-        Request::Flows { .. } => Reply::Flows { flows: Vec::new(), is_last: true },
+        Request::Flows { .. } => flows(Vec::new(), true),
     }]
 }
 
@@ -138,7 +143,7 @@ fn names_are_shown_without_power_over_the_terminal_and_json_stays_json() {
         packets: None,
         because: Because { kind: "port".into(), id: "p1".into(), name: evil.into() },
     };
-    world.node(move |_| vec![Reply::Flows { flows: vec![flow.clone()], is_last: true }]);
+    world.node(move |_| vec![flows(vec![flow.clone()], true)]);
     let text = world.ladon(&["ports"]).succeeded();
     assert!(text.starts_with(&format!("PORT  NAME\np1    {shown}\nnode {shown}: an interface has the iface-id {shown}, ")), "{text}");
     assert_eq!(world.ladon(&["nodes"]).succeeded(), format!("NODE\n{shown}\n"));
@@ -198,9 +203,7 @@ fn flows_come_in_names_with_their_reasons() {
         packets: None,
         because: Because { kind: "port".into(), id: String::new(), name: because.into() },
     };
-    world.node(move |_| {
-        vec![Reply::Flows { flows: vec![flow("db")], is_last: false }, Reply::Flows { flows: vec![flow("web")], is_last: true }]
-    });
+    world.node(move |_| vec![flows(vec![flow("db")], false), flows(vec![flow("web")], true)]);
     let text = world.ladon(&["flows", "--table", "deliver", "--object", "db", "--packets"]).succeeded();
     assert_eq!(
         text,
@@ -209,6 +212,35 @@ fn flows_come_in_names_with_their_reasons() {
     assert_eq!(world.asked(), [Request::Flows { table: Some("deliver".into()), object: Some("db".into()), with_packets: true }]);
     for line in world.ladon(&["flows", "-o", "json"]).succeeded().lines() {
         assert_eq!(serde_json::from_str::<Value>(line).unwrap()["match"], "dst_port=4");
+    }
+}
+
+#[test]
+fn flows_that_are_not_in_force_are_told_as_such() {
+    let world = World::new();
+    let flow = FlowLine {
+        table: "Deliver".into(),
+        priority: "normal".into(),
+        matching: "dst_port=4".into(),
+        actions: "output db".into(),
+        packets: None,
+        because: Because { kind: "port".into(), id: String::new(), name: "db".into() },
+    };
+    let is_there = Arc::new(AtomicBool::new(false));
+    let seen = is_there.clone();
+    world.node(move |_| {
+        let is_in_force = seen.load(Ordering::SeqCst);
+        (0..3).map(|n| Reply::Flows { flows: vec![flow.clone()], is_last: n == 2, is_in_force }).collect()
+    });
+    for is_in_force in [false, true] {
+        is_there.store(is_in_force, Ordering::SeqCst);
+        let output = world.command(&["flows"]).output().unwrap();
+        let (text, besides) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success() && text == "Deliver      normal   dst_port=4 -> output db  # port db\n".repeat(3), "{text}");
+        assert_eq!(besides.matches("NOT in force").count(), usize::from(!is_in_force), "{besides}");
+        for line in world.ladon(&["flows", "-o", "json"]).succeeded().lines() {
+            assert_eq!(serde_json::from_str::<Value>(line).unwrap()["is_in_force"], is_in_force);
+        }
     }
 }
 
@@ -224,7 +256,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
             packets: None,
             because: Because { kind: "deliver".into(), id: String::new(), name: String::new() },
         };
-        (0..200).map(|round| Reply::Flows { flows: vec![flow.clone(); 1000], is_last: round == 199 }).collect()
+        (0..200).map(|round| flows(vec![flow.clone(); 1000], round == 199)).collect()
     });
     let mut child = world.command(&["flows"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -249,7 +281,7 @@ fn commands_end_quietly_when_nobody_reads_them() {
     let world = World::new();
     let rows: Vec<Value> = (0..20_000).map(|n| json!({"id": format!("p{n}"), "name": "web", "addresses": ["10.0.0.3"]})).collect();
     world.server(move |_| (200, json!({ "ports": rows, "nodes": rows })));
-    world.node(|_| vec![Reply::Flows { flows: Vec::new(), is_last: true }]);
+    world.node(|_| vec![flows(Vec::new(), true)]);
     assert_eq!(first_line(&world, &["ports"]), "PORT    NAME  ADDRESSES\n");
     assert_eq!(first_line(&world, &["nodes", "-o", "json"]), "{\n");
     assert!(first_line(&world, &["completions", "bash"]).starts_with("_ladon"));

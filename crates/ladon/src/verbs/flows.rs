@@ -8,18 +8,25 @@ use crate::control::{Control, PROMPT, confused};
 use crate::failure::{Failure, Result};
 use crate::output;
 
+/// What is said besides flows that the switch may not have.
+const NOT_IN_FORCE: &str = "these flows should be and are NOT in force: ovs-vswitchd is not reached, or was not compared with them since it came \
+                            back; meanwhile packets go as the datapath last had them, or nowhere; see that ovs-vswitchd runs, and the log of `ladon node`";
+
 /// Prints the flows as the node sends them: a switch may have 100,000.
 pub async fn flows(reach: &Reach, wanted: &Flows) -> Result<()> {
     let mut control = Control::connect(&reach.control).await?;
     let request = Request::Flows { table: wanted.table.clone(), object: wanted.object.clone(), with_packets: wanted.packets };
     control.send(&request).await?;
-    let mut count = 0;
+    let (mut count, mut is_told) = (0, false);
     loop {
-        let Reply::Flows { flows, is_last } = control.receive(PROMPT).await? else { return Err(confused()) };
+        let Reply::Flows { flows, is_last, is_in_force } = control.receive(PROMPT).await? else { return Err(confused()) };
+        if !is_in_force && !std::mem::replace(&mut is_told, true) {
+            output::tell(NOT_IN_FORCE);
+        }
         count += flows.len();
         let print = |flow: &FlowLine| match reach.output {
             Format::Table => line(flow),
-            Format::Json => format!("{}\n", json!(flow)),
+            Format::Json => document(flow, is_in_force),
         };
         output::print(&flows.iter().map(print).collect::<String>()).map_err(|error| unprinted(&error))?;
         if is_last {
@@ -38,6 +45,13 @@ fn line(flow: &FlowLine) -> String {
     let matching = if flow.matching.is_empty() { "any" } else { &flow.matching };
     let text = format!("{:12} {:8} {matching} -> {}{packets}  # {}", flow.table, flow.priority, flow.actions, reason(&flow.because));
     output::visible(&text) + "\n"
+}
+
+/// The flow for programs.
+fn document(flow: &FlowLine, is_in_force: bool) -> String {
+    let mut document = json!(flow);
+    document["is_in_force"] = is_in_force.into();
+    format!("{document}\n")
 }
 
 fn reason(because: &Because) -> String {

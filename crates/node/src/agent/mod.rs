@@ -65,13 +65,24 @@ pub struct Counts {
     pub flows: usize,
     pub local_ports: usize,
     pub work: Work,
+    /// See [`Desired::is_in_force`].
+    pub is_in_force: bool,
+}
+
+/// What the switch should do.
+#[derive(Debug)]
+pub struct Desired {
+    /// Every flow, with the objects that it is there for.
+    pub flows: Vec<Explained>,
+    /// The switch is there, and was made to do so since it was connected last.
+    pub is_in_force: bool,
 }
 
 /// A question to the agent.
 #[derive(Debug)]
 pub enum Ask {
     /// Every desired flow, with the objects it is there for.
-    Flows(oneshot::Sender<Vec<Explained>>),
+    Flows(oneshot::Sender<Desired>),
     /// How much there is, and how much was done for it.
     Counts(oneshot::Sender<Counts>),
     /// Which zones are whose.
@@ -142,6 +153,8 @@ pub struct Agent {
     switch: Switch,
     half: Half,
     is_connected: bool,
+    /// It was compared with everything desired since it was connected, and made equal to that.
+    is_compared: bool,
     /// What the switch has, read while the view is on its way: nothing is written before it is used.
     installed: Option<Installed>,
     /// Somebody else has changed flows since it was read.
@@ -215,6 +228,7 @@ impl Agent {
             switch,
             half: Half::new(own),
             is_connected: false,
+            is_compared: false,
             installed: None,
             is_installed_old: false,
             disturbed: Disturbed::default(),
@@ -304,12 +318,12 @@ impl Agent {
     fn see_switch(&mut self, news: SwitchNews) {
         match news {
             SwitchNews::Connected => {
-                self.is_connected = true;
+                (self.is_connected, self.is_compared) = (true, false);
                 self.forget_installed();
                 self.pending.compare_everything();
             }
             SwitchNews::Disconnected => {
-                self.is_connected = false;
+                (self.is_connected, self.is_compared) = (false, false);
                 self.forget_installed();
             }
             SwitchNews::Disturbed => {
@@ -509,6 +523,7 @@ impl Agent {
             Done::Taken(Ok(compared), in_force) => {
                 self.retries.start_over();
                 if let Some(compared) = compared {
+                    self.is_compared = self.is_connected;
                     self.half.compared(compared);
                     crate::memory::give_back();
                     self.published.half.send_replace(self.half.written());
@@ -543,11 +558,12 @@ impl Agent {
             Ask::Flows(answer) => {
                 let view = self.engine.view();
                 // Nobody waits for the answer any more: nothing to do.
-                let _ = answer.send(self.engine.flows().map(|flow| Explained::new(view, flow)).collect());
+                let flows = self.engine.flows().map(|flow| Explained::new(view, flow)).collect();
+                let _ = answer.send(Desired { flows, is_in_force: self.is_compared });
             }
             Ask::Counts(answer) => {
                 let (flows, work) = (self.engine.flow_count(), self.engine.work());
-                let _ = answer.send(Counts { flows, local_ports: self.plugs.homes().len(), work });
+                let _ = answer.send(Counts { flows, local_ports: self.plugs.homes().len(), work, is_in_force: self.is_compared });
             }
             Ask::Zones(answer) => {
                 let _ = answer.send(self.zones.clone());

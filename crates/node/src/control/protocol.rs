@@ -76,6 +76,9 @@ pub enum Reply {
     Flows {
         flows: Vec<FlowLine>,
         is_last: bool,
+        /// False while ovs-vswitchd is away, or back and not made equal to the view yet: these are the flows that should be.
+        #[serde(default = "yes")]
+        is_in_force: bool,
     },
     Plugged(PluggedInterface),
     Unplugged {
@@ -93,6 +96,11 @@ pub enum Reply {
     },
 }
 
+/// What nodes that do not say it mean.
+fn yes() -> bool {
+    true
+}
+
 /// The node in a few numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -104,7 +112,7 @@ pub struct Status {
     pub revision: Revision,
     /// The server that the node is connected to; none while it works from its last view.
     pub server: Option<String>,
-    /// True once the switch is equal to the view.
+    /// True while the switch is there and was made equal to the view.
     pub is_in_force: bool,
     pub local_ports: usize,
     pub flows: usize,
@@ -177,6 +185,12 @@ pub struct Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flows_of_an_older_node_are_taken_for_in_force() {
+        let reply: Reply = serde_json::from_str(r#"{"reply":"flows","flows":[],"is_last":true}"#).unwrap();
+        assert_eq!(reply, Reply::Flows { flows: Vec::new(), is_last: true, is_in_force: true });
+    }
 
     #[test]
     fn a_request_reads_back_what_it_writes() {

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::protocol::{Because, FLOWS_PER_LINE, FlowLine, LINE_MAX, PlugRequest, PluggedInterface, Reply, Request, Status, Work};
 use crate::agent::explain::{Explained, Whole};
-use crate::agent::{Ask, Counts, InForce};
+use crate::agent::{Ask, Counts, Desired, InForce};
 use crate::bridge::Connection;
 use crate::host::{HostError, Wish};
 use crate::switch::{Switch, SwitchError};
@@ -135,14 +135,14 @@ impl Control {
     }
 
     async fn status(&self) -> Reply {
-        let Some(Counts { flows, local_ports, work }) = self.ask(Ask::Counts).await else { return gone() };
-        let in_force = self.in_force.borrow().clone();
+        let Some(Counts { flows, local_ports, work, is_in_force }) = self.ask(Ask::Counts).await else { return gone() };
+        let revision = self.in_force.borrow().revision;
         Reply::Status(Status {
             host: self.node.clone(),
             release: env!("CARGO_PKG_VERSION").into(),
-            revision: in_force.revision,
+            revision,
             server: self.server.borrow().clone(),
-            is_in_force: in_force.is_complete,
+            is_in_force,
             local_ports,
             flows,
             work: Work { runs: work.runs, reads: work.reads, made: work.made, written: work.written },
@@ -150,7 +150,7 @@ impl Control {
     }
 
     async fn flows(&self, table: Option<String>, object: Option<String>, with_packets: bool) -> Vec<Reply> {
-        let Some(mut flows) = self.ask(Ask::Flows).await else { return vec![gone()] };
+        let Some(Desired { mut flows, is_in_force }) = self.ask(Ask::Flows).await else { return vec![gone()] };
         flows.sort_by(|Explained { flow: a, .. }, Explained { flow: b, .. }| {
             (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests))
         });
@@ -173,7 +173,7 @@ impl Control {
         let lines: Vec<FlowLine> = lines.filter(|(line, wholes)| is_wanted(line, wholes)).map(|(line, _)| line).collect();
         let chunks: Vec<&[FlowLine]> = if lines.is_empty() { vec![&[]] } else { lines.chunks(FLOWS_PER_LINE).collect() };
         let last = chunks.len() - 1;
-        chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last }).collect()
+        chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last, is_in_force }).collect()
     }
 
     async fn packets(&self) -> Result<std::collections::HashMap<openflow::FlowKey, u64>, SwitchError> {
