@@ -87,14 +87,14 @@ mod tests {
     ];
     /// Limits, by crate, that no test sees hold. It only gets shorter.
     const UNSEEN: [(&str, &str); 8] = [
-        ("server", "http::ACCEPT_PAUSE views::FOLLOWERS_MAX"),
+        ("server", "views::FOLLOWERS_MAX"),
         (
             "store",
             "etcd::client::CALL_TIMEOUT etcd::client::CONNECT_TIMEOUT etcd::client::KEEPALIVE_TIMEOUT \
              etcd::client::MESSAGE_BYTES_MAX etcd::commit::AT_ONCE etcd::follow::PAUSE etcd::follow::PAUSE_MAX \
              etcd::listing::TRIES_MAX redb::CACHE_BYTES redb::REOPEN_TIMEOUT",
         ),
-        ("stream", "KEEPALIVE_TIMEOUT serve::ACCEPT_PAUSE serve::HANDSHAKES_AT_ONCE"),
+        ("stream", "KEEPALIVE_TIMEOUT serve::HANDSHAKES_AT_ONCE"),
         (
             "node",
             "agent::BATCH_MAX agent::REFUSED_AGAIN agent::RETRY_CEILING agent::RETRY_FIRST bridge::keep::RETRY \

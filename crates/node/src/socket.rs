@@ -4,19 +4,15 @@ use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
-use stream::describe;
+use stream::{accepted, describe};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 /// Conversations at a time on one socket; more wait to be accepted.
 const CONVERSATIONS_MAX: usize = 128;
-
-/// Pause after a conversation that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at `path`, for root alone, and answers every line of at most `line_max` bytes with what `answer` says of it, one line
 /// per reply. Runs until the task is dropped.
@@ -30,7 +26,9 @@ where
     let places = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, _) = patiently(|| listener.accept()).await;
+        let failed =
+            |error| tracing::warn!("a conversation is not accepted: {error}; traffic goes on; see the limit on open files; tried again");
+        let (stream, _) = accepted(|| listener.accept(), failed).await;
         let answer = answer.clone();
         tokio::spawn(async move {
             if let Err(error) = converse(stream, line_max, answer).await {
@@ -38,20 +36,6 @@ where
             }
             drop(place);
         });
-    }
-}
-
-/// What `accept` gives in the end: a conversation that cannot be accepted ends no other, and nothing else of the node.
-async fn patiently<T, F: Future<Output = std::io::Result<T>>>(accept: impl Fn() -> F) -> T {
-    loop {
-        match accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) => {
-                tracing::warn!("a conversation is not accepted: {error}; traffic goes on; see the limit on open files; tried again");
-                // No descriptors are left, most likely: the next attempt would fail as quickly.
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
     }
 }
 
@@ -93,23 +77,7 @@ fn private(path: &Path) -> std::io::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_socket_without_descriptors_waits_for_some() {
-        let failures = Cell::new(3_i32);
-        let accept = || {
-            let left = failures.get();
-            failures.set(left - 1);
-            let no_descriptor = std::io::Error::from_raw_os_error(nix::libc::EMFILE);
-            std::future::ready(if left == 0 { Ok("a conversation") } else { Err(no_descriptor) })
-        };
-        let begun = tokio::time::Instant::now();
-        assert_eq!(patiently(accept).await, "a conversation");
-        assert_eq!(begun.elapsed().as_millis(), 3 * ACCEPT_PAUSE.as_millis());
-    }
 
     #[tokio::test]
     async fn a_conversation_beyond_the_most_begins_when_another_one_ends() {

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
+use stream::accepted;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -222,19 +223,13 @@ impl Listener {
     async fn serve_while(self, free: Arc<Semaphore>, application: Router, stop: CancellationToken) {
         let connections = TaskTracker::new();
         while let Ok(Ok(permit)) = until(&stop, free.clone().acquire_owned()).await {
-            let Ok(accepted) = until(&stop, self.accept()).await else { break };
+            let failed = |error| tracing::warn!("a connection to the API was not accepted, its client will try again: {error}");
+            let Ok(stream) = until(&stop, accepted(|| self.accept(), failed)).await else { break };
             let (application, stop) = (application.clone(), stop.clone());
-            match accepted {
-                Ok(stream) => drop(connections.spawn(async move {
-                    converse(stream, application, stop).await;
-                    drop(permit);
-                })),
-                Err(error) => {
-                    tracing::warn!("a connection to the API was not accepted, its client will try again: {error}");
-                    // No descriptors are left, most likely: the next attempt would fail as quickly.
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            connections.spawn(async move {
+                converse(stream, application, stop).await;
+                drop(permit);
+            });
         }
         connections.close();
         connections.wait().await;
@@ -252,9 +247,6 @@ impl Listener {
         }
     }
 }
-
-/// The pause after an `accept` that failed (no file descriptor is left, say).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}

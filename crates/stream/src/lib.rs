@@ -19,6 +19,7 @@
 //!
 //! Deliberately *not* here: which objects a node receives (`server::views`), and what it does with them (`node::view`).
 
+mod accept;
 mod follow;
 mod frames;
 mod hash;
@@ -29,6 +30,7 @@ pub mod wire;
 
 use std::time::Duration;
 
+pub use accept::accepted;
 pub use follow::{FollowError, Following, Target, authority, follow, follow_from, reason};
 pub use hash::InterestHash;
 pub use serve::{Follower, HANDSHAKES_PER_PEER_MAX, Listener, STREAMS_PER_CONNECTION, ServeError};

@@ -24,6 +24,7 @@ use tonic::server::NamedService;
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use crate::accepted;
 use crate::frames::Frames;
 use crate::tls::{Credentials, Renewed, TlsError, describe, node_of};
 use crate::wire::{Hello, NodeMessage, Refused, ServerMessage, node_message, server_message};
@@ -39,8 +40,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STREAMS_PER_CONNECTION: u32 = 4;
 /// Messages between the owner of a stream and the wire. Few: what waits should wait where it can still be merged.
 const OUTBOUND: usize = 2;
-/// How long a failing `accept` (out of file descriptors) is left alone.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A node that follows its view.
 pub struct Follower {
@@ -85,6 +84,16 @@ impl Listener {
 
     /// Hands over nodes to `followers` until `shutdown` is done; then ends all streams.
     pub async fn run(self, followers: mpsc::Sender<Follower>, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        self.run_while(Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)), followers, shutdown).await
+    }
+
+    /// As [`Listener::run`], with as many handshakes at once as there are `free`.
+    async fn run_while(
+        self,
+        free: Arc<Semaphore>,
+        followers: mpsc::Sender<Follower>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
         let (accepted, incoming) = mpsc::channel(HANDSHAKES_AT_ONCE);
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -94,7 +103,7 @@ impl Listener {
             .serve_with_incoming(ReceiverStream::new(incoming));
         tokio::select! {
             result = server => result.map_err(|error| ServeError::Failed(describe(&error))),
-            () = accept(self.tcp, self.credentials, accepted) => Ok(()),
+            () = accept(self.tcp, self.credentials, free, accepted) => Ok(()),
             () = shutdown => Ok(()),
         }
     }
@@ -140,26 +149,26 @@ impl Drop for Place {
 
 /// Accepts connections for ever. Each handshake is a task of its own and no address has all of them, so that a silent peer holds
 /// up nobody.
-async fn accept(tcp: TcpListener, credentials: Renewed, accepted: mpsc::Sender<Result<TlsStream<TcpStream>, Infallible>>) {
-    let (handshakes, peers) = (Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE)), Peers::default());
+async fn accept(
+    tcp: TcpListener,
+    credentials: Renewed,
+    free: Arc<Semaphore>,
+    done: mpsc::Sender<Result<TlsStream<TcpStream>, Infallible>>,
+) {
+    let peers = Peers::default();
     loop {
-        let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, peer) = match tcp.accept().await {
-            Ok(connection) => connection,
-            Err(error) => {
-                tracing::warn!("cannot accept a node's connection: {error}; nodes keep forwarding; see the limit on open files");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+        let permit = free.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let failed =
+            |error| tracing::warn!("cannot accept a node's connection: {error}; nodes keep forwarding; see the limit on open files");
+        let (stream, peer) = accepted(|| tcp.accept(), failed).await;
         let Some(place) = peers.enter(peer.ip()) else {
             tracing::debug!("connection from {peer} closed: {HANDSHAKES_PER_PEER_MAX} handshakes of this address go on");
             continue;
         };
-        let (credentials, accepted) = (credentials.clone(), accepted.clone());
+        let (credentials, done) = (credentials.clone(), done.clone());
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &credentials)).await {
-                Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+                Ok(Ok(stream)) => drop(done.send(Ok(stream)).await),
                 Ok(Err(error)) => tracing::warn!("connection from {peer} refused: {error}"),
                 Err(_) => tracing::warn!("connection from {peer} refused: no TLS handshake within {HANDSHAKE_TIMEOUT:?}"),
             }
