@@ -150,3 +150,40 @@ async fn until(when: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    pub mod by_hand;
+
+    use std::future::ready;
+
+    use super::*;
+    use by_hand::{Ladon, kubernetes, noted, refused, rests};
+
+    fn builder(ladon: &Ladon, kubernetes: Client) -> Builder {
+        let config = Arc::new(ladon.config.clone());
+        Builder { config, keys: Keys::new("kubernetes"), kubernetes, neutron: ladon.neutron.clone() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn networks_that_cannot_be_made_yet_are_tried_again_after_a_while() {
+        let (note, mut times) = noted();
+        let ladon = Ladon::start(move |_| {
+            note();
+            ready(refused())
+        });
+        let builder = builder(&ladon, kubernetes(|_| ()));
+        tokio::spawn(async move { first_topology(&builder).await.map(drop) });
+        assert_eq!(rests::<3>(&mut times).await, [TOPOLOGY_RETRY.as_secs(); 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_stands_by_looks_for_the_ranges_until_there_are_some() {
+        let (note, mut times) = noted();
+        let mut ladon = Ladon::start(|_| ready(refused()));
+        ladon.config.network.services.clear();
+        let builder = builder(&ladon, kubernetes(move |_| note()));
+        tokio::spawn(async move { builder.mistake().await });
+        assert_eq!(rests::<3>(&mut times).await, [TOPOLOGY_RETRY.as_secs(); 3]);
+    }
+}

@@ -7,6 +7,7 @@
 //! Task: one, which owns everything here. Machines are few, so its requests follow one another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::ready;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,9 +111,7 @@ impl Machines {
                 }
                 () = until(due) => self.work().await,
                 _ = self.resync.tick(), if self.is_listed => self.list().await,
-            }
-            if !self.is_listed && self.nodes.is_complete() {
-                self.list().await;
+                () = ready(()), if !self.is_listed && self.nodes.is_complete() => self.list().await,
             }
         }
     }
@@ -140,6 +139,9 @@ impl Machines {
             }
             Err(error) => {
                 warn!(%error, advice = error.advice(), "cannot list the nodes' ports; trying again");
+                if self.is_listed {
+                    self.resync.reset_immediately();
+                }
                 tokio::time::sleep(LIST_RETRY).await;
             }
         }
@@ -228,8 +230,32 @@ impl Machines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use serde_json::json;
     use uuid::Uuid;
+
+    use crate::tests::by_hand::{Ladon, kubernetes, noted, refused, rests};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_failed_is_tried_again_after_a_while() {
+        let ((note, mut times), lists) = (noted(), Arc::new(AtomicUsize::new(0)));
+        let ladon = Ladon::start(move |_| {
+            note();
+            let is_the_fourth = lists.fetch_add(1, Ordering::SeqCst) == 3;
+            ready(if is_the_fourth { (200, json!({"ports": []}).to_string()) } else { refused() })
+        });
+        let machines =
+            Machines::new(kubernetes(|_| ()), ladon.neutron.clone(), &ladon.config, ladon.topology.subscribe(), Reporter::kept().0);
+        tokio::spawn(machines.run());
+        let retry = LIST_RETRY.as_secs();
+        let again = ladon.config.resync_secs - 3 * retry;
+        assert_eq!(
+            rests::<6>(&mut times).await,
+            [retry, retry, retry, again, retry, retry],
+            "at the start, and when it is looked at again"
+        );
+    }
 
     fn port(pairs: &[&str]) -> Port {
         Port {

@@ -591,10 +591,13 @@ fn told(pod: &DesiredPort, reason: &'static str, note: String) -> Report {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::future::ready;
 
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::time::advance;
 
     use crate::lease::Fence;
+    use crate::tests::by_hand::{Ladon, kubernetes, let_all_go_on, noted, refused as refusal, rests};
     use crate::topology::plan::Plan;
 
     /// Ports of a server that nobody talks to.
@@ -689,6 +692,75 @@ mod tests {
 
     fn refused() -> ApiError {
         ApiError::Refused { doing: "POST".into(), status: 409, kind: "IpAddressInUse".into(), message: "in use".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_failed_is_tried_again_after_a_while() {
+        let (note, mut times) = noted();
+        let ladon = Ladon::start(move |_| {
+            note();
+            ready(refusal())
+        });
+        let (topology, reporter) = (ladon.topology.subscribe(), Reporter::kept().0);
+        tokio::spawn(Ports::new(kubernetes(|_| ()), ladon.neutron.clone(), &ladon.config, topology, reporter).run());
+        assert_eq!(rests::<3>(&mut times).await, [LIST_RETRY.as_secs(); 3]);
+    }
+
+    #[tokio::test]
+    async fn so_many_ports_of_a_refused_batch_are_made_at_once() {
+        let (came, mut coming) = mpsc::channel(1);
+        let ladon = Ladon::start(move |request| {
+            let (is_bulk, came) = (request.headers()["idempotency-key"].to_str().unwrap().contains(','), came.clone());
+            async move {
+                let (end, ended) = oneshot::channel::<()>();
+                if !is_bulk {
+                    came.send(end).await.unwrap();
+                    let _ = ended.await;
+                }
+                refusal()
+            }
+        });
+        let one = ports().new_port(&pod("web", &[]));
+        let batch = (0..SINGLES_MAX as u128 + 1).map(|n| (n.to_string(), Uuid::from_u128(n + 1), one.clone())).collect();
+        let made = tokio::spawn(create(ladon.neutron.clone(), batch));
+        let mut under_way = Vec::new();
+        for _ in 0..SINGLES_MAX {
+            under_way.push(coming.recv().await.unwrap());
+        }
+        let_all_go_on().await;
+        assert!(coming.try_recv().is_err(), "it waits");
+        drop(under_way.pop());
+        under_way.push(coming.recv().await.unwrap());
+        drop(under_way);
+        assert_eq!(made.await.unwrap().len(), SINGLES_MAX + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_static_pod_keeps_its_port_as_long_as_its_mirror_may_come_back() {
+        let (mut ports, web) = (ports(), DesiredPort { is_static: true, ..pod("web", &OWN) });
+        let change = |before: Option<&DesiredPort>, after: Option<&DesiredPort>| Change {
+            name: web.name.clone(),
+            before: before.cloned(),
+            after: after.cloned(),
+        };
+        let under_way = |ports: &mut Ports| {
+            ports.start_due();
+            ports.running.len()
+        };
+        ports.pod_changed(change(None, Some(&web)));
+        let made = port(&ports, "web", &OWN);
+        ports.created("web".into(), Ok(made));
+        for _ in 0..3 {
+            assert_eq!(under_way(&mut ports), 0);
+            ports.pod_changed(change(Some(&web), None));
+            advance(STATIC_GRACE - Duration::from_millis(1)).await;
+            assert_eq!(under_way(&mut ports), 0);
+            ports.pod_changed(change(None, Some(&web)));
+        }
+        assert_eq!(under_way(&mut ports), 0);
+        ports.pod_changed(change(Some(&web), None));
+        advance(STATIC_GRACE).await;
+        assert_eq!(under_way(&mut ports), 1, "it is freed");
     }
 
     #[tokio::test]

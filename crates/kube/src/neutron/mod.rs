@@ -245,7 +245,56 @@ fn refusal(doing: String, status: StatusCode, body: &[u8]) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Barrier;
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::tests::by_hand::{Ladon, let_all_go_on};
+
+    const DEADLINE: Duration = Duration::from_secs(120);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_is_not_answered_is_given_up() {
+        let ladon = Ladon::start(|_| std::future::pending());
+        let begun = Instant::now();
+        assert!(matches!(ladon.neutron.network(Uuid::nil()).await, Err(ApiError::NoAnswer { .. })));
+        assert_eq!(begun.elapsed().as_secs(), READ_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_not_taken() {
+        let ladon = Ladon::start(|request| {
+            let length = if request.uri().path() == "/fits" { ANSWER_MAX } else { ANSWER_MAX + 1 };
+            std::future::ready((200, "{}".to_owned() + &" ".repeat(length - 2)))
+        });
+        assert_eq!(ladon.neutron.get::<Value>("/fits").await, Ok(serde_json::json!({})));
+        let too_large = ladon.neutron.get::<Value>("/does-not").await;
+        assert!(matches!(&too_large, Err(ApiError::NoAnswer { why, .. }) if why.contains("limit")), "{too_large:?}");
+    }
+
+    #[tokio::test]
+    async fn few_connections_are_kept_when_there_is_nothing_to_ask() {
+        const MANY: usize = IDLE_CONNECTIONS + 4;
+        let all_are_there = Arc::new(Barrier::new(MANY));
+        let ladon = Ladon::start(move |_| {
+            let all_are_there = all_are_there.clone();
+            async move {
+                all_are_there.wait().await;
+                (200, "{}".into())
+            }
+        });
+        let answers = futures::future::join_all((0..MANY).map(|_| ladon.neutron.get::<Value>("/"))).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        let open = || ladon.connections.load(Ordering::SeqCst);
+        let closed = tokio::time::timeout(DEADLINE, async {
+            while open() > IDLE_CONNECTIONS {
+                tokio::task::yield_now().await;
+            }
+        });
+        closed.await.expect("the others are closed");
+        let_all_go_on().await;
+        assert_eq!(open(), IDLE_CONNECTIONS);
+    }
 
     #[test]
     fn both_error_documents_are_read() {

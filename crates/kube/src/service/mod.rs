@@ -14,6 +14,7 @@ pub mod diff;
 pub mod facts;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,10 +154,8 @@ impl Services {
                 Some(outcome) = self.running.next() => self.finished(outcome),
                 () = until(due) => {}
                 _ = self.resync.tick(), if self.is_listed => self.list().await,
+                () = ready(()), if !self.is_listed && self.services.is_complete() && self.slices.is_complete() => self.list().await,
                 changed = self.topology.changed() => if changed.is_ok() { self.all_again() },
-            }
-            if !self.is_listed && self.services.is_complete() && self.slices.is_complete() {
-                self.list().await;
             }
         }
     }
@@ -356,4 +355,100 @@ fn write_condition(api: Api<KubeService>, name: String, condition: serde_json::V
             debug!(service = name, %error, "cannot write the status");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::tests::by_hand::{Ladon, kubernetes, let_all_go_on, noted, refused, rests};
+
+    fn services(ladon: &Ladon, kubernetes: Client) -> Services {
+        let (topology, reporter) = (ladon.topology.subscribe(), Reporter::kept().0);
+        Services::new(kubernetes, ladon.neutron.clone(), &ladon.config, topology, Arc::default(), reporter)
+    }
+
+    fn service(n: usize) -> KubeService {
+        let name = format!("web-{n}");
+        let spec = json!({"clusterIP": format!("10.96.0.{n}"), "ports": [{"port": 80}]});
+        serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": name, "uid": name}, "spec": spec})).unwrap()
+    }
+
+    fn told(message: String) -> Told {
+        Told { is_true: false, reason: "Failed".into(), message }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_failed_is_tried_again_after_a_while() {
+        let (note, mut times) = noted();
+        let ladon = Ladon::start(move |_| {
+            note();
+            ready(refused())
+        });
+        tokio::spawn(services(&ladon, kubernetes(|_| ())).run());
+        assert_eq!(rests::<3>(&mut times).await, [LIST_RETRY.as_secs(); 3]);
+    }
+
+    #[tokio::test]
+    async fn so_many_services_are_worked_on_at_once() {
+        let ladon = Ladon::start(|_| ready(refused()));
+        let mut services = services(&ladon, kubernetes(|_| ()));
+        services.is_listed = true;
+        (1..=RUNNING_MAX + 1).for_each(|n| services.service_event(Event::Apply(service(n))));
+        for _ in 0..2 {
+            services.start_due();
+            assert_eq!(services.running.len(), RUNNING_MAX);
+        }
+        let outcome = services.running.next().await.unwrap();
+        services.finished(outcome);
+        services.start_due();
+        let under_way = |n: &usize| services.queue.is_running(&format!("ns/web-{n}"));
+        assert_eq!((services.running.len(), (1..=RUNNING_MAX + 1).filter(under_way).count()), (RUNNING_MAX, RUNNING_MAX));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_status_writes_are_under_way_and_a_further_one_waits() {
+        let (writing, writes) = mpsc::channel(2 * STATUS_WRITES_MAX);
+        let ladon = Ladon::start(|_| ready(refused()));
+        let see = move |request: &hyper::Request<kube::client::Body>| {
+            if request.method() == hyper::Method::PATCH {
+                writing.try_send(()).unwrap();
+            }
+        };
+        let mut services = services(&ladon, kubernetes(see));
+        for n in 0..=STATUS_WRITES_MAX {
+            assert_eq!(services.queue.next_due(), None);
+            services.tell(&Service::of(&service(n)).unwrap(), told("no".into()));
+        }
+        let_all_go_on().await;
+        assert_eq!(writes.len(), STATUS_WRITES_MAX);
+        assert_eq!(services.queue.next_due(), Some(Instant::now() + STATUS_RETRY));
+        tokio::time::advance(STATUS_RETRY).await;
+        assert_eq!(services.queue.pop(Instant::now()), Some(format!("ns/web-{STATUS_WRITES_MAX}")));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_cut_and_not_told_twice() {
+        let (written, mut bodies) = mpsc::channel(2);
+        let answer = move |request: hyper::Request<kube::client::Body>| {
+            let written = written.clone();
+            async move {
+                let body: serde_json::Value = serde_json::from_slice(&request.into_body().collect_bytes().await?)?;
+                written.send(body).await?;
+                std::future::pending::<Result<hyper::Response<kube::client::Body>, tower::BoxError>>().await
+            }
+        };
+        let ladon = Ladon::start(|_| ready(refused()));
+        let mut services = services(&ladon, Client::new(tower::service_fn(answer), "default"));
+        let (mut web, long) = (Service::of(&service(1)).unwrap(), told("x".repeat(CONDITION_MESSAGE_MAX + 1)));
+        services.tell(&web, long.clone());
+        let body = bodies.recv().await.unwrap();
+        let message = body["status"]["conditions"][0]["message"].as_str().unwrap();
+        assert_eq!(message.len(), CONDITION_MESSAGE_MAX);
+        web.told = Some(told(message.into()));
+        services.tell(&web, long);
+        let_all_go_on().await;
+        assert!(bodies.try_recv().is_err());
+    }
 }
