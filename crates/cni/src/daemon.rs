@@ -31,10 +31,10 @@ pub const LINE_MAX: usize = 4 << 20;
 pub const ADD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long GC may take: it may have to take hundreds of ports off the switch.
-pub const GC_DEADLINE: Duration = Duration::from_secs(60);
+const GC_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long the other questions may take.
-pub const OTHER_DEADLINE: Duration = Duration::from_secs(10);
+const OTHER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How much longer than the node's deadline the plugin waits for the line that says so.
 const GRACE: Duration = Duration::from_secs(3);
@@ -97,6 +97,17 @@ pub enum Request {
     Gc { network: String, valid_attachments: Vec<Attachment> },
     /// Can ADD be served? Answer: [`Reply::Ready`], or an error 50 or 51.
     Status,
+}
+
+impl Request {
+    /// How long the node may take.
+    fn deadline(&self) -> Duration {
+        match self {
+            Request::Prepare { deadline_ms, .. } | Request::Attach { deadline_ms, .. } => Duration::from_millis(*deadline_ms),
+            Request::Gc { .. } => GC_DEADLINE,
+            Request::Detach { .. } | Request::Check { .. } | Request::Status => OTHER_DEADLINE,
+        }
+    }
 }
 
 /// The node's answers.
@@ -179,9 +190,9 @@ impl Client {
     }
 
     /// Asks, and waits for the answer. An error that the node answers with is an error.
-    pub fn ask(&mut self, request: &Request, deadline: Duration) -> Result<Reply> {
+    pub fn ask(&mut self, request: &Request) -> Result<Reply> {
         self.send(request)?;
-        self.receive(deadline)
+        self.receive(request.deadline())
     }
 
     /// Asks; [`Client::receive`] fetches the answer. In between the plugin can do something useful.
@@ -296,6 +307,25 @@ mod tests {
         let silent = client.receive(Duration::ZERO).unwrap_err();
         assert!(matches!(&silent, Error::NodeSilent { source, .. } if source.kind() == io::ErrorKind::TimedOut), "{silent}");
         assert!(begun.elapsed() >= GRACE);
+    }
+
+    /// The kernel keeps a socket's deadlines, so that nobody has to wait for them.
+    #[test]
+    fn every_question_has_its_deadline() {
+        let attachment = || Attachment { container: "c1".into(), ifname: "eth0".into() };
+        let gc = Request::Gc { network: "ladon".into(), valid_attachments: Vec::new() };
+        let attach = Request::Attach { attachment: attachment(), host_ifname: "lad1".into(), deadline_ms: 7_000 };
+        let others = [Request::Detach { attachment: attachment() }, Request::Check { attachment: attachment() }, Request::Status];
+        let others = others.map(|request| (request, OTHER_DEADLINE));
+        for (request, deadline) in others.into_iter().chain([(gc, GC_DEADLINE), (attach, Duration::from_secs(7))]) {
+            let (mut client, mut node) = client();
+            node.write_all(b"{\"reply\":\"ready\"}\n").unwrap();
+            assert_eq!(client.ask(&request).unwrap(), Reply::Ready);
+            let socket = client.stream.get_ref();
+            assert_eq!(socket.write_timeout().unwrap(), Some(OTHER_DEADLINE));
+            let waited = socket.read_timeout().unwrap().unwrap();
+            assert!(waited > deadline && waited <= deadline + GRACE, "{request:?} has {waited:?}");
+        }
     }
 
     #[test]

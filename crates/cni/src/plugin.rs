@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::Config;
-use crate::daemon::{ADD_DEADLINE, Attachment, Client, GC_DEADLINE, OTHER_DEADLINE, PodName, Prepared, Reply, Request};
+use crate::daemon::{ADD_DEADLINE, Attachment, Client, PodName, Prepared, Reply, Request};
 use crate::environment::{Command, Environment};
 use crate::error::code;
 use crate::interface::{self, Namespace, Pair, host_ifname};
@@ -110,7 +110,7 @@ fn prepare(node: &mut Client, attachment: &Attachment, config: &Config, netns: &
         pod: pod.clone(),
         deadline_ms: milliseconds(deadline),
     };
-    match node.ask(&request, deadline)? {
+    match node.ask(&request)? {
         Reply::Prepared(prepared) if prepared.host_ifname == host_ifname(attachment) => Ok(prepared),
         other => Err(confused(&other)),
     }
@@ -148,7 +148,7 @@ fn del(environment: &Environment, config: &Config) -> Result<()> {
 }
 
 fn detach(socket: &Path, attachment: &Attachment) -> Result<()> {
-    match Client::connect(socket)?.ask(&Request::Detach { attachment: attachment.clone() }, OTHER_DEADLINE)? {
+    match Client::connect(socket)?.ask(&Request::Detach { attachment: attachment.clone() })? {
         Reply::Detached => Ok(()),
         other => Err(confused(&other)),
     }
@@ -159,7 +159,7 @@ fn check(environment: &Environment, config: &Config) -> Result<()> {
     let path = environment.netns()?;
     let previous = config.prev_result.as_ref().ok_or_else(|| Error::InvalidConfig("has no prevResult, which CHECK needs".into()))?;
     interface::check(&attachment, previous, &Namespace::open(&path)?)?;
-    match Client::connect(&config.socket)?.ask(&Request::Check { attachment }, OTHER_DEADLINE)? {
+    match Client::connect(&config.socket)?.ask(&Request::Check { attachment })? {
         Reply::Checked => Ok(()),
         other => Err(confused(&other)),
     }
@@ -168,14 +168,14 @@ fn check(environment: &Environment, config: &Config) -> Result<()> {
 fn gc(config: &Config) -> Result<()> {
     let valid_attachments = config.valid_attachments()?.to_vec();
     let request = Request::Gc { network: config.name.clone(), valid_attachments };
-    match Client::connect(&config.socket)?.ask(&request, GC_DEADLINE)? {
+    match Client::connect(&config.socket)?.ask(&request)? {
         Reply::Collected { removed } => removed.iter().try_for_each(|name| interface::remove(name)),
         other => Err(confused(&other)),
     }
 }
 
 fn status(config: &Config) -> Result<()> {
-    let answer = Client::connect(&config.socket).and_then(|mut node| node.ask(&Request::Status, OTHER_DEADLINE));
+    let answer = Client::connect(&config.socket).and_then(|mut node| node.ask(&Request::Status));
     match answer {
         Ok(Reply::Ready) => Ok(()),
         Ok(other) => Err(confused(&other)),

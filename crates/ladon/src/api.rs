@@ -168,3 +168,43 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {} s", limit.as_secs()))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::cli::Format;
+
+    fn api(url: String, ca: Option<PathBuf>) -> Api {
+        let reach = Reach { api: vec![url], api_ca: ca, token: None, control: PathBuf::new(), output: Format::Table };
+        Api::new(&reach).unwrap_or_else(|failure| panic!("{}", failure.what_happened))
+    }
+
+    /// How long a server that takes connections and says nothing is waited for.
+    async fn patience(scheme: &str, ca: Option<PathBuf>) -> u64 {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = api(format!("{scheme}://{}", silent.local_addr().unwrap()), ca);
+        let begun = Instant::now();
+        let failure = api.get("/v2.0/ports").await.unwrap_err();
+        assert!(failure.what_happened.contains("nothing within"), "{}", failure.what_happened);
+        begun.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_given_up() {
+        assert_eq!(patience("http", None).await, ANSWER_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_not_made_is_given_up_sooner() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = stream::pki::Authority::open(folder.path()).unwrap().server().unwrap();
+        // TLS belongs to the connection, and nobody speaks it.
+        assert_eq!(patience("https", Some(credentials.ca)).await, CONNECT_TIMEOUT.as_secs());
+    }
+}

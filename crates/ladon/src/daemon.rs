@@ -60,18 +60,25 @@ fn raise_open_files() -> nix::Result<()> {
 async fn watch_signals(name: &str, stop: CancellationToken) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let mut signalled = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    signalled().await;
     tracing::info!("ladon {name} stops");
     stop.cancel();
+    part_with(name, signalled()).await;
+    Ok(())
+}
+
+/// Gives a part that was told to stop its time, unless somebody is in a `hurry`.
+async fn part_with(name: &str, hurry: impl Future<Output = ()>) {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = hurry => {}
         () = tokio::time::sleep(STOP_TIMEOUT) => tracing::warn!("ladon {name} did not stop within {} s and is left where it is", STOP_TIMEOUT.as_secs()),
     }
-    Ok(())
 }
 
 fn start_log(format: LogFormat) {
@@ -94,5 +101,21 @@ impl io::Write for Stderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_does_not_stop_is_left_where_it_is_after_a_while_or_when_somebody_is_in_a_hurry() {
+        let told = Instant::now();
+        part_with("test", std::future::pending()).await;
+        assert_eq!(told.elapsed().as_secs(), STOP_TIMEOUT.as_secs());
+        part_with("test", std::future::ready(())).await;
+        assert_eq!(told.elapsed().as_secs(), STOP_TIMEOUT.as_secs());
     }
 }

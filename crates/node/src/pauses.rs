@@ -31,8 +31,22 @@ impl Pauses {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    /// That tries are made after `first` and then ever longer pauses, until they are the `ceiling`, which is the last.
+    pub fn assert_pauses(tries: &[Instant], first: Duration, ceiling: Duration) {
+        // Timers end at whole milliseconds.
+        let pauses: Vec<Duration> = tries.windows(2).map(|two| rounded(two[1] - two[0])).collect();
+        assert!(pauses.len() > 2 && pauses[0] == first && pauses.last() == Some(&ceiling), "{pauses:?}");
+        assert!(pauses.windows(2).all(|two| two[1] == (two[0] * 2).min(ceiling)), "{pauses:?}");
+    }
+
+    fn rounded(pause: Duration) -> Duration {
+        Duration::from_millis((pause.as_micros() as u64 + 500) / 1000)
+    }
 
     #[test]
     fn a_pause_is_twice_the_one_before_it_up_to_a_ceiling_and_short_again_after_a_success() {

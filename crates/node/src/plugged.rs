@@ -194,7 +194,12 @@ fn without_device(names: Vec<String>) -> Result<Vec<String>, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::bridge::tests::by_hand::ByHand;
 
     const BRIDGE: &str = "br-int";
 
@@ -245,6 +250,53 @@ mod tests {
             panic!("nothing is restored");
         };
         assert_eq!(lost.keys().collect::<Vec<_>>(), ["tap1"]);
+    }
+
+    /// A task whose bridge was made anew while so many interfaces were plugged in that need no device, and who answers it.
+    fn bereft(dir: &Path, interfaces: usize) -> (Keeper, ByHand) {
+        let (link, by_hand) = Link::by_hand();
+        let keeper = Keeper::new(link, BRIDGE, dir).unwrap();
+        let patch = Plugged { kind: "patch".into(), options: BTreeMap::new(), external_ids: BTreeMap::new() };
+        let plugged = (0..interfaces).map(|n| (format!("patch{n}"), patch.clone())).collect();
+        let memory = Memory { bridge: ovsdb::Uuid::from_u128(1).to_string(), plugged, ..keeper.memory.clone() };
+        by_hand.interfaces.send_replace(Some(Arc::new(Interfaces::from_iter([interface(BRIDGE, 2, &[])]))));
+        (Keeper { memory, ..keeper }, by_hand)
+    }
+
+    #[tokio::test]
+    async fn so_many_interfaces_are_plugged_in_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keeper, mut by_hand) = bereft(dir.path(), AT_ONCE + 2);
+        tokio::spawn(keeper.run());
+        let mut under_way = Vec::new();
+        for _ in 0..AT_ONCE {
+            under_way.push(by_hand.next().await);
+        }
+        for _ in 0..2 {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(by_hand.try_next().is_none(), "it waits");
+            under_way.remove(0).grant();
+            under_way.push(by_hand.next().await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_plugged_in_is_tried_again_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keeper, mut by_hand) = bereft(dir.path(), 1);
+        tokio::spawn(keeper.run());
+        let mut tries = Vec::new();
+        for _ in 0..3 {
+            by_hand.next().await.refuse();
+            tries.push(Instant::now());
+        }
+        let pauses: Vec<Duration> = tries.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses.iter().all(|pause| pause.as_millis() == RETRY.as_millis()), "{pauses:?}");
+        by_hand.next().await.grant();
+        tokio::time::sleep(RETRY * 10).await;
+        assert!(by_hand.try_next().is_none(), "it is done");
     }
 
     #[tokio::test(start_paused = true)]

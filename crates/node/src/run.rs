@@ -71,9 +71,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let agent = Agent::new(node.clone(), addresses.clone(), &config.state_dir, switch.clone(), own, published)?;
     let follow = view::follow(view_config(&config), facts_seen);
     let (updates, status, stopper) = follow.split();
-    let (news, switch_news) = mpsc::channel(CHANNEL);
-    let (asks, asked) = mpsc::channel(CHANNEL);
-    let (wishes, wished) = mpsc::channel(CHANNEL);
+    let (news, switch_news) = channel();
+    let (asks, asked) = channel();
+    let (wishes, wished) = channel();
     let userspace = config.ovs.is_userspace();
     let plugin_server =
         Pods::new(bridge.clone(), config.ovs.bridge.clone(), userspace, local_seen.clone(), in_force_seen.clone(), &config.state_dir)?;
@@ -126,6 +126,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     stopper.stop().await;
     outcome
+}
+
+/// Between two tasks.
+fn channel<T>() -> (mpsc::Sender<T>, mpsc::Receiver<T>) {
+    mpsc::channel(CHANNEL)
 }
 
 async fn ended(name: &'static str, task: impl Future<Output = ()>) -> NodeError {
@@ -238,4 +243,32 @@ fn table_names() -> BTreeMap<u8, String> {
     let name = |table: &Table, half| if half == Generation::A { table.name().to_string() } else { format!("{}_B", table.name()) };
     let names = halves.flat_map(|half| Table::ALL.iter().map(move |table| (table.number(half), name(table, half))));
     names.chain([(Generation::DISPATCH, "Dispatch".to_string())]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_tells_a_busy_task_something_waits_when_there_is_no_room() {
+        const TOLD: usize = 3 * CHANNEL;
+        let switch = Switch::start(Options::new("/nonexistent/br.mgmt")).0;
+        let (intake, _responder) = respond::new(watch::channel(Arc::default()).1, watch::channel(None).1, switch.clone());
+        let (events_in, events) = mpsc::channel(TOLD);
+        let (news, mut heard) = channel();
+        for _ in 0..TOLD {
+            events_in.try_send(Event::GroupsChanged).unwrap();
+        }
+        tokio::spawn(sort_events(events, news, intake, switch));
+        let settled = async || {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            events_in.max_capacity() - events_in.capacity()
+        };
+        // One is on its way.
+        assert_eq!((settled().await, heard.len()), (TOLD - CHANNEL - 1, CHANNEL));
+        heard.recv().await.unwrap();
+        assert_eq!((settled().await, heard.len()), (TOLD - CHANNEL - 2, CHANNEL));
+    }
 }

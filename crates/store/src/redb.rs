@@ -17,7 +17,7 @@ mod making;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use model::Revision;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
@@ -45,7 +45,7 @@ const TRIM_MAX: usize = 64;
 /// What a transaction may need on the disk beyond its own bytes, several times over: copies of the trees' pages.
 const OVERHEAD_FACTOR: u64 = 4;
 
-/// Attempts to open a file again after a failure go on for so long, with pauses.
+/// The pauses between attempts to open a file again after a failure, together; then it is not known what came of a transaction.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two attempts to open a file again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
@@ -178,14 +178,8 @@ impl Redb {
     /// What came of a transaction whose writing failed: the file, opened anew, has it or not.
     fn settle(&self, failure: TransactError, wanted: Revision) -> Result<Revision, TransactError> {
         *self.slot() = None;
-        let deadline = Instant::now() + REOPEN_TIMEOUT;
-        let database = loop {
-            match self.database() {
-                // A reader of the log may hold the old file open for a moment.
-                Err(_) if Instant::now() < deadline => std::thread::sleep(REOPEN_PAUSE),
-                other => break other,
-            }
-        };
+        // A reader of the log may hold the old file open for a moment.
+        let database = patiently(|| self.database(), std::thread::sleep);
         if let Err(error) = &database {
             tracing::error!("{error}");
         }
@@ -239,6 +233,20 @@ impl Redb {
             log.remove(key).map_err(&doing)?;
         }
         set(write, LOG_BYTES, bytes)
+    }
+}
+
+/// What `attempt` comes to, again and again with a `pause` in between, until it works or there have been enough.
+fn patiently<T, E>(attempt: impl Fn() -> Result<T, E>, mut pause: impl FnMut(Duration)) -> Result<T, E> {
+    let mut paused = Duration::ZERO;
+    loop {
+        match attempt() {
+            Err(_) if paused < REOPEN_TIMEOUT => {
+                pause(REOPEN_PAUSE);
+                paused += REOPEN_PAUSE;
+            }
+            other => return other,
+        }
     }
 }
 
@@ -477,6 +485,8 @@ impl Store for Redb {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use nix::errno::Errno;
 
     use super::*;
@@ -494,6 +504,33 @@ mod tests {
 
     fn transact(store: &Redb, base: u64) {
         store.transact(&Transaction { base: Revision(base), ops: vec![Op::PutRecord("a".into(), vec![1])] }).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_is_tried_for_a_while() {
+        let mut paused = Vec::new();
+        assert!(patiently(|| Err::<(), _>("held"), |pause| paused.push(pause)).is_err());
+        assert_eq!(paused.iter().sum::<Duration>(), REOPEN_TIMEOUT);
+        let attempts = Cell::new(0);
+        let third = || {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() < 3 { Err("held") } else { Ok(()) }
+        };
+        paused.clear();
+        assert_eq!(patiently(third, |pause| paused.push(pause)), Ok(()));
+        assert_eq!(paused, [REOPEN_PAUSE; 2]);
+    }
+
+    #[test]
+    fn no_more_of_the_file_is_kept_in_memory_than_so_much() {
+        const RECORD: usize = 1 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), u64::MAX);
+        let records = (0..2 * CACHE_BYTES / RECORD).map(|n| (n.to_string(), vec![n as u8; RECORD]));
+        store.fill(&Snapshot { revision: Revision(1), records: records.collect(), ..Snapshot::default() }).unwrap();
+        assert_eq!(store.load().unwrap().records.len(), 2 * CACHE_BYTES / RECORD);
+        let cached = store.database().unwrap().cache_stats().used_bytes();
+        assert!(cached > CACHE_BYTES / 2 && cached <= CACHE_BYTES, "{cached}");
     }
 
     #[test]

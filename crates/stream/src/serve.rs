@@ -284,6 +284,7 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt, Empty};
     use tokio::io::AsyncReadExt;
+    use tokio::sync::watch;
     use tokio::time::Instant;
     use tonic::codec::Codec;
 
@@ -308,6 +309,82 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(begun.elapsed().as_secs(), HANDSHAKE_TIMEOUT.as_secs());
+    }
+
+    fn node(directory: &std::path::Path, address: SocketAddr) -> (Target, Hello) {
+        let credentials = Authority::open(directory).unwrap().node(&NodeName("n1".into())).unwrap();
+        let hello = Hello { node: "n1".into(), view_format: VIEW_FORMAT, ..Hello::default() };
+        (Target { address: address.to_string(), credentials }, hello)
+    }
+
+    #[tokio::test]
+    async fn a_handshake_beyond_the_most_begins_when_another_one_ends() {
+        const DEADLINE: Duration = Duration::from_secs(120);
+        let directory = tempfile::tempdir().unwrap();
+        let (listener, address) = listener(directory.path()).await;
+        let free = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
+        let _others = free.clone().acquire_many_owned(HANDSHAKES_AT_ONCE as u32 - 1).await.unwrap();
+        let (followers, mut following) = mpsc::channel(1);
+        tokio::spawn(listener.run_while(free, followers, std::future::pending()));
+        let silent = TcpStream::connect(address).await.unwrap();
+        let (target, hello) = node(directory.path(), address);
+        let mut next = std::pin::pin!(follow(&target, hello));
+        let everything_else = async {
+            for _ in 0..10_000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("a handshake too many"),
+            () = everything_else => {}
+        }
+        drop(silent);
+        let _following = tokio::time::timeout(DEADLINE, next).await.expect("its turn has come").unwrap();
+        assert_eq!(following.recv().await.unwrap().node.0, "n1");
+    }
+
+    /// A way to `server`. When it is cut, neither end hears of it.
+    async fn way_to(server: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, (cut, mut is_cut)) = (listener.local_addr().unwrap(), watch::channel(false));
+        tokio::spawn(async move {
+            let (mut near, mut far) = (listener.accept().await.unwrap().0, TcpStream::connect(server).await.unwrap());
+            near.set_nodelay(true).and_then(|()| far.set_nodelay(true)).unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                () = async { drop(is_cut.wait_for(|is_cut| *is_cut).await) } => std::future::pending().await,
+            }
+        });
+        (address, cut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_no_probe_is_let_go_by_either_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (listener, address) = listener(directory.path()).await;
+        let (followers, mut following) = mpsc::channel(1);
+        tokio::spawn(listener.run(followers, std::future::pending()));
+        let (way, cut) = way_to(address).await;
+        let (target, hello) = node(directory.path(), way);
+        let mut node = follow(&target, hello).await.unwrap();
+        let server = following.recv().await.unwrap();
+        let quiet = tokio::time::timeout(KEEPALIVE_INTERVAL * 10, node.inbound.message()).await;
+        assert!(quiet.is_err() && !server.outbound.is_closed(), "whoever answers probes need not say anything else");
+        cut.send_replace(true);
+        let cut = Instant::now();
+        let at_node = async {
+            assert!(node.inbound.message().await.is_err());
+            cut.elapsed()
+        };
+        let at_server = async {
+            server.outbound.closed().await;
+            cut.elapsed()
+        };
+        let (at_node, at_server) = tokio::join!(at_node, at_server);
+        for lost in [at_node, at_server] {
+            assert!(lost >= KEEPALIVE_TIMEOUT && lost <= KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT, "{lost:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -338,9 +415,8 @@ mod tests {
         let (listener, address) = listener(directory.path()).await;
         let (followers, mut following) = mpsc::channel(1);
         tokio::spawn(listener.run(followers, std::future::pending()));
-        let credentials = Authority::open(directory.path()).unwrap().node(&NodeName("n1".into())).unwrap();
-        let hello = Hello { node: "n1".into(), view_format: VIEW_FORMAT, ..Hello::default() };
-        let node = follow::follow(&Target { address: address.to_string(), credentials }, hello).await.unwrap();
+        let (target, hello) = node(directory.path(), address);
+        let node = follow::follow(&target, hello).await.unwrap();
         let server = following.recv().await.unwrap();
         assert_eq!(filled(&server.outbound, || Ok(ServerMessage { body: None })).await, OUTBOUND);
         assert_eq!(filled(&node.outbound, || NodeMessage { body: None }).await, follow::OUTBOUND);

@@ -14,8 +14,8 @@ use crate::routing::connected_subnets;
 use crate::sight::Sight;
 use crate::view::Index;
 
-/// Routers in a row that are followed: more than anybody has.
-const ROUTERS_MAX: usize = 16;
+/// Routers in a row that are followed: more than anybody has. A VIP behind more of them is not found from there.
+pub(super) const ROUTERS_MAX: usize = 16;
 
 /// A packet to a VIP's own MAC and address is for the VIP, without any router.
 pub(super) fn to_vip(vip: &Vip, network: &Network) -> Draft {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use model::*;
 use pipeline::Flow;
 
+use super::gateway::ROUTERS_MAX;
 use super::{APP, Connection, Judge};
 use crate::testing::*;
 use crate::{Change, Engine, Numbers};
@@ -165,4 +166,44 @@ fn a_service_costs_four_flows_and_one_for_each_router_of_its_subnet_whatever_its
     let members = (0..50).map(|n| put(member(&format!("m{n}"), "others", &format!("10.0.1.{n}"), 80, 1)));
     let more: Vec<Change> = one.iter().cloned().chain(two).chain(members).collect();
     assert_eq!(count(more) - count(one), 5, "ARP, on its own network, by the router, the listener, a member that asks itself");
+}
+
+/// Routers in a row, each of which leads on to the next one, and a VIP behind the last.
+fn row(routers: usize) -> Vec<Change> {
+    let vip = vip("vip", 5, "far", &[("far", "10.200.0.100")]);
+    let mut changes = vec![
+        here("node0", "192.0.2.1"),
+        put(network("far", 200)),
+        put(subnet("far", "far", "10.200.0.0/24")),
+        put(interface("last", 99, "far", &format!("r{}", routers - 1), &[("far", "10.200.0.1")])),
+        put(balancer("lb", &vip)),
+        put(vip),
+        put(listener("http", 9, "lb", ListenerProtocol::Tcp, 80, "pool")),
+        put(pool("pool", "lb", ListenerProtocol::Tcp)),
+    ];
+    for n in 0..routers {
+        let (name, net, router_name) = (format!("i{n}"), format!("net{n}"), format!("r{n}"));
+        changes.extend([put(network(&net, n as u32 + 1)), put(subnet(&net, &net, &format!("10.{n}.0.0/24")))]);
+        changes.push(put(interface(&name, n as u32 + 100, &net, &router_name, &[(&net, &format!("10.{n}.0.1"))])));
+        let mut this = router(&router_name, n as u32 + 1);
+        if n + 1 < routers {
+            let next = format!("net{}", n + 1);
+            changes.push(put(interface(&format!("o{n}"), n as u32 + 300, &next, &router_name, &[(&next, &format!("10.{}.0.2", n + 1))])));
+            let nexthop = format!("10.{}.0.1", n + 1).parse().unwrap();
+            this.routes.push(Route { destination: "10.200.0.0/24".parse().unwrap(), nexthop });
+        }
+        changes.push(put(this));
+    }
+    changes
+}
+
+#[test]
+fn a_vip_behind_more_routers_than_anybody_has_is_not_led_to() {
+    // The first is where the packet comes in.
+    for (routers, is_led) in [(ROUTERS_MAX + 1, true), (ROUTERS_MAX + 2, false)] {
+        let engine = engine(row(routers));
+        let leads =
+            |line: &String| line.starts_with("Gateway") && line.contains("eth_dst=0a:00:00:00:00:64, ip_dst=10.200.0.0/255.255.255.0,");
+        assert_eq!(lines(&engine).iter().any(leads), is_led, "{routers} routers: {}", lines(&engine).join("\n"));
+    }
 }

@@ -45,20 +45,28 @@ pub async fn plug(reach: &Reach, wanted: &Plug) -> Result<String> {
         Some(id) => existing_port(&api, id, &host, &interface).await?,
         None => own_port(&api, wanted, &network, &host, &interface).await?,
     };
-    let request = Request::Plug(PlugRequest {
+    let request = PlugRequest {
         interface: interface.clone(),
         port: found.port,
         default_route: wanted.default_route,
         routes: wanted.route.clone(),
         deadline_ms: wanted.timeout * 1_000,
-    });
-    match control.ask(&request, Duration::from_secs(wanted.timeout) + GRACE).await {
-        Ok(Reply::Plugged(plugged)) => Ok(describe(reach.output, &plugged)),
-        Ok(_) => Err(confused()),
+    };
+    match plugged(&mut control, request).await {
+        Ok(plugged) => Ok(describe(reach.output, &plugged)),
         Err(failure) => {
             undo(reach, &api, &found, interface).await;
             Err(failure)
         }
+    }
+}
+
+/// The interface that the node makes.
+async fn plugged(control: &mut Control, request: PlugRequest) -> Result<PluggedInterface> {
+    let deadline = Duration::from_millis(request.deadline_ms);
+    match control.ask(&Request::Plug(request), deadline + GRACE).await? {
+        Reply::Plugged(plugged) => Ok(plugged),
+        _ => Err(confused()),
     }
 }
 
@@ -167,6 +175,10 @@ async fn free_name(control: &mut Control, api: &Api, host: &str, network: &str) 
             || elsewhere.iter().any(|port| port["device_id"] == name)
             || Path::new("/sys/class/net").join(name).exists()
     };
+    first_free(is_taken)
+}
+
+fn first_free(is_taken: impl Fn(&str) -> bool) -> Result<String> {
     let free = (0..NAMES_MAX).map(|number| format!("plug{number}")).find(|name| !is_taken(name));
     free.ok_or_else(|| {
         Failure::new(format!("plug0 to plug{} are all taken", NAMES_MAX - 1), "not affected", "give the interface a name with --name")
@@ -305,4 +317,40 @@ fn describe(format: Format, plugged: &PluggedInterface) -> String {
         text.push_str(&format!("  route   {destination} {through}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_does_not_answer_is_given_a_little_more_than_its_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("node.sock");
+        let _silent = UnixListener::bind(&socket).unwrap();
+        let mut control = Control::connect(&socket).await.unwrap_or_else(|failure| panic!("{}", failure.what_happened));
+        let deadline = Duration::from_secs(20);
+        let request = PlugRequest {
+            interface: "plug0".into(),
+            port: "bbbbbbbb-0000-0000-0000-000000000002".parse().unwrap(),
+            default_route: false,
+            routes: Vec::new(),
+            deadline_ms: deadline.as_millis() as u64,
+        };
+        let begun = Instant::now();
+        assert!(plugged(&mut control, request).await.is_err());
+        assert_eq!(begun.elapsed().as_secs(), (deadline + GRACE).as_secs());
+    }
+
+    #[test]
+    fn names_are_tried_in_turn_and_not_for_ever() {
+        let taken = |count: usize| first_free(move |name| name[4..].parse::<usize>().unwrap() < count);
+        assert_eq!(taken(0).ok().as_deref(), Some("plug0"));
+        assert_eq!(taken(NAMES_MAX - 1).ok(), Some(format!("plug{}", NAMES_MAX - 1)));
+        let failure = taken(NAMES_MAX).unwrap_err();
+        assert!(failure.what_happened.contains("all taken"), "{}", failure.what_happened);
+    }
 }

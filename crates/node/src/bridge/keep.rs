@@ -82,3 +82,58 @@ async fn set_up(link: &Link, kept: &Kept) -> Result<OfPort, BridgeError> {
     }
     link.ensure_port(kept.tunnel.clone()).await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::tests::by_hand::ByHand;
+    use super::*;
+    use crate::pauses::tests::assert_pauses;
+
+    /// What is kept by a link that a test answers.
+    fn kept() -> (ByHand, mpsc::Receiver<OfPort>) {
+        let (link, by_hand) = Link::by_hand();
+        let (told, numbers) = mpsc::channel(1);
+        let tunnel = PortSpec::new("br-int", "ladon-geneve", "geneve");
+        tokio::spawn(keep(link, Kept { bridge: BridgeSpec::new("br-int"), tunnel, absent: Vec::new() }, told));
+        (by_hand, numbers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_open_vswitch_refuses_is_tried_ever_more_seldom() {
+        let (mut by_hand, mut numbers) = kept();
+        let mut tries = Vec::new();
+        for _ in 0..8 {
+            by_hand.next().await.refuse();
+            tries.push(Instant::now());
+        }
+        assert_pauses(&tries, RETRY, RETRY_CEILING);
+        for _ in ["the bridge", "the tunnel"] {
+            by_hand.next().await.grant();
+        }
+        assert!(numbers.recv().await.is_some());
+        // From now on it is looked at when something changes, and what fails then is tried again soon.
+        by_hand.changes.send_replace(1);
+        tries.clear();
+        for _ in 0..2 {
+            by_hand.next().await.refuse();
+            tries.push(Instant::now());
+        }
+        assert_eq!((tries[1] - tries[0]).as_millis(), RETRY.as_millis());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_tried_sooner_when_something_changes() {
+        let (mut by_hand, _numbers) = kept();
+        for _ in 0..8 {
+            by_hand.next().await.refuse();
+        }
+        let failed = Instant::now();
+        tokio::time::sleep(RETRY + PAUSE).await;
+        assert!(by_hand.try_next().is_none());
+        by_hand.changes.send_replace(1);
+        by_hand.next().await.refuse();
+        assert!(failed.elapsed() >= RETRY + PAUSE * 2 && failed.elapsed() < RETRY_CEILING, "{:?}", failed.elapsed());
+    }
+}

@@ -54,11 +54,11 @@ pub(super) struct Command {
 /// A handle on the link; clones share it, and the task ends with the last one.
 #[derive(Clone, Debug)]
 pub struct Link {
-    commands: mpsc::Sender<Command>,
-    interfaces: watch::Receiver<Option<Arc<Interfaces>>>,
-    connection: watch::Receiver<Connection>,
-    changes: watch::Receiver<u64>,
-    transactions: Arc<AtomicU64>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) interfaces: watch::Receiver<Option<Arc<Interfaces>>>,
+    pub(super) connection: watch::Receiver<Connection>,
+    pub(super) changes: watch::Receiver<u64>,
+    pub(super) transactions: Arc<AtomicU64>,
 }
 
 impl Link {

@@ -31,6 +31,10 @@ mod plan;
 mod session;
 mod spec;
 mod task;
+#[cfg(test)]
+pub mod tests {
+    pub mod by_hand;
+}
 
 pub use error::BridgeError;
 pub use interfaces::{Interface, Interfaces, OfPort};

@@ -297,9 +297,27 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixListener;
+
     use super::super::goal::Want;
+    use super::super::link::Link;
     use super::super::spec::BridgeSpec;
     use super::*;
+    use crate::pauses::tests::assert_pauses;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_cannot_be_reached_is_tried_ever_more_seldom() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("db.sock")).unwrap();
+        let _link = Link::start(Settings::new(dir.path().join("db.sock")));
+        let mut tries = Vec::new();
+        for _ in 0..10 {
+            // Closed at once.
+            drop(listener.accept().await.unwrap());
+            tries.push(Instant::now());
+        }
+        assert_pauses(&tries, PAUSE_MIN, PAUSE_MAX);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_requests_are_under_way_than_so_many() {

@@ -92,7 +92,61 @@ fn limits(text: &str) -> BTreeMap<u16, u32> {
 
 #[cfg(test)]
 mod tests {
+    use model::PortId;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
     use super::*;
+
+    /// Answers every question with `has`, and tells its command and the zones that it names.
+    async fn vswitchd(listener: UnixListener, has: String, asked: mpsc::UnboundedSender<(String, Vec<u16>)>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = Vec::new();
+            let question: serde_json::Value = loop {
+                stream.read_buf(&mut bytes).await.unwrap();
+                if let Ok(question) = serde_json::from_slice(&bytes) {
+                    break question;
+                }
+            };
+            let arguments = question["params"].as_array().unwrap().iter().filter_map(|argument| argument.as_str()?.strip_prefix("zone="));
+            let named = arguments.flat_map(|zones| zones.split(',')).filter_map(|zone| zone.parse().ok()).collect();
+            asked.send((question["method"].as_str().unwrap().into(), named)).unwrap();
+            let answer = serde_json::json!({"id": 0, "result": has, "error": null}).to_string();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    /// The commands by which zones that have the limits `has` get what they should, and the zones in each.
+    async fn commands(zones: &Zones, has: String) -> Vec<(String, Vec<u16>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("ctl");
+        let (asked, mut commands) = mpsc::unbounded_channel();
+        let answering = tokio::spawn(vswitchd(UnixListener::bind(&socket).unwrap(), has, asked));
+        bring(&Unixctl::new(Some(socket), folder.path(), true), zones, 100).await.unwrap();
+        answering.abort();
+        std::iter::from_fn(|| commands.try_recv().ok()).filter(|(command, _)| command != "dpctl/ct-get-limits").collect()
+    }
+
+    #[tokio::test]
+    async fn a_command_names_so_many_zones_and_all_are_named() {
+        let mut zones = Zones::default();
+        let ports = (0..ZONES_MAX as u128 * 2 / 3).map(|n| PortId(uuid::Uuid::from_u128(n)));
+        for port in ports.clone() {
+            zones.take(port).expect("there are zones");
+        }
+        let all: Vec<u16> = zones.in_use().collect();
+        assert!(all.len() > ZONES_MAX);
+        let set = commands(&zones, String::new()).await;
+        ports.for_each(|port| zones.free(port));
+        let limited: String = all.iter().map(|zone| format!("zone={zone},limit=100,count=0\n")).collect();
+        let deleted = commands(&zones, limited).await;
+        for (commands, command) in [(set, "dpctl/ct-set-limits"), (deleted, "dpctl/ct-del-limits")] {
+            let sizes: Vec<usize> = commands.iter().map(|(_, named)| named.len()).collect();
+            assert_eq!(sizes, [ZONES_MAX, all.len() - ZONES_MAX], "{command}");
+            assert!(commands.iter().all(|(name, _)| name == command));
+            assert_eq!(commands.into_iter().flat_map(|(_, named)| named).collect::<BTreeSet<_>>(), all.iter().copied().collect());
+        }
+    }
 
     #[test]
     fn limits_are_read_as_open_vswitch_prints_them() {

@@ -314,12 +314,16 @@ mod tests {
     }
 
     fn bench(pace: Duration) -> Bench {
+        // Nobody answers it.
+        bench_with(pace, Switch::start(Options::new("/nonexistent/br.mgmt")).0)
+    }
+
+    fn bench_with(pace: Duration, switch: Switch) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vswitchd.ctl");
         let refused = Arc::new(AtomicU16::new(0));
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(vswitchd(UnixListener::bind(&socket).unwrap(), pace, refused.clone()));
-        let (switch, _events) = Switch::start(Options::new(folder.path().join("br.mgmt")));
         let (outbox, inbox) = mailbox();
         let (asks, asked) = mpsc::channel(1);
         tasks.spawn(Connections::new(inbox, Unixctl::new(Some(socket), folder.path(), true), switch, asks).run());
@@ -373,6 +377,50 @@ mod tests {
         assert_eq!(pauses[0], RETRY_FIRST);
         assert!(pauses.windows(2).all(|two| two[1] == (two[0] * 2).min(RETRY_CEILING)), "{pauses:?}");
         assert_eq!(fail(RETRY_CEILING), RETRY_CEILING * REST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_between_two_zones_is_not_endless() {
+        const PACE: Duration = Duration::from_secs(10);
+        let mut bench = bench(PACE);
+        // It waits for something to do.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        bench.outbox.put(Affected::everything());
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            judged(&mut bench.asked).await;
+            seen.push(Instant::now());
+        }
+        let between: Vec<u64> = seen.windows(2).map(|two| (two[1] - two[0]).as_secs()).collect();
+        assert!(PACE * REST > REST_MAX);
+        assert_eq!(between, [(PACE + REST_MAX).as_secs(); 3]);
+        bench.end().await;
+    }
+
+    #[tokio::test]
+    async fn many_connections_are_flushed_in_several_exchanges() {
+        let (switch, by_hand) = Switch::by_hand();
+        let mut bench = bench_with(Duration::ZERO, switch);
+        let (flushed, mut exchanges) = mpsc::channel(16);
+        bench.tasks.spawn(by_hand.serve(move |messages| {
+            let flushes = messages.iter().filter(|message| matches!(message, openflow::Message::CtFlush(_))).count();
+            flushed.try_send(flushes).unwrap();
+            Ok(())
+        }));
+        bench.outbox.put(rules([1]));
+        loop {
+            match bench.asked.recv().await.unwrap() {
+                Ask::Attachments(answer) => drop(answer.send([attachment(1)].into())),
+                Ask::Judge(_, answer) => break drop(answer.send(vec![openflow::CtFlush::default(); 2 * FLUSHES_MAX + 1])),
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+        for expected in [FLUSHES_MAX, FLUSHES_MAX, 1] {
+            assert_eq!(tokio::time::timeout(PATIENCE, exchanges.recv()).await.expect("an exchange"), Some(expected));
+        }
+        bench.end().await;
     }
 
     #[tokio::test]

@@ -161,6 +161,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_without_an_end_is_not_read_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("ctl");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let endless = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut written, chunk) = (0, vec![b'x'; CHUNK_BYTES]);
+            stream.write_all(b"{\"result\": \"").await.unwrap();
+            while let Ok(length) = stream.write(&chunk).await {
+                written += length;
+            }
+            written
+        });
+        let failure = Unixctl::new(Some(socket), dir.path(), false).call("dpctl/dump-conntrack", &[]).await;
+        let is_too_long = |source: &ovsdb::DecodeError| matches!(source, ovsdb::DecodeError::TooLong { limit: ANSWER_BYTES_MAX });
+        assert!(matches!(&failure, Err(UnixctlError::Frame { source, .. }) if is_too_long(source)), "{:?}", failure.map(|text| text.len()));
+        /// What the kernel may have taken besides.
+        const SOCKET: usize = 4 << 20;
+        let written = endless.await.unwrap();
+        assert!(written >= ANSWER_BYTES_MAX - CHUNK_BYTES && written <= ANSWER_BYTES_MAX + CHUNK_BYTES + SOCKET, "{written}");
+    }
+
+    #[tokio::test]
     async fn the_socket_is_found_by_the_process_id() {
         let dir = tempfile::tempdir().unwrap();
         let found = Unixctl::new(None, dir.path(), false);

@@ -245,6 +245,8 @@ fn name_of(object: &Object) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::UnixStream;
     use tokio::time::Instant;
 
     use super::*;
@@ -264,6 +266,33 @@ mod tests {
             half: watch::channel(None).1,
         };
         (control, granted)
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_no_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.sock");
+        let (control, _granted) = control(watch::channel(Connection::Connected).1);
+        let served = path.clone();
+        tokio::spawn(async move { control.serve(&served).await });
+        let stream = tokio::time::timeout(Duration::from_secs(120), async {
+            loop {
+                match UnixStream::connect(&path).await {
+                    Ok(stream) => return stream,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        });
+        let (read, mut write) = stream.await.expect("the node listens").into_split();
+        let mut replies = BufReader::new(read).lines();
+        let question = "{\"request\":\"status\"}\n";
+        for (length, answers) in [(LINE_MAX, &["the node is shutting down"][..]), (LINE_MAX + 2, &["the question cannot be read"; 2][..])] {
+            write.write_all(format!("{}{question}", " ".repeat(length - question.len())).as_bytes()).await.unwrap();
+            for answer in answers {
+                let reply: Reply = serde_json::from_str(&replies.next_line().await.unwrap().unwrap()).unwrap();
+                assert!(matches!(&reply, Reply::Error { what_happened, .. } if what_happened.starts_with(answer)), "{reply:?}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -332,6 +332,7 @@ mod tests {
 
     use super::super::{COMMANDS_MAX, EVENTS_MAX};
     use super::*;
+    use crate::pauses::tests::assert_pauses;
 
     const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -382,6 +383,22 @@ mod tests {
         let begun = Instant::now();
         assert!(link.connect().await.is_err());
         assert_eq!(begun.elapsed().as_secs(), HANDSHAKE_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_switch_that_cannot_be_reached_is_tried_ever_more_seldom() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("br-int.mgmt");
+        let switch = tokio::net::UnixListener::bind(&socket).unwrap();
+        let (link, _commands, _events) = link(&socket);
+        tokio::spawn(link.run());
+        let mut tries = Vec::new();
+        for _ in 0..8 {
+            // Closed at once.
+            drop(switch.accept().await.unwrap());
+            tries.push(Instant::now());
+        }
+        assert_pauses(&tries, BACKOFF_FIRST, BACKOFF_MAX);
     }
 
     #[tokio::test(start_paused = true)]

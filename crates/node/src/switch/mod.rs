@@ -23,6 +23,10 @@ mod link;
 pub mod meters;
 mod pending;
 mod read_back;
+#[cfg(test)]
+pub mod tests {
+    pub mod by_hand;
+}
 
 use std::path::PathBuf;
 use std::sync::Arc;

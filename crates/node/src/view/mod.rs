@@ -37,7 +37,7 @@ pub use rota::{BACKOFF_MAX, BACKOFF_MIN};
 pub use task::{SAVE_INTERVAL, SAVE_QUIET, SILENCE_MAX};
 
 /// Updates that wait for the consumer. What comes meanwhile is merged into one more.
-const UPDATES_MAX: usize = 4;
+pub const UPDATES_MAX: usize = 4;
 
 /// Whom to follow, as whom.
 #[derive(Clone, PartialEq, Eq, Debug)]

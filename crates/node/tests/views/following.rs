@@ -1,6 +1,11 @@
 //! A node follows its view: fresh, from the disk, from server to server.
 
 use model::*;
+use node::view::{self, UPDATES_MAX};
+use stream::pki::Authority;
+use stream::wire::{Welcome, server_message};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::world::*;
 
@@ -129,7 +134,7 @@ async fn when_a_server_is_gone_the_next_one_is_followed() {
         std::fs::copy(first.dir.path().join(file), second.dir.path().join(file)).unwrap();
     }
     let (a, b) = (first.server.address.to_string(), second.server.address.to_string());
-    let mut node = Follower::new(node::view::Config { servers: vec![a.clone(), b.clone()], ..first.config(1) });
+    let mut node = Follower::new(view::Config { servers: vec![a.clone(), b.clone()], ..first.config(1) });
     node.next().await;
     let mut status = node.link.status.clone();
     let followed = soon("it says whom", status.wait_for(|status| status.server.is_some())).await.unwrap().server.clone().unwrap();
@@ -157,5 +162,68 @@ async fn for_a_busy_consumer_updates_are_merged() {
     soon("the link has it all", status.wait_for(|status| status.revision >= revision)).await.unwrap();
     node.until_right(1, &world.server).await;
     assert!(node.updates.len() < 20, "{} updates for 200 changes", node.updates.len());
+    node.link.stop().await;
+}
+
+#[tokio::test]
+async fn updates_wait_for_a_busy_consumer_up_to_a_number_and_then_as_one() {
+    let world = World::new().await;
+    world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
+    let mut node = world.follow(1);
+    node.until_right(1, &world.server).await;
+    let (mut status, before) = (node.link.status.clone(), node.updates.len());
+    for n in 0..2 * UPDATES_MAX as u32 {
+        let revision = world.server.put([vm(20 + n, 1, 1).into()]).await;
+        soon("the change came", status.wait_for(|status| status.revision >= revision)).await.unwrap();
+    }
+    soon("what there is room for is handed over", async {
+        while node.link.updates.len() < UPDATES_MAX {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let waiting = node.link.updates.len();
+    assert_eq!(waiting, UPDATES_MAX);
+    for _ in 0..waiting {
+        assert_eq!(node.next().await.upserts.len(), 1, "each by itself");
+    }
+    assert!(node.next().await.upserts.len() >= UPDATES_MAX, "the others as one");
+    assert_eq!(node.updates.len() - before, UPDATES_MAX + 1);
+    node.until_right(1, &world.server).await;
+    node.link.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::open(folder.path()).unwrap();
+    let listener = stream::Listener::bind("127.0.0.1:0".parse().unwrap(), authority.server().unwrap()).await.unwrap();
+    let servers = vec![listener.address().unwrap().to_string()];
+    let (sender, mut followers) = mpsc::channel(1);
+    tokio::spawn(listener.run(sender, std::future::pending()));
+    let node = Follower::new(view::Config {
+        node: name(1),
+        tunnel_addresses: vec![],
+        tunnel: TunnelType::Geneve,
+        bridge: "br-test".into(),
+        datapath: "netdev".into(),
+        servers,
+        credentials: authority.node(&name(1)).unwrap(),
+        path: folder.path().join("view"),
+    });
+    let mut status = node.link.status.clone();
+    // Before its first word, and after one.
+    for word in [None, Some(Welcome { store: uuid::Uuid::from_u128(1).to_string() })] {
+        let server = soon("it comes", followers.recv()).await.unwrap();
+        let mut since = Instant::now();
+        if let Some(word) = word {
+            tokio::time::sleep(view::SILENCE_MAX / 2).await;
+            server.outbound.send(Ok(server_message::Body::Welcome(word).into())).await.unwrap();
+            soon("the word", status.wait_for(|status| status.server.is_some())).await.unwrap();
+            since = Instant::now();
+        }
+        soon("it is left", server.outbound.closed()).await;
+        assert_eq!(since.elapsed().as_secs(), view::SILENCE_MAX.as_secs());
+    }
     node.link.stop().await;
 }

@@ -33,7 +33,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use model::{NodeName, Revision};
-use stream::{Listener, ServeError};
+use stream::{Follower, Listener, ServeError};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::writer::Core;
@@ -70,6 +70,11 @@ pub struct Views {
     claims: Claims,
 }
 
+/// Where nodes wait for their session.
+fn waiting_room() -> (mpsc::Sender<Follower>, mpsc::Receiver<Follower>) {
+    mpsc::channel(FOLLOWERS_MAX)
+}
+
 impl Views {
     /// Computes the interest of all nodes and starts the owner, which ends with the last handle.
     pub fn start(core: Core) -> Views {
@@ -94,7 +99,7 @@ impl Views {
 
     /// Serves the nodes that connect to `listener` until `shutdown` is done.
     pub async fn serve(&self, listener: Listener, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let (sender, mut followers) = mpsc::channel(FOLLOWERS_MAX);
+        let (sender, mut followers) = waiting_room();
         let mut sessions = tokio::task::JoinSet::new();
         let running = listener.run(sender, shutdown);
         tokio::pin!(running);

@@ -351,3 +351,73 @@ fn describe(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tokio::time::Instant;
+
+    use super::super::tests::by_hand::{announced, begun, etcd, way_to};
+    use super::super::wire::{RANGE, RangeRequest, RangeResponse};
+    use super::*;
+
+    fn client(member: std::net::SocketAddr) -> Client {
+        Client::new(EtcdOptions { endpoints: vec![format!("http://{member}")], ..EtcdOptions::default() })
+    }
+
+    async fn ask(client: &Client) -> Result<RangeResponse, Failure> {
+        client.call(RANGE, RangeRequest::default()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_takes_no_connection_is_given_up() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        // The kernel's queue is full from the third on.
+        let others: Vec<_> = (0..4).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+        tokio::task::yield_now().await;
+        let (client, begun) = (client(address), Instant::now());
+        assert!(matches!(ask(&client).await, Err(Failure::Unreached { .. })));
+        assert_eq!(begun.elapsed().as_secs(), CONNECT_TIMEOUT.as_secs());
+        others.iter().for_each(|other| other.abort());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_does_not_answer_is_given_up() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(silent.local_addr().unwrap());
+        let began = Instant::now();
+        assert!(matches!(ask(&client).await, Err(Failure::Lost { .. })));
+        assert_eq!(began.elapsed().as_secs(), CALL_TIMEOUT.as_secs());
+        let began = Instant::now();
+        assert!(matches!(client.watch(WatchCreate::default()).await.map(drop), Err(Failure::Lost { .. })));
+        assert_eq!(began.elapsed().as_secs(), CALL_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_answers_no_ping_ends_the_watch() {
+        let member = etcd(|_| std::future::ready(begun(&WatchResponse::default()))).await;
+        let (address, cut) = way_to(member).await;
+        let client = client(address);
+        let mut watch = client.watch(WatchCreate::default()).await.unwrap();
+        watch.next().await.unwrap();
+        let quiet = KEEPALIVE_INTERVAL * 10;
+        assert!(tokio::time::timeout(quiet, watch.next()).await.is_err(), "it answers pings");
+        cut.send_replace(true);
+        let cut = Instant::now();
+        assert!(matches!(watch.next().await, Err(Failure::Lost { .. })));
+        assert!(cut.elapsed() >= KEEPALIVE_TIMEOUT && cut.elapsed() <= KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT, "{:?}", cut.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_too_large_is_not_waited_for() {
+        for (length, seconds) in [(MESSAGE_BYTES_MAX, CALL_TIMEOUT.as_secs()), (MESSAGE_BYTES_MAX + 1, 0)] {
+            let member = etcd(move |_| std::future::ready(announced(length as u32))).await;
+            let (client, began) = (client(member), Instant::now());
+            let failure = ask(&client).await.unwrap_err();
+            assert_eq!(began.elapsed().as_secs(), seconds, "{failure}");
+        }
+    }
+}

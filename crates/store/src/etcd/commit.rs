@@ -240,3 +240,75 @@ fn failed(problem: Problem) -> TransactError {
 fn differs(base: Revision, known: Known) -> TransactError {
     check_base(base, known.head.revision()).expect_err("only called where they differ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use http_body_util::BodyExt;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::super::tests::by_hand::{etcd, said};
+    use super::super::tests::cluster;
+    use super::super::wire::{Header, RangeResponse};
+    use super::*;
+
+    const PARTS: usize = AT_ONCE + 2;
+
+    /// That of all requests for parts, each of which waits until it is let go, so many are under way at once.
+    async fn see(coming: &mut mpsc::Receiver<oneshot::Sender<()>>) {
+        let mut under_way = Vec::new();
+        for _ in 0..AT_ONCE {
+            under_way.push(coming.recv().await.unwrap());
+        }
+        for _ in AT_ONCE..PARTS {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(coming.try_recv().is_err(), "it waits");
+            drop(under_way.pop());
+            under_way.push(coming.recv().await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn so_many_parts_are_written_and_applied_at_once() {
+        let (came, mut coming) = mpsc::channel(PARTS);
+        let transactions = Arc::new(AtomicI64::new(0));
+        let member = etcd(move |question| {
+            let (came, transactions) = (came.clone(), transactions.clone());
+            async move {
+                let path = question.uri().path().to_owned();
+                let done = match path.as_str() {
+                    wire::TXN => transactions.fetch_add(1, Ordering::SeqCst),
+                    _ => 0,
+                };
+                let (end, ended) = oneshot::channel::<()>();
+                // The first transaction is the commit, the last says that all is applied.
+                if path == wire::PUT || (1..=PARTS as i64).contains(&done) {
+                    came.send(end).await.unwrap();
+                } else {
+                    drop(end);
+                }
+                drop(question.into_body().collect().await);
+                let _ = ended.await;
+                let header = Some(Header { revision: done + 1 });
+                match path.as_str() {
+                    wire::RANGE => said(&RangeResponse { header, ..RangeResponse::default() }),
+                    wire::PUT => said(&PutResponse {}),
+                    wire::TXN => said(&TxnResponse { header, succeeded: true, responses: Vec::new() }),
+                    other => panic!("{other}"),
+                }
+            }
+        })
+        .await;
+        let entries = (0..PARTS).map(|n| (format!("/ladon/v1/alloc/{n}"), Some(vec![0; BYTES_MAX - 64]))).collect();
+        let cluster = cluster(member);
+        let committed = tokio::spawn(async move { cluster.transact(Revision(0), Revision(1), entries).await });
+        for _ in ["written", "applied"] {
+            see(&mut coming).await;
+        }
+        assert_eq!(committed.await.unwrap().unwrap(), Revision(1));
+    }
+}

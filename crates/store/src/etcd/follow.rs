@@ -22,7 +22,7 @@ use crate::{DecodeError, Update, Updates};
 pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 /// Updates that are known to exist are waited for so long before everything is read instead.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Pauses before a watch is opened again.
+/// The pause before a watch that has brought something is opened again; doubled each time it brings nothing.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause before a watch is opened again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -202,8 +202,11 @@ async fn watch(cluster: Arc<Cluster>, mut from: i64) {
                 break;
             }
         }
-        pause = if from > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+        if from > before {
+            pause = PAUSE;
+        }
         tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
     cluster.lose();
 }
@@ -227,4 +230,47 @@ async fn watch_once(cluster: &Cluster, from: &mut i64) -> Result<(), Problem> {
 /// The revision of etcd's at which it happened.
 pub(super) fn modified(event: &Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::mpsc;
+    use tonic::Status;
+
+    use super::super::tests::by_hand::{etcd, refused, said};
+    use super::super::tests::cluster;
+    use super::super::wire::{KeyValue, WatchResponse};
+    use super::*;
+
+    /// What etcd says of what is nobody's business here.
+    fn something() -> WatchResponse {
+        let kv = KeyValue { key: b"/ladon/v1/alloc/keys".to_vec(), mod_revision: 7, value: Vec::new() };
+        WatchResponse { events: vec![Event { kv: Some(kv), ..Event::default() }], ..WatchResponse::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_breaks_is_opened_again_ever_more_seldom() {
+        const FAILURES: usize = 9;
+        let ((opened, mut times), opens) = (mpsc::channel(64), Arc::new(AtomicUsize::new(0)));
+        let member = etcd(move |_| {
+            opened.try_send(Instant::now()).unwrap();
+            let is_good = opens.fetch_add(1, Ordering::SeqCst) + 1 == FAILURES;
+            std::future::ready(if is_good { said(&something()) } else { refused(Status::unavailable("on purpose")) })
+        })
+        .await;
+        let watching = tokio::spawn(watch(cluster(member), 1));
+        let mut seen = Vec::new();
+        while seen.len() < FAILURES + 2 {
+            seen.push(times.recv().await.unwrap());
+        }
+        watching.abort();
+        // Timers end at whole milliseconds.
+        let pauses: Vec<u128> = seen.windows(2).map(|two| ((two[1] - two[0]).as_micros() + 500) / 1000).collect();
+        let (failing, after_news) = pauses.split_at(FAILURES - 1);
+        assert_eq!((failing[0], *failing.last().unwrap()), (PAUSE.as_millis(), PAUSE_MAX.as_millis()), "{pauses:?}");
+        assert!(failing.windows(2).all(|two| two[1] == (two[0] * 2).min(PAUSE_MAX.as_millis())), "{pauses:?}");
+        assert_eq!(after_news, [PAUSE.as_millis(), PAUSE.as_millis() * 2], "it brought something");
+    }
 }

@@ -116,3 +116,35 @@ fn decoded(entries: BTreeMap<String, Vec<u8>>, revision: Revision) -> Result<Sna
     }
     Ok(snapshot)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tonic::Status;
+
+    use super::super::tests::by_hand::{asked, etcd, refused, said};
+    use super::super::tests::cluster;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listing_that_etcd_compacts_under_is_begun_again_a_few_times() {
+        let listings = Arc::new(AtomicUsize::new(0));
+        let counted = listings.clone();
+        let member = etcd(move |question| {
+            let counted = counted.clone();
+            async move {
+                if asked::<RangeRequest>(question).await.limit == 0 {
+                    return said(&RangeResponse::default());
+                }
+                counted.fetch_add(1, Ordering::SeqCst);
+                refused(Status::out_of_range("etcdserver: mvcc: required revision has been compacted"))
+            }
+        })
+        .await;
+        let problem = cluster(member).snapshot().await.unwrap_err();
+        assert!(problem.is_compacted(), "{problem}");
+        assert_eq!(listings.load(Ordering::SeqCst), 1 + TRIES_MAX);
+    }
+}

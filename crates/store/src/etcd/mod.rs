@@ -287,7 +287,22 @@ impl Tries {
 
 #[cfg(test)]
 mod tests {
+    pub mod by_hand;
+
+    use std::net::SocketAddr;
+
     use super::*;
+
+    /// A cluster with this one member.
+    pub(super) fn cluster(member: SocketAddr) -> Arc<Cluster> {
+        let options = EtcdOptions { endpoints: vec![format!("http://{member}")], ..EtcdOptions::default() };
+        Arc::new(Cluster {
+            client: Client::new(options),
+            layout: Layout::new(""),
+            shared: Mutex::default(),
+            moved: watch::Sender::default(),
+        })
+    }
 
     /// When attempts at so many members are made, from now on.
     async fn attempts(members: usize) -> Vec<Duration> {
@@ -320,9 +335,7 @@ mod tests {
 
     /// A cluster that nobody answers for, and which is followed.
     fn followed() -> Cluster {
-        let options = EtcdOptions { endpoints: vec!["http://127.0.0.1:1".into()], ..EtcdOptions::default() };
-        let cluster =
-            Cluster { client: Client::new(options), layout: Layout::new(""), shared: Mutex::default(), moved: watch::Sender::default() };
+        let cluster = Arc::into_inner(cluster("127.0.0.1:1".parse().unwrap())).unwrap();
         cluster.shared().following = Some(Following::after(Revision(0), tokio::spawn(async {}).abort_handle()));
         cluster
     }

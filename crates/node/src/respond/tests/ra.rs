@@ -14,7 +14,7 @@ use super::{Parts, ROUTER, WEB, web, world};
 use crate::local::{Concerned, Local};
 use crate::respond::announce::Announcements;
 use crate::respond::packet::{Envelope, Packet};
-use crate::respond::ra::{DNS_MAX, INTERVAL_MAX_SECS, ROUTER_SECS, answer};
+use crate::respond::ra::{DNS_MAX, INTERVAL_MAX_SECS, PREFIXES_MAX, ROUTER_SECS, answer};
 
 fn solicitation(ttl: u8, src: Ipv6Addr, options: &[u8]) -> Vec<u8> {
     let envelope = Envelope {
@@ -82,6 +82,27 @@ fn an_advertisement_is_not_endless() {
     })
     .unwrap();
     assert_eq!(option(&options, 25).unwrap().len(), 6 + 16 * DNS_MAX);
+}
+
+#[test]
+fn an_advertisement_has_so_many_prefixes_and_no_more() {
+    let (_, _, mut options) = advertised(|parts| {
+        let more = (0..=PREFIXES_MAX).map(|n| (format!("more{n}"), format!("fd00:0:0:{n:x}::1")));
+        let more: Vec<(String, String)> = more.collect();
+        let slaac = Some(Ipv6Mode::Slaac);
+        parts.more.extend(
+            more.iter().map(|(name, ip)| put(Subnet { ra_mode: slaac, address_mode: slaac, ..subnet(name, "blue", &format!("{ip}/64")) })),
+        );
+        let addresses: Vec<(&str, &str)> = more.iter().map(|(name, ip)| (name.as_str(), ip.as_str())).collect();
+        parts.interface = interface("ri", 9, "blue", "r", &addresses);
+    })
+    .unwrap();
+    let mut prefixes = 0;
+    while let [kind, length, ..] = *options {
+        prefixes += usize::from(kind == 3);
+        options.drain(..8 * usize::from(length));
+    }
+    assert_eq!(prefixes, PREFIXES_MAX);
 }
 
 #[test]

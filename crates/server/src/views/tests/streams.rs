@@ -13,7 +13,7 @@ use stream::{Following, Target, VIEW_FORMAT};
 use super::world::*;
 use crate::views::owner::Message;
 use crate::views::session::{connect, converse};
-use crate::views::{MESSAGES_MAX, RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE, Views};
+use crate::views::{FOLLOWERS_MAX, MESSAGES_MAX, RESUMES_AT_ONCE, SNAPSHOTS_AT_ONCE, Views, waiting_room};
 use crate::writer::{Core, Tx, WriteError};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -183,6 +183,34 @@ async fn a_second_stream_of_one_node_takes_the_place_of_the_first() {
     tokio::time::timeout(DEADLINE, end).await.unwrap();
     let picture = served.views.picture().await.unwrap();
     assert!(picture.nodes[&name(1)].is_connected);
+}
+
+#[tokio::test]
+async fn so_many_nodes_wait_for_their_session_and_others_in_their_handshake() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open(dir.path()).unwrap();
+    let listener = stream::Listener::bind("127.0.0.1:0".parse().unwrap(), authority.server().unwrap()).await.unwrap();
+    let address = listener.address().unwrap().to_string();
+    let (sender, mut followers) = waiting_room();
+    tokio::spawn(listener.run(sender, std::future::pending()));
+    let mut nodes = Vec::new();
+    for n in 0..=FOLLOWERS_MAX as u32 {
+        let target = Target { address: address.clone(), credentials: authority.node(&name(n)).unwrap() };
+        nodes.push(stream::follow(&target, hello(n, &[])).await.unwrap());
+    }
+    for _ in ["all but one", "that one, when another one's session has begun"] {
+        let full = async {
+            while followers.len() < FOLLOWERS_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, full).await.expect("they come");
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(followers.len(), FOLLOWERS_MAX);
+        followers.recv().await.unwrap();
+    }
 }
 
 #[tokio::test]
