@@ -207,6 +207,13 @@ pub fn shown(value: f64) -> String {
     .to_string()
 }
 
+/// A number as people read it.
+pub fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
+    groups.join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,5 +242,10 @@ mod tests {
     #[test]
     fn three_digits_are_shown() {
         assert_eq!([1234.5, 99.94, 9.876, 0.4321, 0.0].map(shown), ["1234", "99.9", "9.88", "0.432", "0"]);
+    }
+
+    #[test]
+    fn thousands_are_set_off() {
+        assert_eq!([7, 1_000, 20_000, 1_234_567].map(thousands), ["7", "1,000", "20,000", "1,234,567"]);
     }
 }

@@ -13,9 +13,9 @@ mod cni;
 mod dataplane;
 mod figure;
 mod flows;
-mod growth;
 mod http;
 mod kubernetes;
+mod ladon;
 mod latency;
 mod memory;
 mod ovn;
@@ -25,6 +25,7 @@ mod ports;
 mod report;
 mod restart;
 mod scale;
+mod system;
 mod world;
 
 use std::process::ExitCode;
@@ -75,11 +76,11 @@ const MAIN: [Benchmark; 7] = [
 
 /// What `make bench-scale` measures: the same at growing sizes, which takes long.
 const SCALE: [Benchmark; 13] = [
-    Benchmark { name: "node-1000", run: growth::nodes::flat_1000 },
-    Benchmark { name: "node-10000", run: growth::nodes::flat_10000 },
-    Benchmark { name: "node-20000", run: growth::nodes::flat_20000 },
-    Benchmark { name: "node-tenants", run: growth::nodes::tenants },
-    Benchmark { name: "node-alone", run: growth::alone::run },
+    Benchmark { name: "node-1000", run: scale::nodes::flat_1000 },
+    Benchmark { name: "node-10000", run: scale::nodes::flat_10000 },
+    Benchmark { name: "node-20000", run: scale::nodes::flat_20000 },
+    Benchmark { name: "node-tenants", run: scale::nodes::tenants },
+    Benchmark { name: "node-alone", run: scale::alone::run },
     Benchmark { name: "hitless", run: scale::hitless::run },
     Benchmark { name: "services", run: scale::services::run },
     Benchmark { name: "groups", run: scale::groups::run },

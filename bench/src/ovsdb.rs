@@ -105,3 +105,34 @@ pub fn only_row(result: &Value) -> Option<&Value> {
 pub fn uuid(result: &Value) -> Value {
     result["uuid"].clone()
 }
+
+/// Makes internal interfaces with an iface-id on a switch's `br-int`, and waits until they are there.
+pub fn add_interfaces(switch: &mut Database, interfaces: &[(String, String)]) -> Result<()> {
+    let mut operations = Vec::new();
+    for (name, iface_id) in interfaces {
+        let interface = json!({"name": name, "type": "internal", "external_ids": ["map", [["iface-id", iface_id]]]});
+        let port = json!({"name": name, "interfaces": ["named-uuid", format!("i{name}")]});
+        operations.push(json!({"op": "insert", "table": "Interface", "uuid-name": format!("i{name}"), "row": interface}));
+        operations.push(json!({"op": "insert", "table": "Port", "uuid-name": format!("p{name}"), "row": port}));
+    }
+    let ports: Vec<Value> = interfaces.iter().map(|(name, _)| json!(["named-uuid", format!("p{name}")])).collect();
+    operations.push(json!({"op": "mutate", "table": "Bridge", "where": [["name", "==", "br-int"]],
+        "mutations": [["ports", "insert", ["set", ports]]]}));
+    switch.transact(&operations)?;
+    for (name, _) in interfaces {
+        let look = json!({"op": "select", "table": "Interface", "where": [["name", "==", name]], "columns": ["ofport"]});
+        lab::wait::until(&format!("interface {name}"), PATIENCE, || {
+            let answer = switch.transact(std::slice::from_ref(&look)).map_err(|error| format!("{error:#}"))?;
+            Ok::<_, String>(only_row(&answer[0]).and_then(|row| row["ofport"].as_i64()).map(drop))
+        })?;
+    }
+    Ok(())
+}
+
+/// The operation that gives an interface the iface-id of a port.
+pub fn plugging(interface: &str, iface_id: &str) -> Value {
+    json!({"op": "mutate", "table": "Interface", "where": [["name", "==", interface]], "mutations": [
+        ["external_ids", "delete", ["set", ["iface-id"]]],
+        ["external_ids", "insert", ["map", [["iface-id", iface_id]]]],
+    ]})
+}

@@ -116,7 +116,7 @@ impl Plot {
                 .x_label_area_size(44)
                 .y_label_area_size(64)
                 .build_cartesian_2d((left * 0.8..right * 1.25).log_scale(), (bottom * 0.6..top * 1.6).log_scale())?;
-            let size = |size: &f64| crate::growth::thousands(*size as usize);
+            let size = |size: &f64| crate::figure::thousands(*size as usize);
             chart
                 .configure_mesh()
                 .x_desc("ports")

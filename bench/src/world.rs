@@ -21,9 +21,8 @@ use demo::{Deployment, NodeParts, Tunnel, id};
 use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
 use serde_json::{Value, json};
 
-use crate::growth::system::add_interfaces;
 use crate::http::Client;
-use crate::ovsdb::Database;
+use crate::ovsdb::{Database, add_interfaces};
 use crate::ports::API;
 
 /// How long everything may take to be in force.
@@ -157,6 +156,11 @@ impl World {
     /// Until n1 has done all that was asked for so far.
     pub fn wait_in_force(&self) -> Result<()> {
         self.ladon.ladon(self.node(), &["wait", "--timeout", "60", "--node", "n1"])?;
+        self.wait_in_force_here()
+    }
+
+    /// Until n1 says that everything is in force that it knows of; it is asked seldom enough not to be kept from it.
+    pub fn wait_in_force_here(&self) -> Result<()> {
         wait::until("n1's flows to be in force", READY, || match status(self.node()) {
             Some(status) if status["is_in_force"] == true => Ok::<_, String>(Some(())),
             status => Err(format!("{status:?}")),

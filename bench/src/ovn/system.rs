@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::layout::{self, Layout};
 use super::{Ovn, READY};
-use crate::growth::system::{Edit, Role, System, add_interfaces, plugging};
-use crate::ovsdb::{Database, only_row, uuid};
+use crate::ovsdb::{Database, add_interfaces, only_row, plugging, uuid};
+use crate::system::{Edit, Role, System};
 use crate::world::Shape;
 
 /// How often the switch is asked how many flows it has: asking costs it time.

@@ -12,7 +12,7 @@ use lab::{Progress, wait};
 
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
-use crate::world::{Shape, World, status};
+use crate::world::{Shape, World};
 
 const BEAT: Duration = Duration::from_millis(1);
 /// How long a restart or an upgrade may take.
@@ -89,19 +89,8 @@ impl Site {
     }
 
     fn restart(&self) -> Result<()> {
-        let node = self.world.node();
-        node.process.kill9()?;
-        node.process.restart()?;
-        self.wait_in_force()
-    }
-
-    fn wait_in_force(&self) -> Result<()> {
-        let node = self.world.node();
-        wait::until("the node to be in force", READY, || match status(node) {
-            Some(status) if status["is_in_force"] == true => Ok::<_, String>(Some(())),
-            status => Err(format!("{status:?}")),
-        })?;
-        Ok(())
+        self.world.node().process.restart()?;
+        self.world.wait_in_force_here()
     }
 
     /// Ends the node, and leaves its switch as an older release would have, whose last table is told.
@@ -113,7 +102,7 @@ impl Site {
     /// Starts the node, until the older release is gone, of which its last table goes last.
     fn upgrade(&self, last: u8) -> Result<()> {
         self.world.node().process.restart()?;
-        self.wait_in_force()?;
+        self.world.wait_in_force_here()?;
         let left = || self.world.ovs[0].ofctl(&["dump-aggregate", "br-int", &format!("table={last}")]);
         wait::until("nothing to be left of the older release", READY, || left().map(|text| text.contains("flow_count=0").then_some(())))?;
         Ok(())

@@ -1,12 +1,24 @@
-//! What `make bench-scale` measures besides ports: services, groups, rules, DHCP and first packets beside OVN, and restarts under load.
+//! What `make bench-scale` measures: Ladon and OVN 25.03 under the same work at growing sizes, and Ladon by itself where there is no peer.
 //!
+//! ```text
+//! nodes      one node in the middle of up to 20,000 ports: fresh start, ports, edits, memory
+//! alone      Ladon by itself up to 100,000 ports: what does not grow
+//! hitless    restarts and upgrades beside very many flows
+//! services, groups, rules, dhcp, packets      one kind of work each
+//! fleet      thousands of nodes on one server, and on three servers and etcd
+//! ```
+//!
+//! The layout is that of the usual measurements of OVN: networks of 100 ports on one router, so that everything is within reach of
+//! the node, or ten tenants of which the node serves one; a security group with five rules for each network, 50 ports on the node.
 //! What is changed through Ladon's API counts until the server says that the node has acknowledged it; in OVN, until `hv_cfg` does.
 //! Both are told after an OpenFlow barrier.
 
+pub mod alone;
 pub mod dhcp;
 pub mod fleet;
 pub mod groups;
 pub mod hitless;
+pub mod nodes;
 pub mod packets;
 pub mod rules;
 pub mod services;

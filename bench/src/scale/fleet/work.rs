@@ -5,20 +5,13 @@ use std::fs;
 use anyhow::{Context, Result};
 use lab::{Host, Process};
 
-/// How Linux counts processor time where it shows it (USER_HZ), on every machine that there is.
-const TICKS_PER_SECOND: f64 = 100.0;
-
 fn pid(process: &Process) -> Result<i32> {
     process.pid().with_context(|| format!("{} does not run", process.name()))
 }
 
 /// Seconds of processor time that it has used so far.
 pub fn cpu_secs(process: &Process) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid(process)?))?;
-    // The name in parentheses may hold anything: user and system time are the 12th and 13th word after it.
-    let words: Vec<&str> = stat.rsplit_once(')').context("a name in parentheses")?.1.split_whitespace().collect();
-    let ticks = |index: usize| words.get(index).and_then(|word| word.parse::<f64>().ok()).context("a number of ticks");
-    Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    Ok(process.cpu_time().with_context(|| format!("{} does not run", process.name()))?.as_secs_f64())
 }
 
 /// The most memory that it ever kept resident, in MB.

@@ -8,13 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::Progress;
 
-use super::ladon::Ladon;
-use super::system::{Cost, Edit, Role, Series, System, rest};
-use super::thousands;
 use crate::Scale;
-use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::figure::{Figure, Measured, Reach, Spread, thousands};
+use crate::ladon::Ladon;
 use crate::memory::megabytes;
 use crate::ovn::{self, Ovn};
+use crate::system::{Cost, Edit, Role, Series, System, rest};
 use crate::world::Shape;
 
 /// A size, and how often things are done there.

@@ -9,9 +9,9 @@ use demo::id;
 use lab::{Process, Progress};
 use serde_json::{Value, json};
 
-use super::system::{Edit, Role, System, add_interfaces, plugging};
 use crate::http::Client;
-use crate::ovsdb::Database;
+use crate::ovsdb::{Database, add_interfaces, plugging};
+use crate::system::{Edit, Role, System};
 use crate::world::{self, Shape, World, status};
 
 /// How often it is asked whether something is done: finer than what is measured.

@@ -11,12 +11,11 @@ use anyhow::{Context, Result};
 use lab::Progress;
 use serde_json::Value;
 
-use super::ladon::Ladon;
-use super::system::{Cost, Edit, Role, Series, System, rest};
-use super::thousands;
 use crate::Scale;
-use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::figure::{Figure, Measured, Reach, Spread, thousands};
+use crate::ladon::Ladon;
 use crate::memory::megabytes;
+use crate::system::{Cost, Edit, Role, Series, System, rest};
 use crate::world::Shape;
 
 /// In each, ten networks have one local port.
