@@ -257,18 +257,31 @@ fn ask(port: u16) -> std::io::Result<String> {
     Ok(answer)
 }
 
+/// Where members listen: below the ports that the kernel gives to whoever connects (`ip_local_port_range`), or one of those would be
+/// somebody's when a member that was killed comes back.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports on which nobody listens. Processes begin their search at different ones.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
     /// It takes a while until somebody listens on them: another cluster of this process must not get them meanwhile.
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut held, mut ports) = (Vec::new(), Vec::new());
-    while ports.len() < count {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
-        let (port, listener) = free.map_err(|error| LabError::Unfit(format!("no port is free on loopback: {error}")))?;
-        held.push(listener);
-        if given.insert(port) {
-            ports.push(port);
-        }
+    let first = (std::process::id() as usize).wrapping_mul(97) % PORTS.len();
+    let candidates = PORTS.cycle().skip(first).take(PORTS.len());
+    let free = candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port));
+    let ports: Vec<u16> = free.take(count).collect();
+    if ports.len() == count { Ok(ports) } else { Err(LabError::Unfit(format!("no {count} ports of {PORTS:?} are free on loopback"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_who_connects_is_given_a_members_port() {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        let [one, other] = [free_ports(9).unwrap(), free_ports(9).unwrap()];
+        assert!(one.iter().all(|port| *port < first && !other.contains(port)), "{one:?}, {other:?}, {range}");
     }
-    Ok(ports)
 }
