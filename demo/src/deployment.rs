@@ -248,6 +248,16 @@ impl Deployment {
         .with_context(|| self.logs())
     }
 
+    /// Until a server is followed by every node.
+    pub fn wait_connected(&self) -> Result<()> {
+        wait::until("every node to be connected", READY, || {
+            let all = self.ladon(&self.nodes[0], &["nodes"]).map_err(|error| format!("{error:#}"))?;
+            let good = all["nodes"].as_array().into_iter().flatten().filter(|node| node["is_connected"] == true).count();
+            if good == self.nodes.len() { Ok(Some(())) } else { Err(all.to_string()) }
+        })
+        .with_context(|| self.logs())
+    }
+
     /// The last lines that every part wrote, for a failure.
     pub fn logs(&self) -> String {
         let servers = self.servers().into_iter().map(|(process, _)| process);

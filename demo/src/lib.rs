@@ -17,6 +17,6 @@ pub mod world;
 
 pub use api::Api;
 pub use deployment::{Deployment, NodeParts, ServerParts, Tunnel};
-pub use pair::{Pair, Plugged, id};
+pub use pair::{Balanced, Pair, Plugged, id};
 pub use sandbox::Sandbox;
 pub use workload::Workload;

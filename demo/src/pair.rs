@@ -1,8 +1,8 @@
 //! The smallest Ladon with a wire in it: two nodes, the server on the first of them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::etcd::{Etcd, Options};
 use lab::{Host, Lab, Ovs, Underlay};
 use serde_json::{Value, json};
@@ -26,6 +26,12 @@ pub struct Plugged {
     pub port: Value,
     pub v4: IpAddr,
     pub v6: IpAddr,
+}
+
+/// A load balancer, its VIP, and the pool of each of its listeners with its members.
+pub struct Balanced {
+    pub vip: IpAddr,
+    pools: Vec<(Value, Vec<Value>)>,
 }
 
 /// The id of an object that the API returned.
@@ -84,6 +90,31 @@ impl Pair {
         Ok(router)
     }
 
+    /// A load balancer on `network` of the family of `members`, with these listeners (protocol and port), in front of all of them.
+    pub fn balance(&self, network: &Value, listeners: &[(&str, u16)], members: &[SocketAddr]) -> Result<Balanced> {
+        let version = if members.iter().all(SocketAddr::is_ipv4) { 4 } else { 6 };
+        let subnets = self.api().list("subnet", &format!("network_id={}&ip_version={version}", id(network)))?;
+        let subnet = subnets.first().context("the network has a subnet")?;
+        let lb = self.api().create("loadbalancer", json!({"name": format!("lb{version}"), "vip_subnet_id": id(subnet)}))?;
+        let vip = lb["vip_address"].as_str().context("a load balancer has an address")?.parse()?;
+        let mut pools = Vec::new();
+        for (protocol, port) in listeners {
+            let listener = json!({"loadbalancer_id": id(&lb), "protocol": protocol, "protocol_port": port});
+            let listener = self.api().create("listener", listener)?;
+            let pool = json!({"listener_id": id(&listener), "protocol": protocol, "lb_algorithm": "SOURCE_IP_PORT"});
+            let pool = self.api().create("pool", pool)?;
+            let made = members.iter().map(|member| {
+                let wanted = json!({"member": {"address": member.ip(), "protocol_port": member.port(), "weight": 1}});
+                let (status, made) = self.api().request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&wanted))?;
+                ensure!(status == 201, "{status} {made}");
+                Ok(made["member"].clone())
+            });
+            let made = made.collect::<Result<_>>()?;
+            pools.push((pool, made));
+        }
+        Ok(Balanced { vip, pools })
+    }
+
     /// A port on `network` with `more` attributes, plugged into node `node` (0 or 1) as Nova does, ACTIVE, with a default route if
     /// the network has a gateway that answers.
     pub fn plug(&self, network: &Value, node: usize, name: &str, more: Value) -> Result<Plugged> {
@@ -108,5 +139,16 @@ impl Pair {
             }
         }
         Ok(Plugged { workload, port: port.clone(), v4, v6 })
+    }
+}
+
+impl Balanced {
+    /// Changes a member of the pool of a listener, or takes it away.
+    pub fn member(&self, pair: &Pair, pool: usize, member: usize, method: &str, body: Option<Value>) -> Result<()> {
+        let (pool, members) = &self.pools[pool];
+        let path = format!("/v2.0/lbaas/pools/{}/members/{}", id(pool), id(&members[member]));
+        let (status, said) = pair.api().request(method, &path, body.as_ref())?;
+        ensure!((200..300).contains(&status), "{status} {said}");
+        Ok(())
     }
 }

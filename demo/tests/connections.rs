@@ -248,45 +248,6 @@ fn what_ended_while_the_node_was_away_ends_when_it_is_back() -> Result<()> {
     Ok(())
 }
 
-/// A load balancer in front of `members`, each on port 8080, and its VIP.
-struct Balanced {
-    vip: IpAddr,
-    pools: Vec<(Value, Vec<Value>)>,
-}
-
-fn balanced(pair: &Pair, network: &Value, version: u8, members: &[IpAddr]) -> Result<Balanced> {
-    let subnets = pair.api().list("subnet", &format!("network_id={}&ip_version={version}", id(network)))?;
-    let subnet = subnets.first().context("the network has a subnet")?;
-    let lb = pair.api().create("loadbalancer", json!({"name": format!("lb{version}"), "vip_subnet_id": id(subnet)}))?;
-    let vip = lb["vip_address"].as_str().context("a load balancer has an address")?.parse()?;
-    let mut pools = Vec::new();
-    for protocol in ["TCP", "UDP"] {
-        let listener = json!({"loadbalancer_id": id(&lb), "protocol": protocol, "protocol_port": 80});
-        let listener = pair.api().create("listener", listener)?;
-        let pool = json!({"listener_id": id(&listener), "protocol": protocol, "lb_algorithm": "SOURCE_IP_PORT"});
-        let pool = pair.api().create("pool", pool)?;
-        let made = members.iter().map(|member| {
-            let wanted = json!({"member": {"address": member, "protocol_port": 8080, "weight": 1}});
-            let (status, made) = pair.api().request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&wanted))?;
-            anyhow::ensure!(status == 201, "{status} {made}");
-            Ok(made["member"].clone())
-        });
-        let made = made.collect::<Result<_>>()?;
-        pools.push((pool, made));
-    }
-    Ok(Balanced { vip, pools })
-}
-
-impl Balanced {
-    fn member(&self, pair: &Pair, pool: usize, member: usize, method: &str, body: Option<Value>) -> Result<()> {
-        let (pool, members) = &self.pools[pool];
-        let path = format!("/v2.0/lbaas/pools/{}/members/{}", id(pool), id(&members[member]));
-        let (status, said) = pair.api().request(method, &path, body.as_ref())?;
-        anyhow::ensure!((200..300).contains(&status), "{status} {said}");
-        Ok(())
-    }
-}
-
 fn weightless() -> Option<Value> {
     Some(json!({"member": {"weight": 0}}))
 }
@@ -317,8 +278,8 @@ fn a_load_balancers_member_that_goes_takes_its_connections_along() -> Result<()>
     let open = || json!({"port_security_enabled": false});
     let [client, one] = [("client", 0, json!({})), ("one", 1, open())].map(|(name, node, more)| pair.plug(&blue, node, name, more));
     let (client, one) = (client?, one?);
-    for (version, ip) in [(4, one.v4), (6, one.v6)] {
-        let balanced = balanced(&pair, &blue, version, &[ip])?;
+    for ip in [one.v4, one.v6] {
+        let balanced = pair.balance(&blue, &[("TCP", 80), ("UDP", 80)], &[(ip, 8080).into()])?;
         let at = SocketAddr::from((balanced.vip, 80));
         let mut tcp = talk(&client, &one, at, 8080)?;
         let mut direct = talk(&client, &one, (ip, 8080).into(), 8080)?;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use lab::Lab;
 use lab::etcd::{Etcd, Options, Version};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use server::Config;
 use store::{EtcdOptions, Store};
@@ -162,7 +164,7 @@ fn servers_that_are_killed_at_any_moment_lose_and_double_nothing() {
     let once = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"subnet").to_string();
     insist(&servers[1..2], 0, "POST", "/v2.0/subnets", &[("idempotency-key", &once)], Some(&subnet));
     let (working, kills) = (AtomicBool::new(true), AtomicUsize::new(0));
-    let seed = std::process::id() as usize;
+    let seed = u64::from(std::process::id());
     println!("seed {seed}");
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -185,11 +187,10 @@ fn servers_that_are_killed_at_any_moment_lose_and_double_nothing() {
             })
             .collect();
         scope.spawn(|| {
-            let mut rng = seed as u64 | 1;
+            let mut random = StdRng::seed_from_u64(seed);
             while working.load(Ordering::SeqCst) {
-                rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                std::thread::sleep(Duration::from_millis((rng >> 33) % 300));
-                let victim = &servers[(rng >> 40) as usize % SERVERS];
+                std::thread::sleep(Duration::from_millis(random.random_range(0..300)));
+                let victim = &servers[random.random_range(0..SERVERS)];
                 victim.kill_and_start();
                 victim.wait_until_it_serves();
                 kills.fetch_add(1, Ordering::SeqCst);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use model::{Object, Revision};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use store::{ChangesError, LogLimits, Memory, Op, OpenError, Options, Redb, Store, TransactError, Transaction, suite};
 
 fn put(name: &str) -> Vec<Op> {
@@ -150,11 +152,11 @@ fn a_first_start_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
 #[test]
 fn a_killed_server_has_lost_nothing_that_it_answered() {
     let directory = tempfile::tempdir().unwrap();
-    let mut rng = 0x9e37_79b9_7f4a_7c15u64 ^ u64::from(std::process::id());
-    println!("seed {rng}");
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..8 {
-        rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let answered = crash(directory.path(), 1 + (rng >> 33) % 20);
+        let answered = crash(directory.path(), random.random_range(1..=20));
         let store = open(directory.path());
         let snapshot = store.load().unwrap();
         assert!(snapshot.revision.0 >= answered, "answered {answered}, found {}", snapshot.revision);

@@ -88,7 +88,7 @@ fn server(world: &World) -> Result<String> {
         let started = Instant::now();
         world.ladon.server.restart()?;
         world.ladon.wait_for_server()?;
-        all_connected(world)?;
+        world.ladon.wait_connected()?;
         let network = world.api().create("network", json!({"name": "after-the-server"}))?;
         world.api().delete("network", id(&network))?;
         world.wait_in_force()?;
@@ -106,7 +106,7 @@ fn nodes(world: &World) -> Result<String> {
         for node in &world.ladon.nodes {
             node.process.restart()?;
         }
-        all_connected(world)?;
+        world.ladon.wait_connected()?;
         world.wait_in_force()?;
         Ok(format!("five nodes in force {:.1} s after their start", started.elapsed().as_secs_f32()))
     })?;
@@ -187,16 +187,6 @@ fn active(world: &World, kube: &Process) -> Result<()> {
         Ok(now) if now != before && !now.is_empty() => Ok(Some(())),
         Ok(now) => Err(now),
         Err(error) => Err(error.to_string()),
-    })?;
-    Ok(())
-}
-
-fn all_connected(world: &World) -> Result<()> {
-    wait::until("every node to be connected", CONVERGED, || {
-        let document = world.api().get("/ladon/v1/nodes").map_err(|error| format!("{error:#}"))?;
-        let nodes = document["nodes"].as_array().into_iter().flatten();
-        let good = nodes.filter(|node| node["is_connected"] == true).count();
-        if good == world.ladon.nodes.len() { Ok(Some(())) } else { Err(document.to_string()) }
     })?;
     Ok(())
 }

@@ -29,6 +29,13 @@ fn expired(world: &World, subject: &str, name: SanType, usage: ExtendedKeyUsageP
     Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
 }
 
+/// The server is started again, until nodes follow it and everything is in force.
+fn started_again(world: &World) -> Result<()> {
+    world.pair.ladon.server.restart()?;
+    world.pair.ladon.wait_for_server()?;
+    world.wait_in_force()
+}
+
 #[test]
 fn a_node_whose_certificate_expired_forwards_on_says_so_and_follows_again_with_a_new_one() -> Result<()> {
     let world = World::start()?;
@@ -41,7 +48,6 @@ fn a_node_whose_certificate_expired_forwards_on_says_so_and_follows_again_with_a
         let (certificate, key) = expired(&world, "node:n2", name, ExtendedKeyUsagePurpose::ClientAuth)?;
         fs::write(&files[0], certificate)?;
         fs::write(&files[1], key)?;
-        node.process.kill9()?;
         node.process.restart()?;
         let said = node.process.wait_until("the node to say that its certificate expired", DEADLINE, || {
             let log = node.process.log_tail(30);
@@ -83,9 +89,7 @@ fn a_server_whose_certificate_is_unreadable_does_not_start_and_costs_no_packet()
         server.wait(DEADLINE)?;
         let said = server.log_tail(3);
         fs::write(&file, &good)?;
-        server.restart()?;
-        world.pair.ladon.wait_for_server()?;
-        world.wait_in_force()?;
+        started_again(&world)?;
         Ok(said)
     })?;
     seen.is_undisturbed()?;
@@ -106,7 +110,6 @@ fn nodes_of_a_server_whose_certificate_expired_forward_on_say_so_and_follow_agai
         let (certificate, key) = expired(&world, SERVER, name, ExtendedKeyUsagePurpose::ServerAuth)?;
         fs::write(&files[0], certificate)?;
         fs::write(&files[1], key)?;
-        server.kill9()?;
         server.restart()?;
         let said = node.process.wait_until("the node to say that the server's certificate expired", DEADLINE, || {
             let log = node.process.log_tail(30);
@@ -115,10 +118,7 @@ fn nodes_of_a_server_whose_certificate_expired_forward_on_say_so_and_follow_agai
         })?;
         fs::write(&files[0], &good[0])?;
         fs::write(&files[1], &good[1])?;
-        server.kill9()?;
-        server.restart()?;
-        world.pair.ladon.wait_for_server()?;
-        world.wait_in_force()?;
+        started_again(&world)?;
         Ok(said)
     })?;
     seen.is_undisturbed()?;

@@ -98,7 +98,7 @@ impl<'a> Client<'a> {
 
     fn update(&mut self) -> Result<()> {
         let Some(key) = self.pick() else { return Ok(()) };
-        let description = self.random.next().to_string();
+        let description = self.random.below(usize::MAX).to_string();
         let (path, change) = (format!("/v2.0/ports/{key}"), json!({"port": {"description": description}}));
         let changed = self.insist(&format!("changing {key}"), |api| api.request("PUT", &path, Some(&change)), |_| false)?;
         ensure!(changed["port"]["description"] == description, "asked for {description}, got {changed}");

@@ -254,7 +254,7 @@ fn whatever_is_killed_pods_and_services_end_as_they_should() -> Result<()> {
 fn storm(world: &World, seed: u64) -> Result<String> {
     converged(world)?;
     let mut random = Random::of(seed);
-    let victims = Random(random.next());
+    let victims = random.fork();
     let mut comers = Comers::default();
     let over = AtomicBool::new(false);
     let (killed, changes) = std::thread::scope(|scope| {

@@ -16,6 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 use demo::{Api, Deployment, NodeParts, Pair, Plugged, Sandbox, Tunnel, Workload, id};
 use lab::traffic::is_reachable;
 use lab::{Ovs, wait};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::world::{BRIDGE, DEADLINE, Dump, cost, is_long, let_pass, wait_dump};
@@ -31,23 +33,21 @@ const INSISTENCE: Duration = Duration::from_secs(120);
 /// What lives at once, at most.
 const POPULATION_MAX: usize = 10;
 
-/// A pseudo-random sequence (xorshift64*).
-pub struct Random(pub u64);
+/// Chance from a seed.
+pub struct Random(StdRng);
 
 impl Random {
     pub fn of(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Random(StdRng::seed_from_u64(seed))
     }
 
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    /// Another one, which does not disturb this one's sequence.
+    pub fn fork(&mut self) -> Random {
+        Random::of(self.0.random())
     }
 
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit.max(1)
+        self.0.random_range(0..limit.max(1))
     }
 
     pub fn within_ms(&mut self, limit: u64) -> Duration {
@@ -330,11 +330,7 @@ fn pick<T>(all: &BTreeMap<String, T>, random: &mut Random) -> Option<String> {
 /// Until every node follows and everything that was changed is in force.
 pub fn settle(ladon: &Deployment) -> Result<()> {
     ladon.wait_for_server()?;
-    wait::until("every node to be connected", DEADLINE, || {
-        let all = ladon.ladon(&ladon.nodes[0], &["nodes"]).map_err(|error| format!("{error:#}"))?;
-        let good = all["nodes"].as_array().into_iter().flatten().filter(|node| node["is_connected"] == true).count();
-        if good == ladon.nodes.len() { Ok(Some(())) } else { Err(all.to_string()) }
-    })?;
+    ladon.wait_connected()?;
     ladon.ladon(&ladon.nodes[0], &["wait", "--timeout", "30"]).map(drop)
 }
 
@@ -449,7 +445,7 @@ fn storm(pair: &Pair, seed: u64, kills: usize) -> Result<String> {
     let mut random = Random::of(seed);
     let mut population = Population::new(pair)?;
     let over = AtomicBool::new(false);
-    let victims = Random(random.next());
+    let victims = random.fork();
     let (killed, changes) = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             let killed = kill_all_the_time(pair, victims, kills);

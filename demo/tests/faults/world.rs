@@ -96,7 +96,7 @@ impl World {
         let far = pair.plug(&network, 1, "far", json!({"binding:host_id": "n2"}))?;
         let pod = Sandbox::add(&pair.ladon, &pair.ladon.nodes[0], &network, "pod").with_context(|| pair.ladon.logs())?;
         let metal = pair.ladon.ladon(&pair.ladon.nodes[0], &["plug", "--network", "blue", "--name", "metal"])?;
-        let vip = balance(&pair, &network, &far)?;
+        let vip = pair.balance(&network, &[("TCP", VIP_PORT)], &[(far.v4, VIP_PORT).into()])?.vip;
         let world = World { near, far, pod, _metal: metal, network, vip, pair, _turn: turn };
         world.wait_in_force()?;
         for (way, from, to) in world.ways() {
@@ -177,19 +177,6 @@ impl World {
         let seen = traffic.stop()?;
         Ok((done.with_context(|| self.pair.ladon.logs())?, seen))
     }
-}
-
-/// A VIP on the network whose only member is `far`.
-fn balance(pair: &Pair, network: &Value, far: &Plugged) -> Result<IpAddr> {
-    let api = pair.api();
-    let subnets = api.list("subnet", &format!("network_id={}&ip_version=4", id(network)))?;
-    let lb = api.create("loadbalancer", json!({"name": "lb", "vip_subnet_id": id(subnets.first().context("a subnet")?)}))?;
-    let listener = api.create("listener", json!({"loadbalancer_id": id(&lb), "protocol": "TCP", "protocol_port": VIP_PORT}))?;
-    let pool = api.create("pool", json!({"listener_id": id(&listener), "protocol": "TCP", "lb_algorithm": "SOURCE_IP_PORT"}))?;
-    let member = json!({"member": {"address": far.v4, "protocol_port": VIP_PORT, "weight": 1}});
-    let (status, said) = api.request("POST", &format!("/v2.0/lbaas/pools/{}/members", id(&pool)), Some(&member))?;
-    ensure!(status == 201, "{status} {said}");
-    Ok(lb["vip_address"].as_str().context("a VIP")?.parse()?)
 }
 
 fn reachable(way: &str, from: &Netns, to: IpAddr, deadline: Duration) -> Result<()> {
