@@ -118,20 +118,25 @@ fn block_numbers(pool: &(IpAddr, IpAddr)) -> Option<(u32, u32)> {
 }
 
 /// Where a new block goes: the uppermost place that was never used, otherwise the uppermost that nobody uses.
-fn place(tx: &Tx, network: NetworkId, subnet: &Subnet, v6: &[V6Range]) -> Option<Ipv4Net> {
+fn place(tx: &mut Tx, network: NetworkId, subnet: &Subnet, v6: &[V6Range]) -> Option<Ipv4Net> {
     let space = tx.spaces().of(subnet.id.0);
     let is_vacant = |place: &Ipv4Net| is_vacant(tx, network, subnet, v6, *place);
     let is_fresh = |place: &Ipv4Net| !space.has_queued((place.network().into(), place.broadcast().into()));
     let is_quiet = |place: &Ipv4Net| !space.is_quarantined((place.network().into(), place.broadcast().into()), tx.now());
-    places(subnet)
-        .find(|place| is_fresh(place) && is_vacant(place))
-        .or_else(|| places(subnet).find(|place| is_quiet(place) && is_vacant(place)))
+    let below = tx.spaces().lowest_block(subnet.id.0, &subnet.pools);
+    let Some(fresh) = places(subnet, below).find(|place| is_fresh(place) && is_vacant(place)) else {
+        return places(subnet, None).find(|place| is_quiet(place) && is_vacant(place));
+    };
+    tx.spaces_mut().set_lowest_block(subnet.id.0, &subnet.pools, u32::from(fresh.network()) >> Block::HOST_BITS);
+    Some(fresh)
 }
 
-fn places(subnet: &Subnet) -> impl Iterator<Item = Ipv4Net> {
+/// The places for blocks, uppermost first; those below a number alone, if there is one.
+fn places(subnet: &Subnet, below: Option<u32>) -> impl Iterator<Item = Ipv4Net> {
     let mut numbers: Vec<(u32, u32)> = subnet.pools.iter().filter_map(block_numbers).collect();
     numbers.sort_unstable();
-    let numbers = numbers.into_iter().rev().flat_map(|(first, last)| (first..=last).rev());
+    let end = below.unwrap_or(u32::MAX);
+    let numbers = numbers.into_iter().rev().flat_map(move |(first, last)| (first..last.saturating_add(1).min(end)).rev());
     numbers.map(|number| Ipv4Net::new(Ipv4Addr::from(number << Block::HOST_BITS), PREFIX).expect("a prefix length below 32"))
 }
 

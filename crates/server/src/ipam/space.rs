@@ -115,6 +115,9 @@ impl Space {
 pub(crate) struct Spaces {
     spaces: OrdMap<Uuid, Space>,
     touched: OrdSet<(Uuid, Option<u64>)>,
+    /// Of a subnet with these pools, the number of the place of its newest block: what is above was used. Not stored: after a start
+    /// the first search is long.
+    lowest_blocks: OrdMap<Uuid, (Vec<(IpAddr, IpAddr)>, u32)>,
 }
 
 impl Spaces {
@@ -140,6 +143,15 @@ impl Spaces {
             space.head.next = Some(ip);
             self.touched.insert((id, None));
         }
+    }
+
+    /// Below which number to look for a place that never had a block.
+    pub(super) fn lowest_block(&self, id: Uuid, pools: &[(IpAddr, IpAddr)]) -> Option<u32> {
+        self.lowest_blocks.get(&id).filter(|(its, _)| its == pools).map(|(_, lowest)| *lowest)
+    }
+
+    pub(super) fn set_lowest_block(&mut self, id: Uuid, pools: &[(IpAddr, IpAddr)], lowest: u32) {
+        self.lowest_blocks.insert(id, (pools.to_vec(), lowest));
     }
 
     /// Appends a freed address to the queue.
@@ -193,6 +205,7 @@ impl Spaces {
 
     /// Forgets a space.
     pub(super) fn forget(&mut self, id: Uuid) {
+        self.lowest_blocks.remove(&id);
         let Some(space) = self.spaces.remove(&id) else { return };
         self.touched.insert((id, None));
         let chunks: BTreeSet<u64> = space.queue.keys().map(|place| place / CHUNK).collect();
