@@ -3,6 +3,7 @@
 #[path = "../../openflow/tests/common/mod.rs"]
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::DummyOvs;
@@ -101,7 +102,7 @@ async fn a_message_that_is_too_long_is_refused_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_refused_message_is_named_and_nothing_of_its_bundle_takes_effect() {
+async fn a_refused_message_is_named_and_is_not_in_force() {
     let ovs = DummyOvs::start();
     let (switch, _events) = link(&ovs).await;
     // A flow cannot go up in the tables.
@@ -111,16 +112,17 @@ async fn a_refused_message_is_named_and_nothing_of_its_bundle_takes_effect() {
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].message, Message::FlowMod(bad));
     assert_eq!(failures[0].error.to_string(), "OFPBIC_BAD_TABLE_ID");
-    assert!(switch.dump_flows().await.unwrap().is_empty());
-    // What only fails at the commit is named as well.
+    let priorities = async || switch.dump_flows().await.unwrap().iter().map(|flow| flow.priority).collect::<BTreeSet<_>>();
+    assert_eq!(priorities().await, BTreeSet::from([1, 2]), "the others are");
+    // What only fails at the commit is named as well, and takes the others along.
     let missing = flow(5, 3, [Action::Group(99)]);
-    let result = switch.commit(flows([flow(5, 1, []), missing.clone()])).await;
+    let result = switch.commit(flows([flow(5, 4, []), missing.clone()])).await;
     let Err(CommitError::Refused { failures }) = result else { panic!("{result:?}") };
     assert!(failures.iter().any(|failure| failure.message == Message::FlowMod(missing.clone())), "{failures:?}");
-    assert!(switch.dump_flows().await.unwrap().is_empty());
+    assert_eq!(priorities().await, BTreeSet::from([1, 2]));
     // The link is as good as before.
-    switch.commit(flows([flow(5, 1, [])])).await.unwrap();
-    assert_eq!(switch.dump_flows().await.unwrap().len(), 1);
+    switch.commit(flows([flow(5, 5, [])])).await.unwrap();
+    assert_eq!(priorities().await, BTreeSet::from([1, 2, 5]));
 }
 
 #[tokio::test]

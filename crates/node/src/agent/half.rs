@@ -26,7 +26,9 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// Gives the switch the meters that it lacks, which needs no view, and reads everything else.
     pub async fn read(switch: &Switch) -> Result<Installed, SwitchError> {
+        switch.ensure_meters().await?;
         Ok(Installed { flows: switch.dump_flows().await?, groups: switch.dump_groups().await? })
     }
 }
@@ -105,11 +107,13 @@ pub async fn compare(
     installed: Option<Installed>,
     stuck: &Stuck,
 ) -> Result<Compared, CommitError> {
-    put_meters_right(switch).await?;
     let Installed { flows: mut installed, groups: mut installed_groups } = match installed {
         Some(known) => known,
         None => Installed::read(switch).await?,
     };
+    if switch.has_newer_meters() {
+        write_metered_anew(switch, &installed).await?;
+    }
     if !stuck.flows.is_empty() {
         installed.retain(|flow| !stuck.flows.contains(&flow.key()));
     }
@@ -130,17 +134,25 @@ pub async fn compare(
     Ok(Compared { is_turned, is_left_over: !is_drained && left_over > 0 })
 }
 
-/// Gives the switch the meters that it lacks; then the flows that name meters are written anew, since those that are older than their
-/// meter do not pass it, and those whose meter was deleted may pass what has its place in the datapath now.
+/// Gives the switch the meters that it lacks.
 pub async fn put_meters_right(switch: &Switch) -> Result<(), CommitError> {
-    if !switch.ensure_meters().await? {
-        return Ok(());
+    switch.ensure_meters().await?;
+    match switch.has_newer_meters() {
+        true => write_metered_anew(switch, &switch.dump_flows().await?).await,
+        false => Ok(()),
     }
-    let installed = switch.dump_flows().await?.into_iter();
-    let again = |flow: InstalledFlow| FlowMod::add(flow.table, flow.priority, flow.matching, flow.instructions, flow.cookie);
-    let flows: Vec<FlowMod> = installed.filter(meters::are_named).map(again).collect();
+}
+
+/// Writes the flows anew that name meters: those that are older than their meter do not pass it, and those whose meter was deleted may
+/// pass what has its place in the datapath now.
+async fn write_metered_anew(switch: &Switch, installed: &[InstalledFlow]) -> Result<(), CommitError> {
+    let again =
+        |flow: &InstalledFlow| FlowMod::add(flow.table, flow.priority, flow.matching.clone(), flow.instructions.clone(), flow.cookie);
+    let flows: Vec<FlowMod> = installed.iter().filter(|flow| meters::are_named(flow)).map(again).collect();
     if !flows.is_empty() {
         tracing::warn!("somebody else has changed meters of the switch, so that a flood could reach the node; they are put right");
     }
-    switch.commit(Changes { flows, groups: Vec::new() }).await
+    switch.commit(Changes { flows, groups: Vec::new() }).await?;
+    switch.has_written_metered();
+    Ok(())
 }

@@ -198,7 +198,7 @@ impl Pending {
         Job { flush, everything: None, changes, stuck }
     }
 
-    /// The switch refused these messages and with them all that was sent together: everything else is tried again without them.
+    /// The switch refused these messages, and perhaps with them what was sent together: everything else is tried again without them.
     /// False if that would be the same as before: nothing was learned, and only time can help.
     pub fn leave_out(&mut self, failures: Vec<Failure>) -> bool {
         let mut is_news = false;

@@ -24,7 +24,7 @@ pub enum SwitchError {
     Stopped,
 }
 
-/// A message that kept a bundle from taking effect.
+/// A message that the switch did not take.
 #[derive(Debug)]
 pub struct Failure {
     pub message: Message,
@@ -50,7 +50,7 @@ impl From<ErrorMessage> for Refusal {
 /// Why changes were not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Nothing of the bundle took effect. Slices before it did.
+    /// They are not in force. The others of their bundle are, unless the commit as a whole failed; bundles before it are.
     #[error("the switch refused {} message(s), first {}", .failures.len(), first(.failures))]
     Refused { failures: Vec<Failure> },
     #[error(transparent)]

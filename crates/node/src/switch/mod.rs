@@ -26,11 +26,13 @@ mod read_back;
 #[cfg(test)]
 pub mod tests {
     pub mod by_hand;
+    mod committing;
 }
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openflow::{
@@ -69,6 +71,8 @@ pub const EVENTS_MAX: usize = 1024;
 pub const EVENTS_WAITING_MAX: usize = 65_536;
 /// Refused messages that are named; further ones of the same bundle are not.
 pub const FAILURES_MAX: usize = 16;
+/// Bundles that are on their way at once: the switch reads the next while it takes one.
+const BUNDLES_AT_ONCE: usize = 2;
 
 /// What to connect to, and how.
 #[derive(Clone, Debug)]
@@ -110,6 +114,8 @@ pub struct Switch {
     packet_ins_dropped: Arc<AtomicU64>,
     /// Meters that the switch did not take, as it was said last.
     meters_lacking: Arc<AtomicUsize>,
+    /// Flows that name meters may be older than these.
+    has_newer_meters: Arc<AtomicBool>,
 }
 
 impl Switch {
@@ -121,7 +127,7 @@ impl Switch {
         let counter = packet_ins_dropped.clone();
         let link = Link { options, commands: commands_out, events: events_in, packet_ins_dropped: counter };
         tokio::spawn(link.run());
-        (Switch { commands, packet_ins_dropped, meters_lacking: Arc::default() }, events)
+        (Switch { commands, packet_ins_dropped, meters_lacking: Arc::default(), has_newer_meters: Arc::default() }, events)
     }
 
     /// Packet-ins dropped because the events were not read fast enough.
@@ -162,12 +168,12 @@ impl Switch {
         }
     }
 
-    /// Gives the switch the meters that it lacks. True if it has new ones now. Those that it does not take are done without: a flow
-    /// that names a meter that is not there hands over without a limit.
+    /// Gives the switch the meters that it lacks. Those that it does not take are done without: a flow that names a meter that is not
+    /// there hands over without a limit.
     ///
     /// # Errors
     /// As any request; but what the switch refuses is no error.
-    pub async fn ensure_meters(&self) -> Result<bool, SwitchError> {
+    pub async fn ensure_meters(&self) -> Result<(), SwitchError> {
         let missing = self.missing_meters().await?;
         let (before, mut lacking) = (missing.len(), 0);
         let mut refusal = None;
@@ -185,7 +191,20 @@ impl Switch {
         if self.meters_lacking.swap(lacking, Ordering::Relaxed) != lacking {
             meters::tell(lacking, refusal);
         }
-        Ok(lacking < before)
+        if lacking < before {
+            self.has_newer_meters.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether meters came of which the flows that name them do not know yet.
+    pub fn has_newer_meters(&self) -> bool {
+        self.has_newer_meters.load(Ordering::Relaxed)
+    }
+
+    /// All flows that name meters were written after these.
+    pub fn has_written_metered(&self) {
+        self.has_newer_meters.store(false, Ordering::Relaxed);
     }
 
     async fn missing_meters(&self) -> Result<Vec<Message>, SwitchError> {
@@ -201,15 +220,22 @@ impl Switch {
     /// Makes `changes`: groups first, then flows, then group deletes. When it returns they are in force.
     ///
     /// # Errors
-    /// [`CommitError::Refused`] names the messages that the switch refused. The bundle that they were in had no
-    /// effect; those before it did, those after it were not sent.
+    /// [`CommitError::Refused`] names messages that the switch refused. The others are in force, but for those of a bundle that failed
+    /// as a whole.
     pub async fn commit(&self, changes: Changes) -> Result<(), CommitError> {
+        let (mut under_way, mut refused) = (VecDeque::new(), Vec::new());
         for messages in changes.into_bundles() {
+            if under_way.len() == BUNDLES_AT_ONCE {
+                refused.extend(refusals(under_way.pop_front()).await?);
+            }
             let (reply, answer) = oneshot::channel();
             self.command(Command::Bundle { messages, reply }).await?;
-            answer.await.map_err(|_| SwitchError::Stopped)??;
+            under_way.push_back(answer);
         }
-        Ok(())
+        while let Some(answer) = under_way.pop_front() {
+            refused.extend(refusals(Some(answer)).await?);
+        }
+        if refused.is_empty() { Ok(()) } else { Err(CommitError::Refused { failures: refused }) }
     }
 
     /// Lets the switch send a packet. A refused one is logged.
@@ -252,5 +278,17 @@ impl Switch {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Multipart { request, reply }).await?;
         answer.await.map_err(|_| SwitchError::Stopped)?
+    }
+}
+
+type Committed = oneshot::Receiver<Result<(), CommitError>>;
+
+/// What of a bundle was refused.
+async fn refusals(answer: Option<Committed>) -> Result<Vec<Failure>, CommitError> {
+    let Some(answer) = answer else { return Ok(Vec::new()) };
+    match answer.await.map_err(|_| SwitchError::Stopped)? {
+        Ok(()) => Ok(Vec::new()),
+        Err(CommitError::Refused { failures }) => Ok(failures),
+        Err(error) => Err(error),
     }
 }

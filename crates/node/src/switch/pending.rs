@@ -55,21 +55,10 @@ enum Kind {
         reply: Reply<MultipartBody>,
     },
     Bundle {
-        bundle: u32,
-        phase: Phase,
         messages: Vec<Message>,
         failures: Vec<Failure>,
         reply: Reply<(), CommitError>,
     },
-}
-
-/// A bundle's messages are added first and only committed when none was refused: OVS would commit the others.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Until the barrier of this id.
-    Adding(Xid),
-    /// Until the answer to the commit or discard of this id.
-    Ending(Xid),
 }
 
 struct Waiting {
@@ -162,7 +151,7 @@ impl Pending {
         let add = |message| Message::BundleAdd { bundle, flags: FLAGS, message: Box::new(message) };
         let mut all = vec![control(bundle, BundleControlKind::OpenRequest)];
         all.extend(messages.into_iter().map(add));
-        all.push(Message::BarrierRequest);
+        all.push(control(bundle, BundleControlKind::CommitRequest));
         let failures = unwritable(&all);
         if !failures.is_empty() {
             drop(reply.send(Err(CommitError::Refused { failures })));
@@ -170,10 +159,7 @@ impl Pending {
         }
         match self.write(&all) {
             Err(error) => drop(reply.send(Err(error.into()))),
-            Ok((first, count)) => {
-                let phase = Phase::Adding(first + (count - 1));
-                self.wait(first, count, Kind::Bundle { bundle, phase, messages: all, failures: vec![], reply });
-            }
+            Ok((first, count)) => self.wait(first, count, Kind::Bundle { messages: all, failures: vec![], reply }),
         }
     }
 
@@ -187,53 +173,12 @@ impl Pending {
         let left = match kind {
             exchange @ Kind::Exchange { .. } => exchanged(first, exchange, message, xid),
             Kind::Multipart { parts, reply } => multipart(parts, reply, message),
-            bundle @ Kind::Bundle { .. } => self.bundle(first, bundle, message, xid),
+            Kind::Bundle { messages, failures, reply } => bundle(first, messages, failures, reply, (message, xid)),
         };
         if let Some(kind) = left {
             self.waiting.push(Waiting { first, count, since, kind });
         }
         None
-    }
-
-    fn bundle(&mut self, first: Xid, kind: Kind, answer: Message, xid: Xid) -> Option<Kind> {
-        let Kind::Bundle { bundle, phase, mut messages, mut failures, reply } = kind else { return Some(kind) };
-        match (answer, phase) {
-            (Message::Error(error), Phase::Ending(end)) if xid == end => {
-                if failures.is_empty() {
-                    failures.push(Failure { message: control(bundle, BundleControlKind::CommitRequest), error: error.into() });
-                }
-                drop(reply.send(Err(CommitError::Refused { failures })));
-                None
-            }
-            (Message::Error(error), _) => {
-                let message = messages.get(xid.wrapping_sub(first) as usize);
-                if let Some(message) = message.filter(|_| failures.len() < FAILURES_MAX) {
-                    failures.push(Failure { message: content(message).clone(), error: error.into() });
-                }
-                Some(Kind::Bundle { bundle, phase, messages, failures, reply })
-            }
-            (Message::BarrierReply, Phase::Adding(barrier)) if xid == barrier => {
-                let kind = match failures.is_empty() {
-                    true => BundleControlKind::CommitRequest,
-                    false => BundleControlKind::DiscardRequest,
-                };
-                match self.send(&control(bundle, kind)) {
-                    Ok(end) => Some(Kind::Bundle { bundle, phase: Phase::Ending(end), messages, failures, reply }),
-                    Err(error) => {
-                        drop(reply.send(Err(error.into())));
-                        None
-                    }
-                }
-            }
-            (Message::BundleControl(_), Phase::Ending(end)) if xid == end => {
-                messages.clear();
-                let result = if failures.is_empty() { Ok(()) } else { Err(CommitError::Refused { failures }) };
-                drop(reply.send(result));
-                None
-            }
-            // The answer to the opening of the bundle.
-            _ => Some(Kind::Bundle { bundle, phase, messages, failures, reply }),
-        }
     }
 
     /// The answer of this id came but makes no sense: whoever waits for it is told.
@@ -262,8 +207,7 @@ impl Pending {
 
 impl Waiting {
     fn is_about(&self, xid: Xid) -> bool {
-        let ending = matches!(self.kind, Kind::Bundle { phase: Phase::Ending(end), .. } if end == xid);
-        ending || xid.wrapping_sub(self.first) < self.count
+        xid.wrapping_sub(self.first) < self.count
     }
 
     fn fail(self, error: impl Fn() -> SwitchError) {
@@ -293,6 +237,30 @@ fn content(message: &Message) -> &Message {
         Message::BundleAdd { message, .. } => message,
         other => other,
     }
+}
+
+/// Its messages and the commit are sent at once. What the switch refuses when it is added is not in the bundle, and the others are
+/// committed; what it refuses at the commit keeps all of them from taking effect.
+fn bundle(
+    first: Xid,
+    messages: Vec<Message>,
+    mut failures: Vec<Failure>,
+    reply: Reply<(), CommitError>,
+    (answer, xid): (Message, Xid),
+) -> Option<Kind> {
+    let index = xid.wrapping_sub(first) as usize;
+    let is_commit = index + 1 == messages.len();
+    if let Message::Error(error) = answer {
+        // That of the commit repeats what was said of a message of the bundle.
+        if let Some(message) = messages.get(index).filter(|_| failures.len() < FAILURES_MAX && !(is_commit && !failures.is_empty())) {
+            failures.push(Failure { message: content(message).clone(), error: error.into() });
+        }
+    }
+    if is_commit {
+        drop(reply.send(if failures.is_empty() { Ok(()) } else { Err(CommitError::Refused { failures }) }));
+        return None;
+    }
+    Some(Kind::Bundle { messages, failures, reply })
 }
 
 fn exchanged(first: Xid, kind: Kind, answer: Message, xid: Xid) -> Option<Kind> {
@@ -362,8 +330,7 @@ mod tests {
         for xid in first + 1..first + count - 1 {
             pending.take(Message::Error(ErrorMessage { kind: 4, code: 9, vendor: None, data: vec![] }), xid);
         }
-        pending.take(Message::BarrierReply, first + count - 1);
-        pending.take(control(1, BundleControlKind::DiscardReply), first + count);
+        pending.take(control(1, BundleControlKind::CommitReply), first + count - 1);
         let Ok(Err(CommitError::Refused { failures })) = answer.try_recv() else { panic!("it is refused") };
         assert_eq!(failures.len(), FAILURES_MAX);
         assert_eq!(failures[0].message, flow(0));

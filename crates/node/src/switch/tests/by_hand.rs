@@ -9,13 +9,14 @@ use super::super::meters;
 use super::super::pending::Command;
 
 /// The switch's end.
-pub struct ByHand(mpsc::Receiver<Command>);
+pub struct ByHand(pub(super) mpsc::Receiver<Command>);
 
 impl Switch {
     /// A switch, and who answers for it.
     pub fn by_hand() -> (Switch, ByHand) {
         let (commands, commands_out) = mpsc::channel(64);
-        let switch = Switch { commands, packet_ins_dropped: Default::default(), meters_lacking: Default::default() };
+        let (packet_ins_dropped, meters_lacking, has_newer_meters) = Default::default();
+        let switch = Switch { commands, packet_ins_dropped, meters_lacking, has_newer_meters };
         (switch, ByHand(commands_out))
     }
 }
