@@ -4,7 +4,8 @@
 //! touched; units that read something touched run again. The desired flows follow by difference. The full recompute is the
 //! same code with everything touched: it is the oracle for the incremental path, and what a start is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
 use model::{Kind, ObjectKey};
@@ -13,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::app::{App, Output, Root};
 use crate::few::Few;
-use crate::merge::{effective, is_merged};
+use crate::merge::{count, effective, is_merged};
 use crate::numbers::{NumberKey, Numbers};
 use crate::sight::Sight;
 use crate::view::{Change, Dep, View};
@@ -216,54 +217,74 @@ impl Engine {
 
     /// Makes `changes` true in the view and the desired flows follow.
     pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Delta {
+        let units = self.touched(changes);
+        self.run(units)
+    }
+
+    /// The same for who does not ask for the difference, because everything is going to be compared.
+    pub fn load(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for unit in self.touched(changes) {
+            self.renew(unit, |_, _, _| {});
+        }
+        self.flow_count = self.flows.values().map(|wanted| count(wanted.values())).sum();
+    }
+
+    /// Makes `changes` true in the view. What has to run then, in order.
+    fn touched(&mut self, changes: impl IntoIterator<Item = Change>) -> Vec<Unit> {
         let mut touched = FxHashSet::default();
         for change in changes {
             self.view.apply(change, &mut touched);
         }
         self.view.settle(&mut touched);
-        let mut units: BTreeSet<Unit> = touched.iter().filter_map(|dep| self.readers.get(dep)).flat_map(Few::iter).copied().collect();
-        units.extend(touched.iter().flat_map(|dep| self.units_of(*dep)));
-        self.run(units)
+        let readers = touched.iter().filter_map(|dep| self.readers.get(dep)).flat_map(Few::iter).copied();
+        let mut units: Vec<Unit> = readers.chain(touched.iter().flat_map(|dep| self.units_of(*dep))).collect();
+        units.sort_unstable();
+        units.dedup();
+        units
     }
 
     /// The units whose root is `dep`.
-    fn units_of(&self, dep: Dep) -> Vec<Unit> {
+    fn units_of(&self, dep: Dep) -> impl Iterator<Item = Unit> {
         let root = match dep {
-            Dep::Object(key) => Root::Object(key),
-            Dep::Attachment(port) => Root::Attached(port),
-            Dep::Here => Root::Here,
-            Dep::Address(domain, address) => Root::Address(domain, address),
-            Dep::Index(_) | Dep::Domain(_) => return Vec::new(),
+            Dep::Object(key) => Some(Root::Object(key)),
+            Dep::Attachment(port) => Some(Root::Attached(port)),
+            Dep::Here => Some(Root::Here),
+            Dep::Address(domain, address) => Some(Root::Address(domain, address)),
+            Dep::Index(_) | Dep::Domain(_) => None,
         };
-        let is_root = |app: &&'static App| app.roots.contains(&root.kind());
-        self.apps.iter().enumerate().filter(|(_, app)| is_root(app)).map(|(app, _)| Unit { app: app as u8, root }).collect()
+        let of = |root: Root| {
+            let apps = self.apps.iter().enumerate().filter(move |(_, app)| app.roots.contains(&root.kind()));
+            apps.map(move |(app, _)| Unit { app: app as u8, root })
+        };
+        root.into_iter().flat_map(of)
     }
 
-    fn run(&mut self, units: BTreeSet<Unit>) -> Delta {
+    fn run(&mut self, units: Vec<Unit>) -> Delta {
         let mut flows: BTreeMap<FlowKey, Vec<Flow>> = BTreeMap::new();
         let mut groups: BTreeMap<GroupId, Option<Group>> = BTreeMap::new();
         for unit in units {
-            let (read, output) = self.look(unit);
-            let old = self.ran.remove(&unit).unwrap_or_default();
-            self.reread(unit, &old.read, &read);
-            for key in &old.flows {
-                flows.entry(key.clone()).or_insert_with(|| in_force(&self.flows, key));
-            }
-            for id in &old.groups {
-                groups.entry(*id).or_insert_with(|| first(&self.groups, *id));
-            }
-            for flow in &output.flows {
-                flows.entry(flow.key.clone()).or_insert_with(|| in_force(&self.flows, &flow.key));
-            }
-            for group in &output.groups {
-                groups.entry(group.id).or_insert_with(|| first(&self.groups, group.id));
-            }
-            self.rewrite(unit, old, read, output);
+            self.renew(unit, |engine, old, output| {
+                for key in old.flows.iter().chain(output.flows.iter().map(|flow| &flow.key)) {
+                    flows.entry(key.clone()).or_insert_with(|| in_force(&engine.flows, key));
+                }
+                for id in old.groups.iter().copied().chain(output.groups.iter().map(|group| group.id)) {
+                    groups.entry(id).or_insert_with(|| first(&engine.groups, id));
+                }
+            });
         }
         let delta = self.difference(flows, groups);
         self.work.written += delta.flows.iter().map(|flow| flow.actions.len() as u64).sum::<u64>();
         self.work.written += delta.groups.iter().map(|group| group.buckets.len() as u64).sum::<u64>();
         delta
+    }
+
+    /// Runs one unit, and takes over what it says now, after `noting` what it said before.
+    fn renew(&mut self, unit: Unit, noting: impl FnOnce(&Engine, &Ran, &Output)) {
+        let (read, output) = self.look(unit);
+        let old = self.ran.remove(&unit).unwrap_or_default();
+        self.reread(unit, &old.read, &read);
+        noting(self, &old, &output);
+        self.rewrite(unit, old, read, output);
     }
 
     /// Runs one unit; a root that is not there any more says nothing.
@@ -353,7 +374,7 @@ impl Engine {
         objects.sort_by_key(|object| object.key());
         let attachments: BTreeMap<_, _> = self.view.attachments().map(|attachment| (attachment.port, *attachment)).collect();
         let changes = objects.into_iter().map(Change::Put).chain(attachments.into_values().map(Change::Attach));
-        full.update(std::iter::once(Change::Here(self.view.here().clone())).chain(changes));
+        full.load(std::iter::once(Change::Here(self.view.here().clone())).chain(changes));
         full
     }
 }
@@ -367,11 +388,15 @@ fn first(groups: &FxHashMap<GroupId, Wanted<Group>>, id: GroupId) -> Option<Grou
 }
 
 fn want<K: Hash + Eq, T>(wanted: &mut FxHashMap<K, Wanted<T>>, key: K, unit: Unit, value: T) {
-    let together = match wanted.remove(&key) {
-        Some(others) => others.insert(unit, value),
-        None => Wanted::One(unit, value),
-    };
-    wanted.insert(key, together);
+    match wanted.entry(key) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(Wanted::One(unit, value));
+        }
+        Entry::Occupied(occupied) => {
+            let (key, others) = occupied.remove_entry();
+            wanted.insert(key, others.insert(unit, value));
+        }
+    }
 }
 
 fn forget<K: Hash + Eq, T>(wanted: &mut FxHashMap<K, Wanted<T>>, key: &K, unit: Unit) {

@@ -36,6 +36,11 @@ pub fn effective<'a>(wanted: impl Iterator<Item = &'a Flow> + Clone) -> Vec<Flow
     vec![flow]
 }
 
+/// How many flows [`effective`] makes of it.
+pub fn count<'a>(wanted: impl Iterator<Item = &'a Flow> + Clone) -> usize {
+    if wanted.clone().nth(1).is_none() { wanted.count() } else { effective(wanted).len() }
+}
+
 /// True if the two do not contradict each other, whatever they do.
 pub fn is_merged(flow: &Flow, other: &Flow) -> bool {
     (is_clause(flow) && is_clause(other)) || (is_copy(flow) && is_copy(other))

@@ -1,7 +1,6 @@
 //! What an app sees: the view, read-only, with every look remembered.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -17,7 +16,7 @@ use crate::view::{Attachment, Dep, Here, Index, View, find};
 /// A view that remembers what was read of it.
 pub struct Sight<'a> {
     view: &'a View,
-    read: RefCell<BTreeSet<Dep>>,
+    read: RefCell<Vec<Dep>>,
 }
 
 /// Reads one kind of object.
@@ -45,12 +44,16 @@ impl<'a> Sight<'a> {
         Sight { view, read: RefCell::default() }
     }
 
+    /// In order, each once.
     pub(crate) fn into_read(self) -> Vec<Dep> {
-        self.read.into_inner().into_iter().collect()
+        let mut read = self.read.into_inner();
+        read.sort_unstable();
+        read.dedup();
+        read
     }
 
     fn note(&self, dep: Dep) {
-        self.read.borrow_mut().insert(dep);
+        self.read.borrow_mut().push(dep);
     }
 
     fn object(&self, key: ObjectKey) -> Option<&'a Object> {

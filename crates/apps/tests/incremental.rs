@@ -197,6 +197,7 @@ proptest! {
             let full = engine.recomputed();
             prop_assert_eq!(sorted(&engine), sorted(&full));
             prop_assert_eq!(engine.flow_count(), sorted(&engine).len());
+            prop_assert_eq!(full.flow_count(), sorted(&full).len());
             let mut deltas: Vec<Flow> = followed.into_values().collect();
             deltas.sort();
             prop_assert_eq!(sorted(&engine), deltas);

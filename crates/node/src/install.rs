@@ -128,7 +128,7 @@ pub fn in_order(mut flows: Vec<FlowMod>) -> Vec<FlowMod> {
         FlowCommand::DeleteStrict | FlowCommand::Delete => (true, i16::from(flow.table)),
         _ => (false, -i16::from(flow.table)),
     };
-    flows.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.key().cmp(&b.key())));
+    flows.sort_by(|a, b| (place(a), a.priority, &a.matching).cmp(&(place(b), b.priority, &b.matching)));
     flows
 }
 

@@ -369,12 +369,15 @@ impl Agent {
                 _ => {}
             }
         }
-        let delta = self.engine.update(changes.clone());
-        concerned.add(self.engine.view(), &changes);
         // Until the half is known nothing was written, and then everything is compared.
-        if let Some(half) = self.half.written() {
-            self.pending.merge(delta, half);
+        match self.half.written() {
+            Some(half) => {
+                let delta = self.engine.update(changes.iter().cloned());
+                self.pending.merge(delta, half);
+            }
+            None => self.engine.load(changes.iter().cloned()),
         }
+        concerned.add(self.engine.view(), &changes);
     }
 
     fn attachment_changes(&mut self) -> Vec<Change> {
