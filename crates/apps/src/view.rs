@@ -244,9 +244,10 @@ impl View {
         let before = old.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
         let after = new.as_deref().map(|object| self.memberships(object, is_attached)).unwrap_or_default();
         self.move_memberships(key.id, &before, &after, touched);
-        touched.extend(before.intersection(&after).filter(|index| index.is_read_whole()).map(|index| Dep::Index(*index)));
+        let stays = |index: &&Index| index.is_read_whole() && after.contains(index);
+        touched.extend(before.iter().filter(stays).map(|index| Dep::Index(*index)));
         self.recompute_domains(old.as_deref(), new.as_deref(), touched);
-        self.unsettle(before.union(&after));
+        self.unsettle(before.iter().chain(&after));
     }
 
     fn replace_here(&mut self, here: Here, touched: &mut FxHashSet<Dep>) {
@@ -284,11 +285,11 @@ impl View {
         }
     }
 
-    fn move_memberships(&mut self, id: Uuid, before: &BTreeSet<Index>, after: &BTreeSet<Index>, touched: &mut FxHashSet<Dep>) {
-        for index in before.difference(after) {
+    fn move_memberships(&mut self, id: Uuid, before: &[Index], after: &[Index], touched: &mut FxHashSet<Dep>) {
+        for index in before.iter().filter(|index| !after.contains(index)) {
             self.leave(*index, id, touched);
         }
-        for index in after.difference(before) {
+        for index in after.iter().filter(|index| !before.contains(index)) {
             self.join(*index, id, touched);
         }
     }
@@ -504,39 +505,42 @@ impl View {
         self.objects.get(&ObjectKey::new(Kind::Port, id)).and_then(|object| (&**object).try_into().ok())
     }
 
-    /// The indexes to which `object` belongs.
-    fn memberships(&self, object: &Object, is_attached: bool) -> BTreeSet<Index> {
+    /// The indexes to which `object` belongs: a few, and each once.
+    fn memberships(&self, object: &Object, is_attached: bool) -> Vec<Index> {
         match object {
-            Object::Subnet(subnet) => BTreeSet::from([Index::SubnetsOf(subnet.network)]),
-            Object::Block(block) => BTreeSet::from([Index::BlocksOn(block.network), Index::PortsAt(block.network, block.node.id().0)]),
+            Object::Subnet(subnet) => vec![Index::SubnetsOf(subnet.network)],
+            Object::Block(block) => vec![Index::BlocksOn(block.network), Index::PortsAt(block.network, block.node.id().0)],
             Object::Rule(rule) => {
                 let naming = rule.remote_group.map(|group| Index::RulesNaming(group, rule.direction));
                 naming.into_iter().chain([Index::RulesOf(rule.group)]).collect()
             }
-            Object::LoadBalancer(balancer) => BTreeSet::from([Index::BalancersOn(balancer.vip_network)]),
+            Object::LoadBalancer(balancer) => vec![Index::BalancersOn(balancer.vip_network)],
             Object::Listener(listener) => {
                 let using = listener.default_pool.map(Index::ListenersUsing);
                 using.into_iter().chain([Index::ListenersOf(listener.load_balancer)]).collect()
             }
-            Object::Pool(pool) => BTreeSet::from([Index::PoolsOf(pool.load_balancer)]),
-            Object::Member(member) => BTreeSet::from([Index::MembersOf(member.pool), Index::MembersAt(member.address)]),
+            Object::Pool(pool) => vec![Index::PoolsOf(pool.load_balancer)],
+            Object::Member(member) => vec![Index::MembersOf(member.pool), Index::MembersAt(member.address)],
             Object::Port(port) => self.port_memberships(port, is_attached),
-            Object::Node(_) | Object::Network(_) | Object::Router(_) | Object::SecurityGroup(_) => BTreeSet::new(),
+            Object::Node(_) | Object::Network(_) | Object::Router(_) | Object::SecurityGroup(_) => Vec::new(),
         }
     }
 
-    fn port_memberships(&self, port: &model::Port, is_attached: bool) -> BTreeSet<Index> {
+    fn port_memberships(&self, port: &model::Port, is_attached: bool) -> Vec<Index> {
         let interface = port.router().map(|router| [Index::InterfacesOn(port.network), Index::InterfacesOf(router)]);
         let home = port.home().filter(|_| port.block.is_none()).map(|home| Index::PortsAt(port.network, home.id().0));
         let groups: BTreeSet<SecurityGroupId> = port.security_groups.iter().copied().collect();
         let addresses = addresses_of(port).filter(|_| !groups.is_empty()).map(|address| Index::PortsWith(port.network, address));
         let member = groups.iter().map(|group| Index::PortsIn(*group));
-        let mut indexes: BTreeSet<Index> = interface.into_iter().flatten().chain(home).chain(addresses).chain(member).collect();
+        let mut indexes: Vec<Index> = interface.into_iter().flatten().chain(home).chain(addresses).chain(member).collect();
         if is_attached {
             let number = self.numbers.borrow_mut().identity(&groups);
-            indexes.insert(Index::AttachedOn(port.network));
+            indexes.push(Index::AttachedOn(port.network));
             indexes.extend((number != 0).then_some(Index::AttachedAs(number)));
         }
+        // An address pair may be one of the port's own addresses.
+        indexes.sort_unstable();
+        indexes.dedup();
         indexes
     }
 }

@@ -11,8 +11,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use model::{NodeName, Object, Revision, StoreId};
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,8 @@ use stream::VIEW_FORMAT;
 pub const DEFAULT_PATH: &str = "/var/lib/ladon/view";
 
 const MAGIC: &str = "ladon-view ";
+/// A thread is worth its while from so many lines on.
+const LINES_OF_THREAD: usize = 1_000;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -86,11 +91,23 @@ pub fn load(path: &Path, node: &NodeName) -> Result<Saved, DiskError> {
     if header.node != *node {
         return Err(DiskError::OtherNode(header.node));
     }
-    let objects: Result<Vec<Arc<Object>>, _> = lines.map(serde_json::from_str).collect();
+    let lines: Vec<&str> = lines.collect();
     // A checksum that is right over objects that cannot be read: another version of Ladon wrote them.
-    let objects = objects.map_err(|_| DiskError::Foreign)?;
+    let objects = objects(&lines).map_err(|_| DiskError::Foreign)?;
     let saved = Saved { objects, revision: header.revision, store: header.store, last: header.last };
     if saved.objects.len() == header.objects { Ok(saved) } else { Err(DiskError::Damaged) }
+}
+
+/// The objects of these lines. Many are read by as many threads as there are processors: traffic does not wait for it, but changes do.
+fn objects(lines: &[&str]) -> Result<Vec<Arc<Object>>, serde_json::Error> {
+    let read = |lines: &[&str]| lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<_>, _>>();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let part = lines.len().div_ceil(processors).max(LINES_OF_THREAD);
+    let parts: Vec<Vec<Arc<Object>>> = thread::scope(|scope| {
+        let threads: Vec<_> = lines.chunks(part).map(|lines| scope.spawn(move || read(lines))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect::<Result<_, _>>()
+    })?;
+    Ok(parts.concat())
 }
 
 /// Puts the view on the disk in place of the one that is there. Either of them is there whenever power fails.
