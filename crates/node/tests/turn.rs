@@ -336,7 +336,8 @@ fn clear(ovs: &DummyOvs, half: Generation) {
     client.bundle(messages);
 }
 
-/// A way to the switch that ends, for ever, when the switch has taken so many bundles: nobody hears of the last one.
+/// A way to the switch that ends, for ever, when the switch has taken so many bundles: nobody hears of the last one, and one more may be
+/// on its way.
 fn cut_after(ovs: &DummyOvs, path: &Path, mut bundles: usize) -> Arc<AtomicBool> {
     let is_taken = |message: &Message| matches!(message, Message::BundleControl(said) if said.kind == BundleControlKind::CommitReply);
     way(ovs, path, move |message| {

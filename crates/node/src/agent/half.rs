@@ -26,10 +26,13 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// Gives the switch the meters that it lacks, which needs no view, and reads everything else.
+    /// Reads it. To a switch that has no flow which names a meter, the meters are given at once: that needs no view, and takes long.
     pub async fn read(switch: &Switch) -> Result<Installed, SwitchError> {
-        switch.ensure_meters().await?;
-        Ok(Installed { flows: switch.dump_flows().await?, groups: switch.dump_groups().await? })
+        let installed = Installed { flows: switch.dump_flows().await?, groups: switch.dump_groups().await? };
+        if !installed.flows.iter().any(meters::are_named) {
+            switch.ensure_meters().await?;
+        }
+        Ok(installed)
     }
 }
 
@@ -46,6 +49,8 @@ pub struct Compared {
 pub struct Half {
     own: Fingerprint,
     written: Option<Generation>,
+    /// A comparison has ended well.
+    has_compared: bool,
     /// From then on no packet is on its way in the other half.
     drained_at: Instant,
     clear_at: Option<Instant>,
@@ -54,7 +59,7 @@ pub struct Half {
 impl Half {
     /// The half of a node with the pipeline `own`, not known yet.
     pub fn new(own: Fingerprint) -> Half {
-        Half { own, written: None, drained_at: Instant::now(), clear_at: None }
+        Half { own, written: None, has_compared: false, drained_at: Instant::now(), clear_at: None }
     }
 
     pub fn own(&self) -> Fingerprint {
@@ -68,7 +73,7 @@ impl Half {
 
     /// Whether what the other half holds may go.
     pub fn is_drained(&self) -> bool {
-        Instant::now() >= self.drained_at
+        self.has_compared && Instant::now() >= self.drained_at
     }
 
     /// When the switch should be compared to clear the other half, if that has to be done.
@@ -90,7 +95,9 @@ impl Half {
     }
 
     pub fn compared(&mut self, compared: Compared) {
-        if compared.is_turned {
+        // A turn that nobody heard of, or of which something was refused, may have been a moment ago.
+        let is_first = !std::mem::replace(&mut self.has_compared, true);
+        if is_first || compared.is_turned {
             self.drained_at = Instant::now() + DRAIN;
         }
         self.clear_at = compared.is_left_over.then_some(self.drained_at);
@@ -111,6 +118,9 @@ pub async fn compare(
         Some(known) => known,
         None => Installed::read(switch).await?,
     };
+    if installed.iter().any(meters::are_named) {
+        switch.ensure_meters().await?;
+    }
     if switch.has_newer_meters() {
         write_metered_anew(switch, &installed).await?;
     }
@@ -134,7 +144,7 @@ pub async fn compare(
     Ok(Compared { is_turned, is_left_over: !is_drained && left_over > 0 })
 }
 
-/// Gives the switch the meters that it lacks.
+/// Gives the switch the meters that it lacks, and their flows.
 pub async fn put_meters_right(switch: &Switch) -> Result<(), CommitError> {
     switch.ensure_meters().await?;
     match switch.has_newer_meters() {
@@ -152,7 +162,30 @@ async fn write_metered_anew(switch: &Switch, installed: &[InstalledFlow]) -> Res
     if !flows.is_empty() {
         tracing::warn!("somebody else has changed meters of the switch, so that a flood could reach the node; they are put right");
     }
-    switch.commit(Changes { flows, groups: Vec::new() }).await?;
-    switch.has_written_metered();
-    Ok(())
+    let written = switch.commit(Changes { flows, groups: Vec::new() }).await;
+    // One that the switch refuses is not tried again before everything else is right.
+    if matches!(written, Ok(()) | Err(CommitError::Refused { .. })) {
+        switch.note_metered_written();
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_cleared_before_the_first_comparison_and_not_soon_after_it() {
+        let mut half = Half::new(Fingerprint::of_pipeline());
+        half.read(&Installed { flows: Vec::new(), groups: Vec::new() });
+        // The first comparisons failed, and perhaps the last of them turned table 0.
+        tokio::time::advance(2 * DRAIN).await;
+        assert!(!half.is_drained());
+        half.compared(Compared { is_turned: false, is_left_over: true });
+        assert!(!half.is_drained() && half.clear_at() == Some(Instant::now() + DRAIN));
+        tokio::time::advance(DRAIN).await;
+        assert!(half.is_drained());
+        half.compared(Compared { is_turned: true, is_left_over: true });
+        assert!(!half.is_drained());
+    }
 }

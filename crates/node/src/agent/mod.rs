@@ -160,7 +160,7 @@ pub struct Agent {
     /// Somebody else has changed flows since it was read.
     is_installed_old: bool,
     disturbed: Disturbed,
-    /// What must be known before the switch is changed for the first time: otherwise a restart would take away flows that
+    /// What must be known before flows of the switch are changed for the first time: otherwise a restart would take away those that
     /// are right.
     known: Known,
     revision: Revision,
@@ -336,8 +336,8 @@ impl Agent {
     /// What was read through another connection may be another switch's.
     fn forget_installed(&mut self) {
         (self.installed, self.is_installed_old) = (None, false);
-        if matches!(self.busy, Some(Busy::Telling(_))) {
-            self.busy = None;
+        if let Some(Busy::Telling(task)) = self.busy.take_if(|busy| matches!(busy, Busy::Telling(_))) {
+            task.abort();
         }
     }
 
@@ -526,7 +526,8 @@ impl Agent {
             Done::Taken(Ok(compared), in_force) => {
                 self.retries.start_over();
                 if let Some(compared) = compared {
-                    self.is_compared = self.is_connected;
+                    // Where the connection is another one meanwhile, everything is to be compared again.
+                    self.is_compared = self.is_connected && !self.pending.must_compare();
                     self.half.compared(compared);
                     crate::memory::give_back();
                     self.published.half.send_replace(self.half.written());

@@ -97,6 +97,11 @@ impl Pending {
         self.refused = Refused::default();
     }
 
+    /// True if the next piece of work is a comparison of everything.
+    pub fn must_compare(&self) -> bool {
+        self.must_compare
+    }
+
     /// True while something is left out because the switch refused it, which may heal.
     pub fn leaves_out(&self) -> bool {
         self.left_out() > self.refused.unwritable.0.len()

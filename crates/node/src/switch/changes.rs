@@ -1,6 +1,6 @@
 //! A set of changes in the order in which a switch can take it.
 
-use openflow::{FlowMod, GroupCommand, GroupMod, Message};
+use openflow::{FlowCommand, FlowMod, GroupCommand, GroupMod, Message};
 
 /// Flows and groups to change.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,15 @@ impl Changes {
         let next = || Some(messages.by_ref().take(SLICE_MAX).collect()).filter(|bundle: &Vec<Message>| !bundle.is_empty());
         std::iter::from_fn(next).collect()
     }
+}
+
+/// Whether any of these messages takes something away from the switch.
+pub(super) fn takes_away(messages: &[Message]) -> bool {
+    messages.iter().any(|message| match message {
+        Message::FlowMod(flow) => matches!(flow.command, FlowCommand::Delete | FlowCommand::DeleteStrict),
+        Message::GroupMod(group) => group.command == GroupCommand::Delete,
+        _ => false,
+    })
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl From<ErrorMessage> for Refusal {
 /// Why changes were not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// They are not in force. The others of their bundle are, unless the commit as a whole failed; bundles before it are.
+    /// They are not in force. What was sent with them may be.
     #[error("the switch refused {} message(s), first {}", .failures.len(), first(.failures))]
     Refused { failures: Vec<Failure> },
     #[error(transparent)]

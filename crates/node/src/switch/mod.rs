@@ -40,6 +40,7 @@ use openflow::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use changes::takes_away;
 pub use changes::{Changes, SLICE_MAX};
 pub(crate) use error::describe;
 pub use error::{CommitError, Failure, Refusal, SwitchError};
@@ -175,24 +176,24 @@ impl Switch {
     /// As any request; but what the switch refuses is no error.
     pub async fn ensure_meters(&self) -> Result<(), SwitchError> {
         let missing = self.missing_meters().await?;
-        let (before, mut lacking) = (missing.len(), 0);
-        let mut refusal = None;
+        let (mut lacking, mut refusal) = (0, None);
         for some in meters::in_growing_parts(missing) {
             match self.exchange(some).await {
-                Ok(()) => {}
+                Ok(()) => self.has_newer_meters.store(true, Ordering::Relaxed),
                 Err(SwitchError::Refused { error, .. }) => {
                     refusal = Some(error);
                     lacking = self.missing_meters().await?.len();
                     break;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // They may have come all the same.
+                    self.has_newer_meters.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
             }
         }
         if self.meters_lacking.swap(lacking, Ordering::Relaxed) != lacking {
             meters::tell(lacking, refusal);
-        }
-        if lacking < before {
-            self.has_newer_meters.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -203,7 +204,7 @@ impl Switch {
     }
 
     /// All flows that name meters were written after these.
-    pub fn has_written_metered(&self) {
+    pub fn note_metered_written(&self) {
         self.has_newer_meters.store(false, Ordering::Relaxed);
     }
 
@@ -220,20 +221,26 @@ impl Switch {
     /// Makes `changes`: groups first, then flows, then group deletes. When it returns they are in force.
     ///
     /// # Errors
-    /// [`CommitError::Refused`] names messages that the switch refused. The others are in force, but for those of a bundle that failed
-    /// as a whole.
+    /// [`CommitError::Refused`] names messages that the switch refused. What was in a bundle behind them may be in force, if it only
+    /// adds; nothing that takes something away is.
     pub async fn commit(&self, changes: Changes) -> Result<(), CommitError> {
+        let mut bundles = changes.into_bundles().into_iter().peekable();
         let (mut under_way, mut refused) = (VecDeque::new(), Vec::new());
-        for messages in changes.into_bundles() {
-            if under_way.len() == BUNDLES_AT_ONCE {
-                refused.extend(refusals(under_way.pop_front()).await?);
+        loop {
+            // What takes something away waits for all that is to be there instead.
+            let most = |bundle: &[Message]| if takes_away(bundle) { 1 } else { BUNDLES_AT_ONCE };
+            if let Some(messages) = bundles.next_if(|bundle| refused.is_empty() && under_way.len() < most(bundle)) {
+                let (reply, answer) = oneshot::channel();
+                self.command(Command::Bundle { messages, reply }).await?;
+                under_way.push_back(answer);
+                continue;
             }
-            let (reply, answer) = oneshot::channel();
-            self.command(Command::Bundle { messages, reply }).await?;
-            under_way.push_back(answer);
-        }
-        while let Some(answer) = under_way.pop_front() {
-            refused.extend(refusals(Some(answer)).await?);
+            let Some(answer) = under_way.pop_front() else { break };
+            match answer.await.map_err(|_| SwitchError::Stopped)? {
+                Ok(()) => {}
+                Err(CommitError::Refused { failures }) => refused.extend(failures),
+                Err(error) => return Err(error),
+            }
         }
         if refused.is_empty() { Ok(()) } else { Err(CommitError::Refused { failures: refused }) }
     }
@@ -278,17 +285,5 @@ impl Switch {
         let (reply, answer) = oneshot::channel();
         self.command(Command::Multipart { request, reply }).await?;
         answer.await.map_err(|_| SwitchError::Stopped)?
-    }
-}
-
-type Committed = oneshot::Receiver<Result<(), CommitError>>;
-
-/// What of a bundle was refused.
-async fn refusals(answer: Option<Committed>) -> Result<Vec<Failure>, CommitError> {
-    let Some(answer) = answer else { return Ok(Vec::new()) };
-    match answer.await.map_err(|_| SwitchError::Stopped)? {
-        Ok(()) => Ok(Vec::new()),
-        Err(CommitError::Refused { failures }) => Ok(failures),
-        Err(error) => Err(error),
     }
 }
