@@ -4,6 +4,7 @@
 //! touched; units that read something touched run again. The desired flows follow by difference. The full recompute is the
 //! same code with everything touched: it is the oracle for the incremental path, and what a start is.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -65,7 +66,7 @@ pub struct Work {
     pub reads: u64,
     /// Flows and groups that runs made.
     pub made: u64,
-    /// Actions, clauses and buckets of the flows and groups that changed: what the switch is told.
+    /// Actions, clauses and buckets of the flows and groups that changed: what the switch is told. What a start makes is not counted.
     pub written: u64,
 }
 
@@ -93,8 +94,8 @@ pub struct Engine {
     /// the least flow holds, so that every order of changes ends the same.
     flows: FxHashMap<FlowKey, Wanted<Flow>>,
     groups: FxHashMap<GroupId, Wanted<Group>>,
-    /// How many flows the switch should have of all that.
-    flow_count: usize,
+    /// How many flows the switch should have of all that; None: they are yet to be counted.
+    flow_count: Cell<Option<usize>>,
     work: Work,
 }
 
@@ -151,7 +152,7 @@ impl Engine {
             readers: FxHashMap::default(),
             flows: FxHashMap::default(),
             groups: FxHashMap::default(),
-            flow_count: 0,
+            flow_count: Cell::new(Some(0)),
             work: Work::default(),
         }
     }
@@ -197,7 +198,9 @@ impl Engine {
 
     /// How many [`Engine::flows`] there are.
     pub fn flow_count(&self) -> usize {
-        self.flow_count
+        let count = self.flow_count.get().unwrap_or_else(|| self.flows.values().map(|wanted| count(wanted.values())).sum());
+        self.flow_count.set(Some(count));
+        count
     }
 
     /// Every desired group.
@@ -226,7 +229,7 @@ impl Engine {
         for unit in self.touched(changes) {
             self.renew(unit, |_, _, _| {});
         }
-        self.flow_count = self.flows.values().map(|wanted| count(wanted.values())).sum();
+        self.flow_count.set(None);
     }
 
     /// Makes `changes` true in the view. What has to run then, in order.
@@ -354,7 +357,7 @@ impl Engine {
             let after = in_force(&self.flows, &key);
             let gone = before.iter().map(|flow| &flow.key).filter(|key| after.iter().all(|flow| flow.key != **key));
             delta.removed_flows.extend(gone.cloned());
-            self.flow_count = self.flow_count + after.len() - before.len();
+            self.flow_count.set(self.flow_count.get().map(|count| count + after.len() - before.len()));
             delta.flows.extend(after.into_iter().filter(|flow| !before.contains(flow)));
         }
         for (id, before) in groups {

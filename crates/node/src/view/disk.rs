@@ -103,11 +103,14 @@ fn objects(lines: &[&str]) -> Result<Vec<Arc<Object>>, serde_json::Error> {
     let read = |lines: &[&str]| lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<_>, _>>();
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let part = lines.len().div_ceil(processors).max(LINES_OF_THREAD);
+    if lines.len() <= part {
+        return read(lines);
+    }
     let parts: Vec<Vec<Arc<Object>>> = thread::scope(|scope| {
         let threads: Vec<_> = lines.chunks(part).map(|lines| scope.spawn(move || read(lines))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect::<Result<_, _>>()
     })?;
-    Ok(parts.concat())
+    Ok(parts.into_iter().flatten().collect())
 }
 
 /// Puts the view on the disk in place of the one that is there. Either of them is there whenever power fails.
