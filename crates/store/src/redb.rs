@@ -17,7 +17,7 @@ mod making;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::Revision;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition, WriteTransaction};
@@ -45,7 +45,7 @@ const TRIM_MAX: usize = 64;
 /// What a transaction may need on the disk beyond its own bytes, several times over: copies of the trees' pages.
 const OVERHEAD_FACTOR: u64 = 4;
 
-/// The pauses between attempts to open a file again after a failure, together; then it is not known what came of a transaction.
+/// Attempts to open a file again after a failure go on for so long; then it is not known what came of a transaction.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two attempts to open a file again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
@@ -238,10 +238,10 @@ impl Redb {
 
 /// What `attempt` comes to, again and again with a `pause` in between, until it works or there have been enough.
 fn patiently<T, E>(attempt: impl Fn() -> Result<T, E>, mut pause: impl FnMut(Duration)) -> Result<T, E> {
-    let mut paused = Duration::ZERO;
+    let (began, mut paused) = (Instant::now(), Duration::ZERO);
     loop {
         match attempt() {
-            Err(_) if paused < REOPEN_TIMEOUT => {
+            Err(_) if paused.max(began.elapsed()) < REOPEN_TIMEOUT => {
                 pause(REOPEN_PAUSE);
                 paused += REOPEN_PAUSE;
             }

@@ -1,7 +1,7 @@
 //! A store that is being made: beside the place where it will be, under another name, so that nobody ever takes it for one before it is
 //! complete. A process that is killed meanwhile leaves a file that the next one throws away.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,11 @@ impl Making {
         let failed = |source: io::Error| OpenError::Failed { path: path.into(), source: source.into() };
         let place = fs::read_link(path).map_or_else(|_| path.to_owned(), |to| folder(path).join(to));
         let folder = File::open(folder(&place)).map_err(failed)?;
-        folder.lock().map_err(failed)?;
+        match folder.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.into() }),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Ok(()) => {}
+        }
         if path.exists() {
             return Ok(None);
         }
