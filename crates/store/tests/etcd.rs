@@ -11,6 +11,8 @@ use lab::Lab;
 use lab::etcd::{Options, Version};
 use model::{Object, Revision};
 use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use store::{
     ChangesError, DumpError, Etcd, EtcdOptions, Import, Op, Redb, Store, TransactError, Transaction, Updates, export, import, suite,
 };
@@ -153,17 +155,17 @@ fn child_that_is_killed() {
 fn a_server_that_is_killed_at_any_moment_loses_and_halves_nothing() {
     let world = World::new(&Options { version: Version::Module, ..Options::default() });
     let endpoint = world.cluster.endpoints()[0].clone();
-    let mut rng = 0x9e37_79b9_7f4a_7c15u64 ^ u64::from(std::process::id());
-    println!("seed {rng}");
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
     let mut answered = 0;
     for _ in 0..10 {
-        rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         // Two at once: one is killed in the middle of whatever it does.
         let mut children: Vec<_> = (0..2).map(|_| child(&endpoint)).collect();
         let lines = BufReader::new(children[0].stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut revisions = lines.filter_map(|line| line.strip_prefix("answered ")?.parse::<u64>().ok());
-        let mut last = revisions.by_ref().take(1 + (rng >> 33) as usize % 4).last();
-        std::thread::sleep(Duration::from_micros((rng >> 40) % 20_000));
+        let mut last = revisions.by_ref().take(random.random_range(1..=4)).last();
+        std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
         children.iter_mut().for_each(|child| child.kill().unwrap());
         last = revisions.last().or(last);
         for mut child in children {

@@ -125,8 +125,9 @@ fn child_that_makes_a_store() {
 
 #[test]
 fn a_first_start_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
-    let mut rng = 0x9e37_79b9_7f4a_7c15u64 ^ u64::from(std::process::id());
-    println!("seed {rng}");
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
     for round in 0..60 {
         let directory = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -137,8 +138,7 @@ fn a_first_start_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         lines.find(|line| line == "begins").expect("the child begins");
-        rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        std::thread::sleep(Duration::from_micros((rng >> 40) % 3_000));
+        std::thread::sleep(Duration::from_micros(random.random_range(0..3_000)));
         child.kill().unwrap();
         child.wait().unwrap();
         let opened = Redb::open(directory.path().join("store"), Options { reserve_bytes: 0, ..Options::default() });

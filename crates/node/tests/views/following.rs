@@ -171,7 +171,7 @@ async fn updates_wait_for_a_busy_consumer_up_to_a_number_and_then_as_one() {
     world.server.put([network(1).into(), vm(11, 1, 1).into()]).await;
     let mut node = world.follow(1);
     node.until_right(1, &world.server).await;
-    let (mut status, before) = (node.link.status.clone(), node.updates.len());
+    let mut status = node.link.status.clone();
     for n in 0..2 * UPDATES_MAX as u32 {
         let revision = world.server.put([vm(20 + n, 1, 1).into()]).await;
         soon("the change came", status.wait_for(|status| status.revision >= revision)).await.unwrap();
@@ -182,12 +182,9 @@ async fn updates_wait_for_a_busy_consumer_up_to_a_number_and_then_as_one() {
         }
     })
     .await;
-    let waiting = node.link.updates.len();
-    assert_eq!(waiting, UPDATES_MAX);
-    for _ in 0..=waiting {
+    for _ in 0..=UPDATES_MAX {
         node.next().await;
     }
-    assert_eq!(node.updates.len() - before, UPDATES_MAX + 1);
     let has = |n: u32| node.replica.contains_key(&key(vm(20 + n, 1, 1)));
     assert!((0..2 * UPDATES_MAX as u32).all(has), "all the others came as one");
     node.link.stop().await;

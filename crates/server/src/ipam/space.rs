@@ -115,8 +115,8 @@ impl Space {
 pub(crate) struct Spaces {
     spaces: OrdMap<Uuid, Space>,
     touched: OrdSet<(Uuid, Option<u64>)>,
-    /// Of a subnet with these pools, the number of the place of its newest block: what is above was used. Not stored: after a start
-    /// the first search is long.
+    /// Of a subnet with these pools, the number of the place of its newest block: what is above was used, or could not be. Not stored:
+    /// after a start the first search is long.
     lowest_blocks: OrdMap<Uuid, (Vec<(IpAddr, IpAddr)>, u32)>,
 }
 
@@ -255,6 +255,7 @@ impl Spaces {
         }
         if *space == Space::default() {
             self.spaces.remove(&id);
+            self.lowest_blocks.remove(&id);
         }
         Ok(true)
     }
