@@ -167,11 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn networks_that_cannot_be_made_yet_are_tried_again_after_a_while() {
-        let (note, mut times) = noted();
-        let ladon = Ladon::start(move |_| {
-            note();
-            ready(refused())
-        });
+        let (ladon, mut times) = Ladon::refusing();
         let builder = builder(&ladon, kubernetes(|_| ()));
         tokio::spawn(async move { first_topology(&builder).await.map(drop) });
         assert_eq!(rests::<3>(&mut times).await, [TOPOLOGY_RETRY.as_secs(); 3]);

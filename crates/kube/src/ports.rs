@@ -591,13 +591,12 @@ fn told(pod: &DesiredPort, reason: &'static str, note: String) -> Report {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
-    use std::future::ready;
 
     use tokio::sync::{mpsc, oneshot};
     use tokio::time::advance;
 
     use crate::lease::Fence;
-    use crate::tests::by_hand::{Ladon, kubernetes, let_all_go_on, noted, refused as refusal, rests};
+    use crate::tests::by_hand::{Ladon, kubernetes, let_all_go_on, refused as refusal, rests};
     use crate::topology::plan::Plan;
 
     /// Ports of a server that nobody talks to.
@@ -696,11 +695,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_list_that_failed_is_tried_again_after_a_while() {
-        let (note, mut times) = noted();
-        let ladon = Ladon::start(move |_| {
-            note();
-            ready(refusal())
-        });
+        let (ladon, mut times) = Ladon::refusing();
         let (topology, reporter) = (ladon.topology.subscribe(), Reporter::kept().0);
         tokio::spawn(Ports::new(kubernetes(|_| ()), ladon.neutron.clone(), &ladon.config, topology, reporter).run());
         assert_eq!(rests::<3>(&mut times).await, [LIST_RETRY.as_secs(); 3]);

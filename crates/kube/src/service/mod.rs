@@ -362,7 +362,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::tests::by_hand::{Ladon, kubernetes, let_all_go_on, noted, refused, rests};
+    use crate::tests::by_hand::{Ladon, kubernetes, let_all_go_on, refused, rests};
 
     fn services(ladon: &Ladon, kubernetes: Client) -> Services {
         let (topology, reporter) = (ladon.topology.subscribe(), Reporter::kept().0);
@@ -381,11 +381,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_list_that_failed_is_tried_again_after_a_while() {
-        let (note, mut times) = noted();
-        let ladon = Ladon::start(move |_| {
-            note();
-            ready(refused())
-        });
+        let (ladon, mut times) = Ladon::refusing();
         tokio::spawn(services(&ladon, kubernetes(|_| ())).run());
         assert_eq!(rests::<3>(&mut times).await, [LIST_RETRY.as_secs(); 3]);
     }

@@ -1,7 +1,7 @@
 //! A Ladon server and a kube-apiserver that say what a test wants.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -45,6 +45,16 @@ pub struct Ladon {
 }
 
 impl Ladon {
+    /// One that refuses everything, and when it did.
+    pub fn refusing() -> (Ladon, mpsc::Receiver<Instant>) {
+        let (note, times) = noted();
+        let ladon = Ladon::start(move |_| {
+            note();
+            ready(refused())
+        });
+        (ladon, times)
+    }
+
     pub fn start<F, A>(answer: F) -> Ladon
     where
         F: Fn(hyper::Request<Incoming>) -> A + Clone + Send + Sync + 'static,
