@@ -141,8 +141,11 @@ impl Process {
     /// It runs.
     pub fn is_alive(&self) -> bool {
         let mut running = self.running();
-        reap(&mut running);
-        running.id.is_some_and(ProcessId::is_running)
+        let is_running = running.id.is_some_and(ProcessId::is_running);
+        if !is_running {
+            reap(&mut running);
+        }
+        is_running
     }
 
     /// The memory that it keeps resident, in KiB; nothing if it does not run.
@@ -227,11 +230,11 @@ impl Drop for Process {
     }
 }
 
-/// Collect a child that has ended, so that it is no zombie and its number is not ours any more.
+/// Collect a process that has ended, so that it is no zombie and its number is not ours any more. Of one with threads the first may have
+/// ended a moment before the others, which are waited for.
 fn reap(running: &mut Running) {
-    let ended = running.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-    if ended.is_some() {
-        running.child = None;
-        running.id = None;
+    if let Some(mut child) = running.child.take() {
+        let _ = child.wait();
     }
+    running.id = None;
 }
