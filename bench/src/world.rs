@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use demo::{Deployment, NodeParts, Tunnel, id};
+use lab::debian::Release;
 use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
 use serde_json::{Value, json};
 
@@ -95,13 +96,18 @@ pub struct Network {
 
 impl World {
     pub fn start(shape: Shape, progress: &Progress) -> Result<World> {
+        Self::start_of(None, shape, progress)
+    }
+
+    /// The same on the Open vSwitch of another Debian release.
+    pub fn start_of(release: Option<&Release>, shape: Shape, progress: &Progress) -> Result<World> {
         let Shape { networks, routers, ports, .. } = shape;
         let what = format!("ladon server and a node, {ports} ports on {networks} networks and {routers} routers");
         progress.during(what, || {
             let lab = Lab::scratch()?;
             let underlay = Underlay::new(&lab)?;
             let (control, one, two) = (underlay.host("control", 1)?, underlay.host("n1", 11)?, underlay.host("n2", 12)?);
-            let ovs = [Ovs::start(&one)?, Ovs::start(&two)?];
+            let ovs = [Ovs::start_of(release, &one)?, Ovs::start_of(release, &two)?];
             let mut ladon = Deployment::start(&lab, &control, Tunnel::default())?;
             ladon.add_node(&one, &ovs[0], None)?;
             ladon.add_node(&two, &ovs[1], None)?;

@@ -1,7 +1,8 @@
 //! What a packet meets: the rules that its first one visits, the time that takes, new connections, and throughput.
 //!
 //! Machines are network namespaces on one node (one chassis), two on one network and one behind the router, with the usual security
-//! groups on all. OVN brings an Open vSwitch of its own release, 3.5; Ladon runs on Debian 12's, 3.1.
+//! groups on all. Both are on the Open vSwitch that OVN's release brings, 3.5: that of Debian 12, 3.1.0, loses connections to a VIP
+//! whose client uses a port again (docs/operate.md).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -70,7 +71,7 @@ struct Seen {
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let shape = Shape::flat(2, 40, 3);
     let release = ovn::release(progress)?;
-    let world = World::start(shape, progress)?;
+    let world = World::start_of(Some(&release), shape, progress)?;
     let mut ovn = Ovn::start(&world.host("ovn", 21)?, &release, shape, progress)?;
     let (ours, _workloads) =
         progress.during("three machines on a node of Ladon", || of_ladon(&world)).with_context(|| world.ladon.logs())?;
@@ -193,7 +194,7 @@ fn rules_visited(name: &str, way: Way, [ours, theirs]: [f64; 2]) -> Option<Figur
 fn judged(name: &str, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
     let how = format!(
         "Namespaces with veth pairs on one node, MTU 1400, userspace datapath, security groups on both ends, in turns. First packets: an echo request after the datapath has forgotten all \
-         flows, {} times. Connections (connect, one byte, close) one after another, and iperf3 over one TCP connection, for {} s each, {} times; the value is the median. OVN's Open vSwitch is 3.5, Ladon's 3.1.",
+         flows, {} times. Connections (connect, one byte, close) one after another, and iperf3 over one TCP connection, for {} s each, {} times; the value is the median. Both are on Open vSwitch 3.5.",
         ours.firsts.len(),
         scale.of(3, 1),
         ours.megabits.len()

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::command::{self, TOOL};
+use crate::debian::Release;
 use crate::error::{LabError, Result};
 use crate::host::{Host, offloads_off};
 use crate::lab::Lab;
@@ -21,6 +22,9 @@ use crate::wait;
 pub const BRIDGE: &str = "br-phy";
 /// The database schema that the package brings.
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+/// The daemons, by their paths: links of other names lead to them.
+const SERVER: &str = "/usr/sbin/ovsdb-server";
+const SWITCH: &str = "/usr/lib/openvswitch-switch/ovs-vswitchd";
 /// How long a daemon may take to answer after it was started.
 const READY: Duration = Duration::from_secs(120);
 
@@ -36,7 +40,12 @@ pub struct Ovs {
 impl Ovs {
     /// Start both daemons and put the host's underlay addresses on `br-phy`.
     pub fn start(host: &Host) -> Result<Ovs> {
-        let mut ovs = Self::bare(host)?;
+        Self::start_of(None, host)
+    }
+
+    /// The same with the daemons of another Debian release; the tools stay this machine's.
+    pub fn start_of(release: Option<&Release>, host: &Host) -> Result<Ovs> {
+        let mut ovs = Self::daemons(release, host)?;
         ovs.has_underlay = true;
         ovs.make_underlay()?;
         host.lab().record(|state| {
@@ -49,12 +58,18 @@ impl Ovs {
 
     /// Start both daemons and make no bridge: the host's addresses stay on `eth0`.
     pub fn bare(host: &Host) -> Result<Ovs> {
+        Self::daemons(None, host)
+    }
+
+    fn daemons(release: Option<&Release>, host: &Host) -> Result<Ovs> {
+        let program = |path: &str| release.map_or_else(|| Command::new(path), |release| release.command(path));
+        let schema = release.map_or_else(|| SCHEMA.into(), |release| release.path(SCHEMA));
         let dir = host.folder("ovs")?;
         let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
-        command::tool("ovsdb-tool", &["create", &path("conf.db"), SCHEMA])?;
+        command::tool("ovsdb-tool", &["create", &path("conf.db"), &schema.to_string_lossy()])?;
         let database = host.spawn(
             "ovsdb-server",
-            Command::new("ovsdb-server").envs(places(&dir)).args([
+            program(SERVER).envs(places(&dir)).args([
                 path("conf.db"),
                 format!("--remote=punix:{}", path("db.sock")),
                 format!("--unixctl={}", path("ovsdb-server.ctl")),
@@ -67,7 +82,7 @@ impl Ovs {
         database.wait_until("ovsdb-server to listen", READY, listens)?;
         let switch = host.spawn(
             "ovs-vswitchd",
-            Command::new("ovs-vswitchd").envs(places(&dir)).args([
+            program(SWITCH).envs(places(&dir)).args([
                 format!("unix:{}", path("db.sock")),
                 format!("--unixctl={}", path("ovs-vswitchd.ctl")),
                 "-vconsole:info".into(),

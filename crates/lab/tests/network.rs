@@ -146,6 +146,22 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     Lab::take_down(&dir).unwrap();
 }
 
+/// Its first thread ends; another one stays for a while.
+const LONGER_THAN_ITS_FIRST_THREAD: &str = "
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+";
+
+#[test]
+fn a_process_has_ended_when_all_its_threads_have() {
+    let lab = Lab::scratch().unwrap();
+    let process = lab.spawn("threads", Command::new("python3").args(["-c", LONGER_THAN_ITS_FIRST_THREAD])).unwrap();
+    let its = format!("/proc/{}", process.pid().unwrap());
+    process.wait(Duration::from_secs(60)).unwrap();
+    assert!(!fs::exists(its).unwrap(), "{}", process.log_tail(10));
+}
+
 #[test]
 fn what_was_started_by_hand_goes_with_the_lab_and_nothing_else() {
     let lab = Lab::scratch().unwrap();
