@@ -26,5 +26,5 @@ pub use ids::{
 };
 pub use object::{Kind, Object, ObjectKey, Standard};
 pub use port::{AddressPair, DhcpOption, FixedIp, Port, PortStatus, owner};
-pub use security::{Direction, EtherType, Rule, SecurityGroup};
+pub use security::{Allowed, Direction, EtherType, Rule, SecurityGroup};
 pub use topology::{Ipv6Mode, Network, Node, NodeStream, Route, Router, Subnet, TunnelType};

@@ -60,3 +60,29 @@ pub struct Rule {
     #[serde(default)]
     pub standard: crate::object::Standard,
 }
+
+/// What a rule of a group lets through.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Allowed {
+    direction: Direction,
+    ethertype: EtherType,
+    protocol: Option<u8>,
+    range: (Option<u16>, Option<u16>),
+    /// Nothing where it is every address.
+    remote_prefix: Option<IpNet>,
+    remote_group: Option<SecurityGroupId>,
+}
+
+impl Rule {
+    /// What it lets through: of two rules of a group that let the same through one is needless.
+    pub fn allowed(&self) -> Allowed {
+        Allowed {
+            direction: self.direction,
+            ethertype: self.ethertype,
+            protocol: self.protocol,
+            range: (self.range_min, self.range_max),
+            remote_prefix: self.remote_prefix.filter(|prefix| prefix.prefix_len() > 0),
+            remote_group: self.remote_group,
+        }
+    }
+}

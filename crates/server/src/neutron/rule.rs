@@ -176,13 +176,6 @@ fn ethertype_word(ethertype: EtherType) -> &'static str {
     }
 }
 
-/// True if two rules of a group allow the same.
-pub fn is_same(one: &Rule, other: &Rule) -> bool {
-    let all = |rule: &Rule| rule.remote_prefix.filter(|prefix| prefix.prefix_len() > 0);
-    let says = |rule: &Rule| (rule.direction, rule.ethertype, rule.protocol, rule.range_min, rule.range_max, rule.remote_group);
-    says(one) == says(other) && all(one) == all(other)
-}
-
 /// The group of a new rule: one that the caller sees.
 fn own_group(ask: &Ask, fields: &Fields) -> Result<SecurityGroup, ApiError> {
     let id = fields.text("security_group_id").unwrap_or_default();

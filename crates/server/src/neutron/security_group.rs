@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::handlers::Neutron;
 use super::resource::{self, Ask, Resource, Settings};
-use super::rule::{self, Rules};
+use super::rule::Rules;
 
 /// The name of every project's first group.
 pub const DEFAULT: &str = "default";
@@ -200,7 +200,7 @@ pub fn touch(ask: &mut Ask, id: SecurityGroupId) {
 
 /// Refuses a rule that the group has already.
 pub fn check_new_rule(state: &State, new: &Rule) -> Result<(), ApiError> {
-    match state.rules_of(new.group).find(|old| rule::is_same(old, new)) {
+    match state.rule_allowing(new.group, new.allowed()) {
         None => Ok(()),
         Some(old) => {
             let message = format!("Security group rule already exists. Rule id is {}.", old.id);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use model::{
-    Block, BlockId, Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Mac, Member, MemberId, Network, NetworkId, Node, NodeName,
+    Allowed, Block, BlockId, Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Mac, Member, MemberId, Network, NetworkId, Node, NodeName,
     Object, ObjectKey, Pool, PoolId, Port, PortId, Revision, Router, RouterId, Rule, RuleId, SecurityGroup, SecurityGroupId, Subnet,
     SubnetId,
 };
@@ -45,6 +45,7 @@ struct Indexes {
     exceptions_of_network: Index<NetworkId>,
     interfaces_of_router: Index<RouterId>,
     rules_of_group: Index<SecurityGroupId>,
+    rules_by_allowed: Index<(SecurityGroupId, Allowed)>,
     rules_naming_group: Index<SecurityGroupId>,
     balancers_of_vip_port: Index<PortId>,
     balancers_of_network: Index<NetworkId>,
@@ -207,6 +208,11 @@ impl State {
         self.indexes.ports_by_mac.of((network, mac)).find_map(|id| self.get(id))
     }
 
+    /// The rule of the group that lets just this through.
+    pub fn rule_allowing(&self, group: SecurityGroupId, allowed: Allowed) -> Option<&Rule> {
+        self.indexes.rules_by_allowed.of((group, allowed)).find_map(|id| self.get(id))
+    }
+
     /// The load balancer whose VIP this port is.
     pub fn load_balancer_of(&self, vip_port: PortId) -> Option<&LoadBalancer> {
         self.indexes.balancers_of_vip_port.of(vip_port).find_map(|id| self.get(id))
@@ -243,6 +249,7 @@ impl Indexes {
             Object::Port(port) => self.each_of_port(port, |entry| f(entry, id)),
             Object::Rule(rule) => {
                 f(&mut self.rules_of_group.at(rule.group), id);
+                f(&mut self.rules_by_allowed.at((rule.group, rule.allowed())), id);
                 if let Some(remote) = rule.remote_group {
                     f(&mut self.rules_naming_group.at(remote), id);
                 }
