@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use demo::id;
+use lab::debian::Release;
 use lab::{Process, Progress};
 use serde_json::{Value, json};
 
@@ -37,8 +38,8 @@ struct Made {
 }
 
 impl Ladon {
-    pub fn start(shape: Shape, progress: &Progress) -> Result<Ladon> {
-        let world = World::start(shape, progress)?;
+    pub fn start(release: Option<&Release>, shape: Shape, progress: &Progress) -> Result<Ladon> {
+        let world = World::start_of(release, shape, progress)?;
         let api = world.client()?;
         let switch = Database::connect(&world.ovs[0].db_sock(), "Open_vSwitch")?;
         Ok(Ladon { world, shape, api, switch, made: BTreeMap::new() })

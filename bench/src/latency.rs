@@ -21,7 +21,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let shape = scale.of(Shape::flat(10, 1_000, 10), Shape::flat(2, 100, 4));
     let times = scale.of(200, 10);
     let release = ovn::release(progress)?;
-    let world = World::start(shape, progress)?;
+    let world = World::start_of(Some(&release), shape, progress)?;
     let host = world.host("ovn", 21)?;
     let mut ovn = Ovn::start(&host, &release, shape, progress)?;
     let flows = [world.flows()?, ovn.flows()?];

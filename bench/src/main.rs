@@ -4,8 +4,8 @@
 //! benchmark ──▶ figures (value, reach, peer) ──▶ docs/benchmarks.json ──▶ docs/benchmarks.md
 //! ```
 //!
-//! Ladon runs as an operator runs it, on the lab's hosts, and so do the peers. What is compared is taken in turns in one run, so
-//! that a busy machine is busy for both. A figure that does not reach what it should is written as such, with the reason.
+//! Ladon runs as an operator runs it, on the lab's hosts, and so do the peers. What is compared is taken in one run, and in turns
+//! where neither needs to be there alone, so that a busy machine is busy for both. A figure that does not reach what it should is written as such, with the reason.
 //! Deliberately *not* here: tests. Nothing fails because a machine is slow.
 
 mod bridge;
@@ -140,7 +140,7 @@ fn one(benchmark: &Benchmark, scale: Scale, progress: &Progress) -> Result<()> {
     let begun = report::Circumstances::now()?;
     let figures = (benchmark.run)(scale, progress)?;
     figures.iter().for_each(|figure| progress.say(&format!("  {figure}")));
-    if scale == Scale::Full {
+    if scale == Scale::Full && !scale::fleet::is_tried_out() {
         let mut report = Report::load()?;
         report.replace(benchmark.name, begun, figures);
         report.save(&[names_of(&MAIN), names_of(&SCALE)].concat())?;

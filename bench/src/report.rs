@@ -107,7 +107,8 @@ impl Report {
 }
 
 const HEAD: &str = "# Benchmarks\n\nWritten by `make bench`, from `benchmarks.json`; `make bench NAME` measures one again. Peers ran on the same \
-machine in the same run, in turns with Ladon, unless the row says otherwise. In parentheses: the least, p50 and p99 of a series, and its length. \
+machine in the same run, unless the row says otherwise. Where the peer is OVN, both have the Open vSwitch of its Debian, 3.5; everything else has the \
+machine's. In parentheses: the least, p50 and p99 of a series, and its length. \
 A row that does not reach what it should says `short`, and why.\n";
 
 fn row(figure: &Figure) -> String {

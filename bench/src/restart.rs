@@ -17,14 +17,14 @@ const READY: Duration = Duration::from_secs(60);
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let (shape, times) = scale.of((Shape::flat(10, 6_400, 10), 20), (Shape::flat(2, 200, 4), 3));
     let world = World::start(shape, progress)?;
-    let flows = world.flows()?;
+    let (flows, desired) = (world.flows()?, world.desired_flows()?);
     let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
     let mut took = Vec::new();
     progress
         .during(format!("ladon node killed {times} times beside {flows} flows"), || {
             for _ in 0..times {
                 world.node().process.kill9()?;
-                took.push(world.start_node(Some(flows), READY)?);
+                took.push(world.start_node(Some(desired), READY)?);
             }
             anyhow::Ok(())
         })

@@ -4,11 +4,11 @@
 //! interface is plugged) and ends when the writer is told that the node's switch has the flows: OVN's `hv_cfg`, Ladon's `wait` for
 //! the node; where a port comes up, when the port itself says so. Both are told after an OpenFlow barrier.
 
-use std::ops::{AddAssign, Range, Sub};
+use std::ops::{AddAssign, Range};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::Process;
 
 use crate::world::Shape;
@@ -82,6 +82,16 @@ impl Cost {
         cost
     }
 
+    /// What was used since then, by the processes that ran then and run now, and by those that were started meanwhile.
+    pub fn since(self, before: Cost) -> Result<Cost> {
+        let used = |now: Duration, then: Duration| now.checked_sub(then).context("a process has used less than before: it is another one");
+        Ok(Cost {
+            central: used(self.central, before.central)?,
+            node: used(self.node, before.node)?,
+            switch: used(self.switch, before.switch)?,
+        })
+    }
+
     /// Of the control plane: without the switch.
     pub fn control(self) -> Duration {
         self.central + self.node
@@ -89,18 +99,6 @@ impl Cost {
 
     fn all(self) -> Duration {
         self.control() + self.switch
-    }
-}
-
-impl Sub for Cost {
-    type Output = Cost;
-
-    fn sub(self, before: Cost) -> Cost {
-        Cost {
-            central: self.central.saturating_sub(before.central),
-            node: self.node.saturating_sub(before.node),
-            switch: self.switch.saturating_sub(before.switch),
-        }
     }
 }
 
@@ -133,15 +131,15 @@ impl Series {
             self.times.push(work(system, number)?);
         }
         rest(system)?;
-        self.cost += Cost::of(system) - before;
+        self.cost += Cost::of(system).since(before)?;
         Ok(())
     }
 }
 
 /// Nothing may have been done for so long.
 const REST: Duration = Duration::from_millis(150);
-/// What is nothing: one tick of the clock.
-const NOTHING: Duration = Duration::from_millis(10);
+/// What is nothing.
+const NOTHING: Duration = Duration::from_millis(5);
 /// How long it may take until there is nothing left to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -152,7 +150,7 @@ pub fn rest(system: &dyn System) -> Result<()> {
     loop {
         thread::sleep(REST);
         let now = Cost::of(system);
-        if (now - before).all() <= NOTHING {
+        if now.since(before)?.all() <= NOTHING {
             return Ok(());
         }
         ensure!(begun.elapsed() < PATIENCE, "{} is still busy after {PATIENCE:?}", system.name());

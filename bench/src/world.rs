@@ -208,10 +208,21 @@ impl World {
         &self.ladon.nodes[0]
     }
 
-    /// How many flows n1 has.
+    /// How many flows n1's switch has.
     pub fn flows(&self) -> Result<u64> {
+        counted_flows(&self.ovs[0].ofctl(&["dump-aggregate", "br-int"])?)
+    }
+
+    /// How many flows n1 says that its switch should have, besides those that every table has.
+    pub fn desired_flows(&self) -> Result<u64> {
         status(self.node()).and_then(|status| status["flows"].as_u64()).context("ladon node says how many flows it has")
     }
+}
+
+/// The number of flows in what `ovs-ofctl dump-aggregate` says.
+pub fn counted_flows(said: &str) -> Result<u64> {
+    let count = said.split_once("flow_count=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+    count.with_context(|| said.to_string())
 }
 
 /// Makes a network with a subnet; their ids.

@@ -25,7 +25,7 @@ use lab::{Host, Process, Progress, wait};
 use serde_json::{Value, json};
 
 use crate::ovsdb::{Database, only_row, uuid};
-use crate::world::Shape;
+use crate::world::{Shape, counted_flows};
 pub use acknowledged::Acknowledged;
 use layout::Layout;
 pub use policies::{Overlapping, Policies};
@@ -235,8 +235,7 @@ impl Ovn {
     /// How many flows the chassis has.
     pub fn flows(&self) -> Result<u64> {
         let said = lab::command::run(self.ofctl().args(["-O", "OpenFlow15", "dump-aggregate", &self.unix("br-int.mgmt")]), READY)?.ok()?;
-        let count = said.split_once("flow_count=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-        count.with_context(|| said.clone())
+        counted_flows(&said)
     }
 
     fn vsctl(&self, args: &[&str]) -> Result<String> {

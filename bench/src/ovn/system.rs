@@ -72,12 +72,14 @@ impl System for Ovn {
         self.controller()?.restart()?;
         self.reached("hv_cfg")?;
         let mut end = Instant::now();
-        let (mut flows, mut still) = (Ovn::flows(self)?, 0);
+        let (mut flows, mut still, mut looked) = (Ovn::flows(self)?, 0, end);
         while still < STILL {
             thread::sleep(LOOK);
+            let before = std::mem::replace(&mut looked, Instant::now());
             match Ovn::flows(self)? {
                 same if same == flows => still += 1,
-                other => (flows, still, end) = (other, 0, Instant::now()),
+                // It may have been done a moment after the look before.
+                other => (flows, still, end) = (other, 0, before),
             }
         }
         for number in self.shape.local_ports() {

@@ -61,7 +61,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let [our_rate, their_rate] = rates.map(|rates| Measured::p50(Spread::of(&rates)));
     let how = format!(
         "Discover to offer, {asked} of {single} ports in turn, one at a time; then {QUESTIONS_EACH} of each of {many} ports, {UNDER_WAY} under way, {rounds} times, the \
-         median of the rates; every question was answered. Ladon's limit of ten a second and twenty at once of each port holds meanwhile. Both are on Open vSwitch 3.5."
+         median of the rates; every question was answered. Ladon's limit of ten a second and twenty at once of each port holds meanwhile."
     );
     Ok(vec![
         Figure::new("DHCP discover → offer, p50", "ms", ours, Reach::AtMostOfPeer(1.0)).against("OVN 25.03", theirs).how(how.clone()),

@@ -69,7 +69,7 @@ struct Seen {
 }
 
 fn measure(size: Size, per_policy: usize, release: &lab::debian::Release, progress: &Progress) -> Result<Vec<Figure>> {
-    let world = World::start(size.shape, progress)?;
+    let world = World::start_of(Some(release), size.shape, progress)?;
     let place = if per_policy == 1 { "one local port each" } else { "two local ports each, on two networks" };
     let host = world.host("ovn", 21)?;
     let mut ovn = Ovn::start(&host, release, size.shape, progress)?;

@@ -69,7 +69,7 @@ pub fn tenants(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
 
 fn run(layout: Layout, progress: &Progress) -> Result<Vec<Figure>> {
     let release = ovn::release(progress)?;
-    let mut ladon = Ladon::start(layout.shape, progress)?;
+    let mut ladon = Ladon::start(Some(&release), layout.shape, progress)?;
     let host = ladon.world.host("ovn", 21)?;
     let mut ovn = Ovn::start(&host, &release, layout.shape, progress)?;
     layout.measure(&mut ladon, &mut ovn, progress).with_context(|| ladon.world.ladon.logs())
@@ -188,7 +188,7 @@ impl Measures {
             let before = Cost::of(system);
             let took: Duration = system.start()?;
             rest(system)?;
-            self.start.cost += Cost::of(system) - before;
+            self.start.cost += Cost::of(system).since(before)?;
             self.start.times.push(took);
         }
         self.flows = system.flows()?;

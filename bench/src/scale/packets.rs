@@ -194,7 +194,7 @@ fn rules_visited(name: &str, way: Way, [ours, theirs]: [f64; 2]) -> Option<Figur
 fn judged(name: &str, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
     let how = format!(
         "Namespaces with veth pairs on one node, MTU 1400, userspace datapath, security groups on both ends, in turns. First packets: an echo request after the datapath has forgotten all \
-         flows, {} times. Connections (connect, one byte, close) one after another, and iperf3 over one TCP connection, for {} s each, {} times; the value is the median. Both are on Open vSwitch 3.5.",
+         flows, {} times. Connections (connect, one byte, close) one after another, and iperf3 over one TCP connection, for {} s each, {} times; the value is the median.",
         ours.firsts.len(),
         scale.of(3, 1),
         ours.megabits.len()

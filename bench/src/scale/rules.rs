@@ -54,7 +54,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let of_ovn = Size { rules_each: size.rules_each / 10, ..size };
     let (times, shape) = (scale.of(3, 1), Shape::flat(2, LOCAL + size.addresses, LOCAL));
     let release = ovn::release(progress)?;
-    let world = World::start(shape, progress)?;
+    let world = World::start_of(Some(&release), shape, progress)?;
     let mut ovn = Ovn::start(&world.host("ovn", 21)?, &release, shape, progress)?;
     let (rules, addresses) = (size.rules(), size.addresses);
     let ours = progress
@@ -123,7 +123,7 @@ impl Rules {
 
 /// n1 starts with an empty switch and an empty memory.
 fn fresh_starts(world: &World, times: usize) -> Result<Vec<Duration>> {
-    let flows = world.flows()?;
+    let flows = world.desired_flows()?;
     let fresh_start = |_| {
         world.empty_node()?;
         world.start_node(Some(flows), READY)

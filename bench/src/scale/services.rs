@@ -42,10 +42,11 @@ struct Seen {
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let shape = scale.of(Shape::flat(10, 1_000, 50), Shape::flat(2, 100, 4));
     let (count, times, restarts) = (scale.of(10_000, 100), scale.of(50, 5), scale.of(3, 1));
-    let world = World::start(shape, progress)?;
+    let release = ovn::release(progress)?;
+    let world = World::start_of(Some(&release), shape, progress)?;
     let ours = of_ladon(&world, count, times, restarts, progress).with_context(|| world.ladon.logs())?;
     let host = world.host("ovn", 21)?;
-    let theirs = of_ovn(Ovn::start(&host, &ovn::release(progress)?, shape, progress)?, count, times, restarts, progress)?;
+    let theirs = of_ovn(Ovn::start(&host, &release, shape, progress)?, count, times, restarts, progress)?;
     let how = format!(
         "{count} Services with {BACKENDS} backends of their own each, among {} ports on {} networks and one router, {} of them on the node. Flows are all that the switch has. A restart is `kill -9`, \
          then a start, beside a switch that is full and right: until everything is in force again (OVN: `hv_cfg`, and as many flows as before), the median of {restarts}. Memory is VmRSS of \
@@ -94,9 +95,9 @@ fn of_ladon(world: &World, count: usize, times: usize, restarts: usize, progress
         }
         anyhow::Ok(())
     })?;
-    let flows = world.flows()?;
+    let (flows, desired) = (world.flows()?, world.desired_flows()?);
     let restarts = progress.during(format!("ladon node killed {restarts} times beside {flows} flows"), || {
-        (0..restarts).map(|_| restart(world, flows)).collect::<Result<Vec<_>>>()
+        (0..restarts).map(|_| restart(world, desired)).collect::<Result<Vec<_>>>()
     })?;
     Ok(Seen { flows, megabytes: megabytes(&world.node().process)?, restarts, backends, services: more })
 }

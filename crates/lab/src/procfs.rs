@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,6 @@ struct Stat {
     parent: i32,
     session: i32,
     has_terminal: bool,
-    /// In user and in kernel mode, of all its threads, in clock ticks.
-    used: u64,
     started: u64,
 }
 
@@ -72,7 +71,6 @@ fn parse_stat(line: &str) -> Option<Stat> {
         parent: number(1)?,
         session: number(3)?,
         has_terminal: number(4)? != 0,
-        used: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -122,11 +120,10 @@ pub fn resident_kib(id: ProcessId) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The processor time that it and its threads have used so far (`utime` and `stime` of proc(5)).
+/// The processor time that it and its threads have used so far, those that have ended among them.
 pub fn cpu_time(id: ProcessId) -> Option<Duration> {
-    let used = stat(id.pid).filter(|stat| stat.started == id.started)?.used;
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-    Some(Duration::from_secs_f64(used as f64 / ticks as f64))
+    let clock = clock_getcpuclockid(Pid::from_raw(id.pid)).ok().filter(|_| id.is_running())?;
+    clock_gettime(clock).ok().map(Duration::from)
 }
 
 /// Its environment holds exactly `variable`, given as NAME=value.

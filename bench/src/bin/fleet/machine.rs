@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Result;
 use model::{Kind, NodeName, Object, ObjectKey, PortId};
 use node::view::replica::{Fault, Replica};
-use node::view::{BACKOFF_MAX, BACKOFF_MIN, Facts, SILENCE_MAX, ViewUpdate};
+use node::view::{BACKOFF_MAX, Facts, Rota, SILENCE_MAX, ViewUpdate};
 use pipeline::OfPort;
 use stream::pki::Authority;
 use stream::wire::{Delta, Hello, node_message, server_message::Body};
@@ -42,28 +42,24 @@ impl Machine {
 
     /// Follows one server after the other, with the pauses that `ladon node` makes.
     pub async fn live(mut self) {
-        let (mut turn, mut backoff) = (self.seen.number as usize, BACKOFF_MIN);
-        loop {
-            let address = self.common.servers[turn % self.common.servers.len()].clone();
+        let mut rota = Rota::new(self.common.servers.len(), self.seen.number as usize);
+        while let Some((place, ready)) = rota.next() {
+            tokio::time::sleep_until(ready).await;
+            let address = self.common.servers[place].clone();
             let target = Target { address, credentials: self.credentials.clone() };
             let began = Instant::now();
-            let problem = match stream::follow_from(source(self.seen.number), &target, self.hello()).await {
+            let (problem, has_talked) = match stream::follow_from(source(self.seen.number), &target, self.hello()).await {
                 Ok(following) => {
                     add(&self.seen.streams, 1);
                     let why = self.follow(following).await;
                     self.seen.is_connected.store(false, Relaxed);
                     self.replica.stream_ended();
-                    if began.elapsed() > BACKOFF_MAX {
-                        backoff = BACKOFF_MIN;
-                    }
-                    why
+                    (why, true)
                 }
-                Err(error) => error.to_string(),
+                Err(error) => (error.to_string(), false),
             };
             *self.seen.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
-            turn = turn.wrapping_add(1);
-            tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            rota.ended(place, has_talked && began.elapsed() > BACKOFF_MAX);
         }
     }
 

@@ -31,7 +31,7 @@ impl Churn {
     }
 }
 
-/// Changes `per_second` ports, spread over all of `ground`, while `meanwhile` runs. Each server of `to` gets its part of the clients.
+/// Changes `per_second` ports, or as many as can be (`f64::INFINITY`), spread over all of `ground`, while `meanwhile` runs. Each server of `to` gets its part of the clients.
 pub fn during<T>(
     host: &Host,
     to: &[std::net::SocketAddr],
@@ -80,7 +80,8 @@ fn worker(
         if is_over.load(Relaxed) {
             break;
         }
-        let begun = Instant::now();
+        // An answer is late from when its question was due, also where that waited behind the one before.
+        let begun = if per_second.is_finite() { due } else { Instant::now() };
         let is_create = turn % 2 == 0 || ports.len() < PORTS;
         match change(&mut connection, ground, number + turn * CLIENTS, &mut ports, is_create) {
             Ok(()) => answers.push(begun.elapsed()),

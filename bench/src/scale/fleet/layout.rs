@@ -22,7 +22,7 @@ use crate::ports::API;
 /// Ports of one bulk request.
 const BULK: usize = 250;
 /// Nodes and ports of a tenant's network.
-const NODES_OF_NETWORK: u32 = 20;
+pub const NODES_OF_NETWORK: u32 = 20;
 const PORTS_OF_NETWORK: u32 = 100;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

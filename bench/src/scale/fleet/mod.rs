@@ -59,11 +59,11 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     };
     let small = Amounts { nodes: 100, ports: 30, rules: 5, idle: secs(6), churn: |_| Duration::from_secs(10) };
     let mut amounts = scale.of(full, small);
-    // For trying out: FLEET_NODES=500 on a smaller machine, FLEET_CHURN_SECS=60 in a shorter time, FLEET_LAYOUT=flat alone.
-    if let Some(nodes) = wanted("FLEET_NODES") {
+    if let Some(nodes) = wanted(NODES) {
+        ensure!(nodes >= layout::NODES_OF_NETWORK, "{NODES}: at least {}, the nodes of a network", layout::NODES_OF_NETWORK);
         amounts.nodes = nodes;
     }
-    match std::env::var("FLEET_LAYOUT").as_deref() {
+    match std::env::var(LAYOUT).as_deref() {
         Ok("tenants") => return measured(Kind::Tenants, &amounts, progress),
         Ok("flat") => return measured(Kind::Flat, &amounts, progress),
         _ => {}
@@ -72,6 +72,17 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     figures.extend(measured(Kind::Flat, &amounts, progress)?);
     figures.extend(growth(scale, progress)?);
     Ok(figures)
+}
+
+/// For trying out, with nothing written down: `FLEET_NODES=500` on a smaller machine, `FLEET_CHURN_SECS=60` in a shorter time,
+/// `FLEET_LAYOUT=flat` alone.
+const NODES: &str = "FLEET_NODES";
+const CHURN_SECS: &str = "FLEET_CHURN_SECS";
+const LAYOUT: &str = "FLEET_LAYOUT";
+
+/// The environment asks for less than what counts.
+pub fn is_tried_out() -> bool {
+    [NODES, CHURN_SECS, LAYOUT].iter().any(|variable| std::env::var_os(variable).is_some())
 }
 
 /// A number that the environment says.
@@ -88,7 +99,7 @@ fn measured(kind: Kind, amounts: &Amounts, progress: &Progress) -> Result<Vec<Fi
     figures.extend(run.kinds()?);
     figures.push(run.ports(amounts.ports)?);
     figures.push(run.rules(amounts.rules)?);
-    let churn = wanted("FLEET_CHURN_SECS").map_or_else(|| (amounts.churn)(kind), |secs| Duration::from_secs(secs.into()));
+    let churn = wanted(CHURN_SECS).map_or_else(|| (amounts.churn)(kind), |secs| Duration::from_secs(secs.into()));
     figures.extend(run.churn(churn)?);
     figures.extend(run.all_at_once()?);
     let faults = run.world.status()?.faults;

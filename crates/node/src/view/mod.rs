@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{DEFAULT_PATH, DiskError};
 pub use report::Facts;
-pub use rota::{BACKOFF_MAX, BACKOFF_MIN};
+pub use rota::{BACKOFF_MAX, Rota};
 pub use task::{SAVE_INTERVAL, SAVE_QUIET, SILENCE_MAX};
 
 /// Updates that wait for the consumer. What comes meanwhile is merged into one more.
