@@ -152,13 +152,8 @@ impl Pending {
         let mut all = vec![control(bundle, BundleControlKind::OpenRequest)];
         all.extend(messages.into_iter().map(add));
         all.push(control(bundle, BundleControlKind::CommitRequest));
-        let failures = unwritable(&all);
-        if !failures.is_empty() {
-            drop(reply.send(Err(CommitError::Refused { failures })));
-            return;
-        }
         match self.write(&all) {
-            Err(error) => drop(reply.send(Err(error.into()))),
+            Err(_) => drop(reply.send(Err(CommitError::Refused { failures: unwritable(&all) }))),
             Ok((first, count)) => self.wait(first, count, Kind::Bundle { messages: all, failures: vec![], reply }),
         }
     }
