@@ -2,9 +2,10 @@
 //! and the host's own interfaces say, they take from here.
 //!
 //! The agent lets it follow the view; everybody else sees it as a whole, read-only. What one [`Local`] has in common with the
-//! next they share, and what a change costs is the ports and networks that it concerns ([`Concerned`]).
+//! next they share, and what a change costs is the ports and networks that it concerns ([`Concerned`]). What the networks of one
+//! routing domain have in common is read once for all of them, and they share it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use apps::{Attachment, Change, Index, View};
 use imbl::ordmap::DiffItem;
 use imbl::{HashMap, OrdMap, OrdSet};
 use ipnet::IpNet;
-use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterKey, Subnet, owner};
+use model::{Kind, Mac, Network, NetworkId, NetworkKey, Object, ObjectKey, Port, PortId, Router, RouterId, RouterKey, Subnet, owner};
 use pipeline::OfPort;
 use uuid::Uuid;
 
@@ -26,6 +27,15 @@ pub struct Hop {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Where a router leads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Leads {
+    router: RouterId,
+    /// The subnets of its networks.
+    connected: Vec<(NetworkId, IpNet)>,
+    routes: Vec<IpNet>,
+}
+
 /// A network, as a machine on it needs to know it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalNetwork {
@@ -34,9 +44,9 @@ pub struct LocalNetwork {
     /// Router interfaces on the network.
     pub interfaces: Vec<Port>,
     /// The interfaces of every router that is up, here and on all networks that routers lead to.
-    pub hops: Vec<Hop>,
-    /// Where the network's own gateways lead.
-    pub reachable: Vec<IpNet>,
+    pub hops: Arc<Vec<Hop>>,
+    /// The routers that are the network's own gateways.
+    gateways: Vec<Arc<Leads>>,
 }
 
 impl LocalNetwork {
@@ -57,6 +67,13 @@ impl LocalNetwork {
     /// The router's end with the MAC on the network with the key, if routers lead there.
     pub fn hop(&self, network: NetworkKey, mac: Mac) -> Option<&Hop> {
         self.hops.iter().find(|hop| hop.network == network && hop.mac == mac)
+    }
+
+    /// Where the network's own gateways lead.
+    pub fn reachable(&self) -> BTreeSet<IpNet> {
+        let elsewhere = |(network, net): &(NetworkId, IpNet)| (*network != self.network.id).then_some(*net);
+        let all = self.gateways.iter().flat_map(|leads| leads.connected.iter().filter_map(elsewhere).chain(leads.routes.iter().copied()));
+        all.filter(|net| net.prefix_len() > 0).collect()
     }
 
     /// The router interface that has the address `ip`.
@@ -175,37 +192,37 @@ impl Local {
 
     /// Makes this what `view` says of the ports `homes`, where it was so but for what is `concerned`.
     pub fn follow(&mut self, view: &View, homes: &BTreeSet<PortId>, concerned: &Concerned) -> Followed {
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut common) = (BTreeSet::new(), Common::default());
         for id in &concerned.ports {
             let now = if homes.contains(id) { port(view, id.0).map(|port| port.network) } else { None };
             let was = self.homes.get(id).copied();
             if now != was {
                 was.into_iter().for_each(|network| self.leave(network, *id));
-                now.into_iter().for_each(|network| self.join(view, network, *id));
+                now.into_iter().for_each(|network| self.join(view, network, *id, &mut common));
             }
             if now.is_some() || was.is_some() {
                 touched.insert(*id);
             }
         }
-        let mut looks = 0;
         for id in &concerned.networks {
             let Some(ends) = self.ends.get(id) else { continue };
-            looks += 1;
-            let now = network(view, *id).map(Arc::new);
+            common.looks += 1;
+            let now = common.network(view, *id, &self.ends).map(Arc::new);
             if ends.network != now {
                 touched.extend(ends.ports.iter().copied());
                 self.replace_network(*id, now);
             }
         }
         let different = touched.iter().filter(|id| self.renew(view, **id)).count();
-        Followed { looks: looks + touched.len(), different }
+        Followed { looks: common.looks + touched.len(), different }
     }
 
-    fn join(&mut self, view: &View, id: NetworkId, port: PortId) {
+    fn join(&mut self, view: &View, id: NetworkId, port: PortId, common: &mut Common) {
         self.homes.insert(port, id);
         if !self.ends.contains_key(&id) {
             self.ends.insert(id, Ends { network: None, ports: OrdSet::new() });
-            self.replace_network(id, network(view, id).map(Arc::new));
+            let network = common.network(view, id, &self.ends);
+            self.replace_network(id, network.map(Arc::new));
         }
         if let Some(ends) = self.ends.get_mut(&id) {
             ends.ports.insert(port);
@@ -297,6 +314,57 @@ impl Local {
     }
 }
 
+/// What networks have in common, read once while a change is followed. What local networks have of it already stays theirs where it is
+/// the same: then nothing is compared that they share.
+#[derive(Default)]
+struct Common {
+    hops: BTreeMap<NetworkId, Arc<Vec<Hop>>>,
+    leads: BTreeMap<RouterId, Arc<Leads>>,
+    /// Networks that were looked at.
+    looks: usize,
+}
+
+impl Common {
+    fn network(&mut self, view: &View, id: NetworkId, ends: &HashMap<NetworkId, Ends>) -> Option<LocalNetwork> {
+        let network = bare_network(view, id)?.clone();
+        let subnets = subnets(view, id);
+        let gateways = gateways(view, id, &subnets).into_iter().map(|router| self.leads(view, router, ends)).collect();
+        let hops = self.hops(view, id, ends);
+        let interfaces = interfaces(view, id).cloned().collect();
+        Some(LocalNetwork { network, subnets, interfaces, hops, gateways })
+    }
+
+    /// The hops of the routing domain of `network`: the same for all networks there.
+    fn hops(&mut self, view: &View, network: NetworkId, ends: &HashMap<NetworkId, Ends>) -> Arc<Vec<Hop>> {
+        if let Some(known) = self.hops.get(&network) {
+            return known.clone();
+        }
+        let networks = domain(view, network);
+        self.looks += networks.len();
+        let now: Vec<Hop> = networks.iter().flat_map(|network| hops(view, *network)).collect();
+        let held = networks.iter().find_map(|network| ends.get(network)?.network.as_ref()).map(|network| &network.hops);
+        let hops = held.filter(|held| ***held == now).cloned().unwrap_or_else(|| Arc::new(now));
+        self.hops.extend(networks.into_iter().map(|network| (network, hops.clone())));
+        hops
+    }
+
+    /// Where `router` leads: the same for all networks whose gateway it is.
+    fn leads(&mut self, view: &View, router: &Router, ends: &HashMap<NetworkId, Ends>) -> Arc<Leads> {
+        if let Some(known) = self.leads.get(&router.id) {
+            return known.clone();
+        }
+        let now = leads(view, router);
+        self.looks += now.connected.len();
+        let held = now.connected.iter().find_map(|(network, _)| {
+            let network = ends.get(network)?.network.as_ref()?;
+            network.gateways.iter().find(|leads| leads.router == router.id)
+        });
+        let leads = held.filter(|held| ***held == now).cloned().unwrap_or_else(|| Arc::new(now));
+        self.leads.insert(router.id, leads.clone());
+        leads
+    }
+}
+
 /// All addresses of the family of `like`: the destination of a default route.
 pub fn everywhere(like: IpAddr) -> IpNet {
     if like.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() }
@@ -306,27 +374,17 @@ fn port(view: &View, id: Uuid) -> Option<&Port> {
     view.object(ObjectKey::new(Kind::Port, id)).and_then(|object| (&**object).try_into().ok())
 }
 
-fn network(view: &View, id: NetworkId) -> Option<LocalNetwork> {
-    let network = bare_network(view, id)?.clone();
-    let subnets = subnets(view, id);
-    let reachable = reachable(view, id, &subnets);
-    let hops = domain(view, id).iter().flat_map(|network| hops(view, *network)).collect();
-    let interfaces = interfaces(view, id).cloned().collect();
-    Some(LocalNetwork { network, subnets, interfaces, hops, reachable })
+/// The routers that have the gateway addresses of the network's own subnets. Whatever else is joined to a shared network, by somebody's
+/// own router, is for those who choose it.
+fn gateways<'a>(view: &'a View, network: NetworkId, own: &[Subnet]) -> Vec<&'a Router> {
+    let is_gateway = |port: &&Port| own.iter().any(|subnet| subnet.gateway.is_some_and(|gateway| port.addresses().any(|ip| ip == gateway)));
+    interfaces(view, network).filter(is_gateway).filter_map(|port| live_router(view, port)).collect()
 }
 
-/// Where the routers lead that have the gateway addresses of the network's own subnets. Whatever else is joined to a shared network, by
-/// somebody's own router, is for those who choose it.
-fn reachable(view: &View, network: NetworkId, own: &[Subnet]) -> Vec<IpNet> {
-    let is_gateway = |port: &&Port| own.iter().any(|subnet| subnet.gateway.is_some_and(|gateway| port.addresses().any(|ip| ip == gateway)));
-    let routers = interfaces(view, network).filter(is_gateway).filter_map(|port| live_router(view, port));
-    let leads = |router: &Router| {
-        let ends = view.ids(Index::InterfacesOf(router.id)).filter_map(|id| port(view, id)).filter(|port| port.network != network);
-        let connected = ends.flat_map(|port| subnets(view, port.network)).map(|subnet| subnet.cidr);
-        connected.chain(router.routes.iter().map(|route| route.destination)).collect::<Vec<_>>()
-    };
-    let all: BTreeSet<IpNet> = routers.flat_map(leads).filter(|net| net.prefix_len() > 0).collect();
-    all.into_iter().collect()
+fn leads(view: &View, router: &Router) -> Leads {
+    let ends = view.ids(Index::InterfacesOf(router.id)).filter_map(|id| port(view, id));
+    let connected = ends.flat_map(|port| subnets(view, port.network)).map(|subnet| (subnet.network, subnet.cidr)).collect();
+    Leads { router: router.id, connected, routes: router.routes.iter().map(|route| route.destination).collect() }
 }
 
 fn bare_network(view: &View, id: NetworkId) -> Option<&Network> {
@@ -377,7 +435,7 @@ fn domain(view: &View, network: NetworkId) -> BTreeSet<NetworkId> {
 #[cfg(test)]
 mod tests {
     use apps::Numbers;
-    use apps::testing::{network, port, put};
+    use apps::testing::{id, interface, network, port, put, router, subnet};
 
     use super::*;
 
@@ -396,5 +454,84 @@ mod tests {
         let local = Local::of(&view, &all.map(|port| port.id).collect());
         assert_eq!(local.pod("uid").map(|found| found.port.id), Some(pod.id));
         assert!(local.pod("other").is_none());
+    }
+
+    /// A network with a port that lives here, joined by the router.
+    fn arm(n: u32) -> [Change; 4] {
+        let (net, sub) = (format!("net{n}"), format!("sub{n}"));
+        let (gateway, own) = (format!("10.0.{n}.1"), format!("10.0.{n}.9"));
+        [
+            put(network(&net, 10 + n)),
+            put(subnet(&sub, &net, &format!("10.0.{n}.0/24"))),
+            put(interface(&format!("interface{n}"), 500 + n, &net, "router", &[(&sub, &gateway)])),
+            put(port(&format!("port{n}"), 1_000 + n, &net, &[(&sub, &own)])),
+        ]
+    }
+
+    fn star(count: u32) -> (View, BTreeSet<PortId>, Local) {
+        let mut view = View::new(Numbers::default());
+        let all = [put(router("router", 1))].into_iter().chain((0..count).flat_map(arm));
+        all.for_each(|change| view.apply(change, &mut Default::default()));
+        let homes: BTreeSet<PortId> = (0..count).map(|n| PortId(id(&format!("port{n}")))).collect();
+        let local = Local::of(&view, &homes);
+        (view, homes, local)
+    }
+
+    fn follow(local: &mut Local, view: &mut View, homes: &BTreeSet<PortId>, change: Change) -> Followed {
+        let (mut concerned, changes) = (Concerned::default(), [change]);
+        concerned.add(view, &changes);
+        changes.iter().for_each(|change| view.apply(change.clone(), &mut Default::default()));
+        concerned.add(view, &changes);
+        let followed = local.follow(view, homes, &concerned);
+        assert_eq!(*local, Local::of(view, homes));
+        followed
+    }
+
+    fn local_network(local: &Local, n: u32) -> &LocalNetwork {
+        local.network_by_key(10 + n).expect("a port of it lives here")
+    }
+
+    #[test]
+    fn a_router_interface_costs_as_much_for_each_network_of_its_domain_however_many_are_here() {
+        let looks = |count: u32| {
+            let (mut view, homes, mut local) = star(count);
+            let one_more = put(interface("one more", 900, "net0", "router", &[]));
+            let followed = follow(&mut local, &mut view, &homes, one_more);
+            assert_eq!(followed.different, count as usize);
+            followed.looks
+        };
+        assert_eq!(looks(20) - looks(10), looks(30) - looks(20));
+    }
+
+    #[test]
+    fn networks_of_one_domain_share_what_is_the_same_for_all() {
+        let (mut view, homes, mut local) = star(3);
+        let shared = |local: &Local| {
+            let (first, second) = (local_network(local, 0), local_network(local, 1));
+            assert!(Arc::ptr_eq(&first.hops, &second.hops) && Arc::ptr_eq(&first.gateways[0], &second.gateways[0]));
+            (first.hops.clone(), first.gateways[0].clone())
+        };
+        let (hops, leads) = shared(&local);
+        assert_eq!(hops.len(), 3);
+        let renamed = follow(&mut local, &mut view, &homes, put(Network { name: "renamed".into(), ..network("net1", 11) }));
+        assert_eq!(renamed.different, 1);
+        let still = shared(&local);
+        assert!(Arc::ptr_eq(&still.0, &hops) && Arc::ptr_eq(&still.1, &leads), "nothing that they share has changed");
+        follow(&mut local, &mut view, &homes, Change::Remove(ObjectKey::new(Kind::Port, id("interface2"))));
+        assert_eq!(shared(&local).0.len(), 2);
+    }
+
+    #[test]
+    fn a_network_reaches_the_subnets_of_the_others_and_what_its_gateways_have_routes_to() {
+        let (mut view, homes, mut local) = star(3);
+        let nets = |all: &[&str]| all.iter().map(|net| net.parse().unwrap()).collect::<BTreeSet<IpNet>>();
+        assert_eq!(local_network(&local, 1).reachable(), nets(&["10.0.0.0/24", "10.0.2.0/24"]));
+        let route = |net: &str| model::Route { destination: net.parse().unwrap(), nexthop: "10.0.0.7".parse().unwrap() };
+        let routes = vec![route("0.0.0.0/0"), route("172.16.0.0/12")];
+        follow(&mut local, &mut view, &homes, put(Router { routes, ..router("router", 1) }));
+        assert_eq!(local_network(&local, 1).reachable(), nets(&["10.0.0.0/24", "10.0.2.0/24", "172.16.0.0/12"]));
+        let elsewhere = Subnet { gateway: Some("10.0.1.254".parse().unwrap()), ..subnet("sub1", "net1", "10.0.1.0/24") };
+        follow(&mut local, &mut view, &homes, put(elsewhere));
+        assert_eq!(local_network(&local, 1).reachable(), nets(&[]), "another router is the gateway");
     }
 }

@@ -112,7 +112,8 @@ fn ways(port: &LocalPort, plugged: &Plugged, address: IpAddr, subnet: &Subnet) -
     let default = plugged.default_route.then(|| (everywhere(address), default_hop));
     let asked = default.into_iter().chain(plugged.routes.iter().filter(is_same).map(by_gateway));
     let host_routes = host_routes.into_iter().map(|route| (route.destination, Some(route.nexthop)));
-    let told = host_routes.chain(port.network.reachable.iter().filter(is_same).map(by_gateway));
+    let reachable = port.network.reachable();
+    let told = host_routes.chain(reachable.iter().filter(is_same).map(by_gateway));
     let all = asked.map(|way| (ASKED, way)).chain(told.map(|way| (TOLD, way)));
     let usable = |(metric, (net, hop)): (u32, (IpNet, Option<IpAddr>))| Some((metric, net.trunc(), hop.filter(|hop| *hop != address)?));
     all.filter_map(usable).collect()
