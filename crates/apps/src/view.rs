@@ -87,6 +87,8 @@ pub enum Index {
     /// Numbers of the identities of addresses in view that hold the group.
     AddressIdentitiesWith(SecurityGroupId),
     BalancersOn(NetworkId),
+    /// Load balancers with the VIP, on any network.
+    BalancersAt(IpAddr),
     /// Networks of a routing domain that have load balancers.
     BalancedIn(u32),
     ListenersOf(LoadBalancerId),
@@ -514,7 +516,7 @@ impl View {
                 let naming = rule.remote_group.map(|group| Index::RulesNaming(group, rule.direction));
                 naming.into_iter().chain([Index::RulesOf(rule.group)]).collect()
             }
-            Object::LoadBalancer(balancer) => vec![Index::BalancersOn(balancer.vip_network)],
+            Object::LoadBalancer(balancer) => vec![Index::BalancersOn(balancer.vip_network), Index::BalancersAt(balancer.vip)],
             Object::Listener(listener) => {
                 let using = listener.default_pool.map(Index::ListenersUsing);
                 using.into_iter().chain([Index::ListenersOf(listener.load_balancer)]).collect()

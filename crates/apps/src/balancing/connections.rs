@@ -2,9 +2,9 @@
 //!
 //! A connection outlives most changes: a member that takes no new connections (weight 0) keeps those over TCP. It ends when its
 //! member, listener, pool or load balancer is gone or is switched off; over UDP, where nobody knows when a connection ends,
-//! it also ends when its member takes no more. The node reads the connections of a port's zone of members and asks here.
+//! it also ends when its member takes no more. The node reads the connections of a port's zone of members and asks here. A port
+//! reaches very many load balancers and has connections to few: one is looked up when it is asked about.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{Kind, Listener, LoadBalancer, Member, Pool, Port, PortId};
@@ -28,23 +28,28 @@ pub struct Connection {
 /// Judges the connections of one port by the view of this moment.
 pub struct Judge<'a> {
     view: &'a View,
-    balancers: BTreeMap<IpAddr, &'a LoadBalancer>,
+    /// The port's routing domain, if its network is in view.
+    domain: Option<u32>,
 }
 
 impl<'a> Judge<'a> {
-    /// Knows the load balancers that `port` reaches.
+    /// Knows where `port` reaches load balancers.
     pub fn new(view: &'a View, port: PortId) -> Judge<'a> {
         let port: Option<&Port> = find(view, Kind::Port, port);
-        let domain = port.and_then(|port| view.domain(port.network));
-        let networks = domain.into_iter().flat_map(|domain| view.ids(Index::BalancedIn(domain)));
-        let balancers = networks.flat_map(|network| view.ids(Index::BalancersOn(model::NetworkId(network))));
-        let balancers = balancers.filter_map(|id| find::<LoadBalancer>(view, Kind::LoadBalancer, id));
-        Judge { view, balancers: balancers.map(|balancer| (balancer.vip, balancer)).collect() }
+        Judge { view, domain: port.and_then(|port| view.domain(port.network)) }
     }
 
     /// True if the connection may go on.
     pub fn may_stay(&self, connection: &Connection) -> bool {
-        self.balancers.get(&connection.vip.0).is_some_and(|balancer| self.serves(balancer, connection))
+        self.balancer(connection.vip.0).is_some_and(|balancer| self.serves(balancer, connection))
+    }
+
+    /// The load balancer with the VIP that the port reaches; always the same one, if networks of its domain have the same addresses.
+    fn balancer(&self, vip: IpAddr) -> Option<&'a LoadBalancer> {
+        let domain = self.domain?;
+        let with_vip = self.view.ids(Index::BalancersAt(vip)).filter_map(|id| find::<LoadBalancer>(self.view, Kind::LoadBalancer, id));
+        let reached = with_vip.filter(|balancer| self.view.domain(balancer.vip_network) == Some(domain));
+        reached.max_by_key(|balancer| (balancer.vip_network, balancer.id))
     }
 
     fn serves(&self, balancer: &LoadBalancer, connection: &Connection) -> bool {

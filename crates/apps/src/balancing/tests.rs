@@ -136,6 +136,35 @@ fn connections_stay_as_long_as_their_member_serves() {
 }
 
 #[test]
+fn connections_stay_by_the_load_balancer_that_the_port_reaches() {
+    let vip_on = |network: &str, subnet: &str| vip("far vip", 6, network, &[(subnet, "10.0.0.100")]);
+    let far = [
+        put(network("far", 8)),
+        put(balancer("far lb", &vip_on("far", "far sub"))),
+        put(vip_on("far", "far sub")),
+        put(listener("far http", 10, "far lb", ListenerProtocol::Tcp, 80, "far pool")),
+        put(pool("far pool", "far lb", ListenerProtocol::Tcp)),
+        put(member("far one", "far pool", "10.0.0.4", 8080, 1)),
+    ];
+    let mut engine = engine(world().into_iter().chain(far));
+    let connection = Connection { proto: 6, vip: ("10.0.0.100".parse().unwrap(), 80), member: ("10.0.0.4".parse().unwrap(), 8080) };
+    let stays = |engine: &Engine| Judge::new(engine.view(), PortId(id("web"))).may_stay(&connection);
+    assert!(stays(&engine));
+    engine.update([Change::Remove(ObjectKey::new(Kind::LoadBalancer, id("lb")))]);
+    assert!(!stays(&engine), "the other one has the same VIP, and no way leads to it");
+    let interface = |network: &str| put(interface(&format!("interface {network}"), 20, network, "router", &[]));
+    engine.update([put(router("router", 1)), interface("net"), interface("far")]);
+    assert!(stays(&engine), "a router does");
+    engine.update([Change::Remove(ObjectKey::new(Kind::Port, id("interface far")))]);
+    assert!(!stays(&engine));
+    let moved = balancer("far lb", &vip_on("net", "sub"));
+    engine.update([put(moved.clone())]);
+    assert!(stays(&engine), "it is on the port's network now");
+    engine.update([put(LoadBalancer { vip: "10.0.0.101".parse().unwrap(), ..moved })]);
+    assert!(!stays(&engine), "it has another VIP now");
+}
+
+#[test]
 fn no_two_groups_share_a_number() {
     let many =
         (0..600u32).map(|n| put(member(&format!("m{n}"), "pool", &format!("10.1.{}.{}", n >> 8, n & 255), 80, 1 + (n % 200) as u16)));
