@@ -45,6 +45,8 @@ pub struct LocalNetwork {
     pub interfaces: Vec<Port>,
     /// The interfaces of every router that is up, here and on all networks that routers lead to.
     pub hops: Arc<Vec<Hop>>,
+    /// Those of them that are on this network.
+    own_hops: Vec<Hop>,
     /// The routers that are the network's own gateways.
     gateways: Vec<Arc<Leads>>,
 }
@@ -56,12 +58,12 @@ impl LocalNetwork {
 
     /// Router interfaces on the network whose router is up.
     pub fn live_interfaces(&self) -> impl Iterator<Item = &Port> {
-        self.interfaces.iter().filter(|port| self.hops.iter().any(|hop| hop.interface == port.id))
+        self.interfaces.iter().filter(|port| self.own_hops.iter().any(|hop| hop.interface == port.id))
     }
 
     /// The routers' ends on this network.
     pub fn own_hops(&self) -> impl Iterator<Item = &Hop> {
-        self.hops.iter().filter(|hop| hop.network == self.network.key)
+        self.own_hops.iter()
     }
 
     /// The router's end with the MAC on the network with the key, if routers lead there.
@@ -329,9 +331,10 @@ impl Common {
         let network = bare_network(view, id)?.clone();
         let subnets = subnets(view, id);
         let gateways = gateways(view, id, &subnets).into_iter().map(|router| self.leads(view, router, ends)).collect();
+        let own_hops = hops(view, id);
         let hops = self.hops(view, id, ends);
         let interfaces = interfaces(view, id).cloned().collect();
-        Some(LocalNetwork { network, subnets, interfaces, hops, gateways })
+        Some(LocalNetwork { network, subnets, interfaces, hops, own_hops, gateways })
     }
 
     /// The hops of the routing domain of `network`: the same for all networks there.
