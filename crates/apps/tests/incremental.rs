@@ -363,7 +363,7 @@ fn carriers_of_one_mac_beyond_what_a_flow_holds_get_no_copy() {
     let nodes = |n: u32| put(node(&format!("far{n}"), &format!("198.51.{}.{}", 100 + n / 250, 1 + n % 250)));
     let at = |n: u32| match carrier(n) {
         Change::Put(object) => match (*object).clone() {
-            Object::Port(port) => put(Port { host: Some(NodeName(format!("far{n}"))), ..port }),
+            Object::Port(port) => put(Port { host: Some(NodeName(format!("far{n}"))), ..*port }),
             other => put(other),
         },
         other => other,

@@ -41,10 +41,10 @@ macro_rules! objects {
             }
         }
 
-        /// Anything that is stored.
+        /// Anything that is stored. Boxed: a port is twice as large as what there is most of, members of pools.
         #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
-        pub enum Object { $($kind($kind)),* }
+        pub enum Object { $($kind(Box<$kind>)),* }
 
         impl Object {
             pub fn kind(&self) -> Kind {
@@ -59,7 +59,7 @@ macro_rules! objects {
         $(
             impl From<$kind> for Object {
                 fn from(object: $kind) -> Object {
-                    Object::$kind(object)
+                    Object::$kind(Box::new(object))
                 }
             }
 

@@ -415,7 +415,7 @@ fn hops(view: &View, network: NetworkId) -> Vec<Hop> {
 
 fn subnets(view: &View, network: NetworkId) -> Vec<Subnet> {
     let subnet = |id| match view.object(ObjectKey::new(Kind::Subnet, id)).map(|object| &**object) {
-        Some(Object::Subnet(subnet)) => Some(subnet.clone()),
+        Some(Object::Subnet(subnet)) => Some(Subnet::clone(subnet)),
         _ => None,
     };
     view.ids(Index::SubnetsOf(network)).filter_map(subnet).collect()

@@ -312,7 +312,7 @@ impl Host {
     pub fn confuse_networks(&mut self) {
         let view = self.engine.view();
         let confused = view.objects().map(|object| match &**object {
-            Object::Network(network) => Arc::new(Object::from(Network { key: NetworkKey(1), ..network.clone() })),
+            Object::Network(network) => Arc::new(Object::from(Network { key: NetworkKey(1), ..Network::clone(network) })),
             _ => object.clone(),
         });
         let attachments = view.attachments().map(|one| Change::Attach(*one));

@@ -234,7 +234,7 @@ impl World {
     fn port(&self, name: &str) -> Port {
         let key = model::ObjectKey::new(model::Kind::Port, PortId(id(name)));
         match self.engine.view().object(key).map(|object| &**object) {
-            Some(Object::Port(port)) => port.clone(),
+            Some(Object::Port(port)) => Port::clone(port),
             _ => panic!("the view has no port {name}"),
         }
     }

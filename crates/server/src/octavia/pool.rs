@@ -1,6 +1,6 @@
 //! Pools: the members that may answer.
 
-use model::{Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Object, ObjectKey, Pool, PoolAlgorithm, PoolId};
+use model::{Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, ObjectKey, Pool, PoolAlgorithm, PoolId};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -145,7 +145,7 @@ pub fn remove(ask: &mut Ask, pool: &Pool) {
     members.into_iter().for_each(|key| ask.tx.delete(key));
     for mut listener in listeners {
         listener.default_pool = None;
-        ask.tx.put(Object::Listener(listener));
+        ask.tx.put(listener);
     }
     ask.tx.delete(ObjectKey::new(Kind::Pool, pool.id));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use jiff::{Timestamp, Unit};
-use model::{Object, ObjectKey, Revision};
+use model::{Kind, Object, ObjectKey, Revision};
 use store::{Change, Commit, DecodeError, Op, Snapshot, Update};
 
 use crate::ipam::{self, Spaces};
@@ -138,7 +138,7 @@ impl<'a> Tx<'a> {
     /// unset when the port does not follow from it (any more).
     pub fn put(&mut self, object: impl Into<Object>) {
         let object = match object.into() {
-            Object::Port(port) => Object::Port(ipam::settled(self.state(), port)),
+            Object::Port(port) => ipam::settled(self.state(), *port).into(),
             other => other,
         };
         self.change(object.key(), Some(Arc::new(object)));
@@ -149,7 +149,7 @@ impl<'a> Tx<'a> {
     pub fn delete(&mut self, key: ObjectKey) {
         if let Some(Object::Subnet(subnet)) = self.state().object(key).map(|object| (**object).clone()) {
             let (gone, changed) = ipam::without_subnet(self.state(), &subnet);
-            gone.into_iter().for_each(|block| self.change(Object::Block(block).key(), None));
+            gone.into_iter().for_each(|block| self.change(ObjectKey::new(Kind::Block, block.id), None));
             changed.into_iter().for_each(|block| self.put(block));
         }
         self.change(key, None);
