@@ -28,6 +28,9 @@ pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// Views that are computed at once, to compare nodes with their past or to make snapshots: it takes processor time, which the other
 /// nodes' streams need as well. The rest wait.
 pub const RESUMES_AT_ONCE: usize = 2;
+/// A snapshot that takes longer to send gives its place among those at once to the next and goes on without: nodes that are slow hold up
+/// nobody.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that comes from another server may have heard more than this one: that much is waited for, for so long.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node that takes nothing off the wire for this long is let go; it resumes when it connects again.
@@ -205,8 +208,21 @@ async fn catch_up(views: &Views, node: &NodeName, position: Position, admission:
     let admission = Arc::new(admission);
     match wire.alive_during(lead(views, node, position, &admission)).await?? {
         Lead::Changes(batch) => wire.batch(batch, position.revision).await,
-        Lead::Snapshot(objects, _permit) => wire.snapshot(objects, admission.state.revision(), admission.hash).await,
+        Lead::Snapshot(objects, permit) => {
+            let sending = wire.snapshot(objects, admission.state.revision(), admission.hash);
+            while_it_lasts(permit, sending).await
+        }
     }
+}
+
+/// Does `work`, with the permit for as long as a turn lasts, and without it from then on.
+async fn while_it_lasts<T>(permit: OwnedSemaphorePermit, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    if let Ok(done) = tokio::time::timeout(TURN_TIMEOUT, &mut work).await {
+        return done;
+    }
+    drop(permit);
+    work.await
 }
 
 /// Finds out, when it is the node's turn, what leads it on.
@@ -306,6 +322,7 @@ impl Wire {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
     use tokio::time::Instant;
 
     use super::*;
@@ -337,5 +354,29 @@ mod tests {
         assert_eq!(begun.elapsed().as_secs(), SEND_TIMEOUT.as_secs());
         assert!(taken.recv().await.is_some());
         assert!(wire.send(heartbeat(3)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_for_a_slow_node_goes_on_when_it_is_the_next_ones_turn() {
+        const CHUNKS: usize = 4;
+        let turns = Arc::new(Semaphore::new(1));
+        let permit = turns.clone().acquire_owned().await.unwrap();
+        let (outbound, mut taken) = mpsc::channel(1);
+        let wire = Wire { outbound };
+        let objects = vec![Bytes::from(vec![0; 1 << 20]); CHUNKS];
+        let begun = Instant::now();
+        let sending = async move { while_it_lasts(permit, wire.snapshot(objects, Revision(1), InterestHash::default())).await };
+        let sending = tokio::spawn(sending);
+        tokio::task::yield_now().await;
+        assert_eq!(turns.available_permits(), 0);
+        let _next = turns.acquire().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), TURN_TIMEOUT.as_secs());
+        assert!(!sending.is_finished());
+        let mut messages = 0;
+        while taken.recv().await.is_some() {
+            messages += 1;
+        }
+        assert_eq!(messages, CHUNKS + 2, "between the beginning and the end");
+        assert!(sending.await.unwrap().is_ok());
     }
 }
