@@ -267,9 +267,10 @@ pub fn port_id(bytes: &[u8]) -> Result<PortId, WireError> {
     uuid(bytes).map(PortId)
 }
 
-/// An object on the wire.
+/// An object on the wire, in no more memory than it needs: it may wait for a node, and be kept for the next.
 pub fn object_bytes(object: &model::Object) -> Bytes {
-    Bytes::from(serde_json::to_vec(object).expect("objects have no maps with keys that are not text"))
+    let json = serde_json::to_vec(object).expect("objects have no maps with keys that are not text");
+    json.into_boxed_slice().into()
 }
 
 /// The object that `bytes` are.

@@ -280,6 +280,7 @@ impl Owner {
             return;
         }
         Arc::make_mut(&mut self.state).apply(commit);
+        self.encoder.forget(commit.changes.iter().map(|change| change.key));
         let news = self.interest.apply(&commit.changes);
         self.tell(&news, commit.revision);
         commit.changes.iter().for_each(|change| self.note(change));

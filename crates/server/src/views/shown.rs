@@ -4,15 +4,17 @@
 //! nodes themselves bring about, are left out, and so is which server a node follows: otherwise every port that becomes ACTIVE
 //! would be news to every node of its network, and nodes' health would be N² traffic.
 
-use std::sync::Mutex;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use model::{Object, ObjectKey, PortStatus, Standard};
 use rustc_hash::FxHashMap;
 
-/// Bytes of encoded objects that are kept for the next node that needs them; beyond that all are encoded anew when needed.
+/// Memory for encoded objects that the next nodes need as well. Where there is no room, every other one goes, and is encoded anew when a
+/// node needs it: of a view that is larger, each node finds a part.
 const CACHE_BYTES_MAX: usize = 32 << 20;
+/// What an encoded object takes besides its bytes: its place, and the hull of the object, which tells that it is the same.
+const ENTRY_BYTES: usize = size_of::<(ObjectKey, Encoded)>() + size_of::<Object>();
 
 /// The object as nodes see it.
 pub fn shown(object: &Object) -> Object {
@@ -61,38 +63,80 @@ pub struct Encoder {
 
 #[derive(Default)]
 struct Cache {
-    objects: FxHashMap<ObjectKey, (Arc<Object>, Bytes)>,
+    objects: FxHashMap<ObjectKey, Encoded>,
+    /// What all of them take.
     bytes: usize,
+}
+
+struct Encoded {
+    /// Weak, so that nothing that was deleted stays for it. No other object has its address meanwhile.
+    object: Weak<Object>,
+    bytes: Bytes,
 }
 
 impl Encoder {
     /// The object on the wire.
     pub fn encode(&self, object: &Arc<Object>) -> Bytes {
         let key = object.key();
-        if let Some((known, bytes)) = self.lock().objects.get(&key)
-            && Arc::ptr_eq(known, object)
+        if let Some(known) = self.lock().objects.get(&key)
+            && std::ptr::eq(known.object.as_ptr(), Arc::as_ptr(object))
         {
-            return bytes.clone();
+            return known.bytes.clone();
         }
         let bytes = stream::wire::object_bytes(&shown(object));
-        self.lock().keep(key, object.clone(), bytes.clone());
+        self.lock().keep(key, Encoded { object: Arc::downgrade(object), bytes: bytes.clone() });
         bytes
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+    /// Lets go of objects that are others now, or none.
+    pub fn forget(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+        let mut cache = self.lock();
+        keys.into_iter().for_each(|key| cache.forget(key));
+    }
+
+    #[cfg(test)]
+    pub fn keeps(&self, key: ObjectKey) -> bool {
+        self.lock().objects.contains_key(&key)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Cache {
-    fn keep(&mut self, key: ObjectKey, object: Arc<Object>, bytes: Bytes) {
-        if self.bytes + bytes.len() > CACHE_BYTES_MAX {
-            *self = Cache::default();
+    fn keep(&mut self, key: ObjectKey, encoded: Encoded) {
+        self.forget(key);
+        while self.bytes + encoded.weight() > CACHE_BYTES_MAX && !self.objects.is_empty() {
+            self.halve();
         }
-        self.bytes += bytes.len();
-        if let Some((_, old)) = self.objects.insert(key, (object, bytes)) {
-            self.bytes -= old.len();
+        self.bytes += encoded.weight();
+        self.objects.insert(key, encoded);
+    }
+
+    fn forget(&mut self, key: ObjectKey) {
+        if let Some(gone) = self.objects.remove(&key) {
+            self.bytes -= gone.weight();
         }
+    }
+
+    /// Drops every other object, whichever they are: nodes are told theirs in one order, so that the oldest would be what the next node is
+    /// told first.
+    fn halve(&mut self) {
+        let mut stays = true;
+        self.objects.retain(|_, encoded| {
+            stays = !stays;
+            if !stays {
+                self.bytes -= encoded.weight();
+            }
+            stays
+        });
+    }
+}
+
+impl Encoded {
+    fn weight(&self) -> usize {
+        self.bytes.len() + ENTRY_BYTES
     }
 }
 
@@ -105,16 +149,42 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_what_is_not_kept_is_encoded_again() {
         const LARGE: usize = 1 << 20;
+        let encoder = Encoder::default();
         let large = |n: u32| Arc::new(Object::from(Port { name: "x".repeat(LARGE), ..vm(n, 1, 1) }));
-        let (encoder, first) = (Encoder::default(), large(1));
-        let bytes = encoder.encode(&first);
-        for n in 2..2 * (CACHE_BYTES_MAX / LARGE) as u32 {
-            encoder.encode(&large(n));
-            let cache = encoder.lock();
-            assert_eq!(cache.bytes, cache.objects.values().map(|(_, bytes)| bytes.len()).sum::<usize>());
-            assert!(cache.bytes > 0 && cache.bytes <= CACHE_BYTES_MAX, "{} bytes are kept", cache.bytes);
-        }
-        assert!(!encoder.lock().objects.contains_key(&first.key()));
-        assert_eq!(encoder.encode(&first), bytes);
+        let objects: Vec<_> = (1..2 * (CACHE_BYTES_MAX / LARGE) as u32).map(large).collect();
+        let encoded: Vec<Bytes> = objects
+            .iter()
+            .map(|object| {
+                let bytes = encoder.encode(object);
+                assert!(encoder.keeps(object.key()));
+                let cache = encoder.lock();
+                assert_eq!(cache.bytes, cache.objects.values().map(Encoded::weight).sum::<usize>());
+                assert!(cache.bytes <= CACHE_BYTES_MAX, "{} bytes are kept", cache.bytes);
+                bytes
+            })
+            .collect();
+        assert!(objects.iter().any(|object| !encoder.keeps(object.key())));
+        assert!(objects.iter().zip(&encoded).all(|(object, bytes)| encoder.encode(object) == *bytes));
+    }
+
+    #[test]
+    fn what_is_another_object_now_or_none_is_not_kept() {
+        let encoder = Encoder::default();
+        let [gone, stays] = [1, 2].map(|n| Arc::new(Object::from(vm(n, 1, 1))));
+        let (before, kept) = (encoder.encode(&gone), encoder.encode(&stays));
+        assert_eq!(encoder.encode(&stays).as_ptr(), kept.as_ptr(), "it is encoded once");
+        let renamed = Arc::new(Object::from(Port { name: "renamed".into(), ..vm(1, 1, 1) }));
+        assert_ne!(encoder.encode(&renamed), before);
+        encoder.forget([renamed.key()]);
+        let cache = encoder.lock();
+        assert_eq!(cache.objects.keys().collect::<Vec<_>>(), [&stays.key()]);
+        assert_eq!(cache.bytes, kept.len() + ENTRY_BYTES);
+    }
+
+    #[test]
+    fn no_object_is_kept_for_what_it_was_encoded_to() {
+        let (encoder, object) = (Encoder::default(), Arc::new(Object::from(vm(1, 1, 1))));
+        encoder.encode(&object);
+        assert_eq!(Arc::strong_count(&object), 1);
     }
 }

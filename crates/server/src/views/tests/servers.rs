@@ -443,3 +443,23 @@ async fn a_node_of_another_store_is_listed_for_a_day_and_not_once_it_follows_thi
     owner.forget_strangers(Timestamp::now() + SignedDuration::from_secs(STRANGER_SECS_MAX));
     assert!(strangers(&mut owner).is_empty());
 }
+
+#[tokio::test]
+async fn what_was_deleted_is_not_kept_for_the_next_node() {
+    let store = Shared::default();
+    let (core, mut writer) = Core::by_hand(Arc::new(store.clone()), Arc::new(Timestamp::now)).unwrap();
+    let (messages, inbox) = mpsc::channel(1);
+    let encoder = Arc::new(Encoder::default());
+    let (mut owner, _) = Owner::new(core, inbox, messages.downgrade(), encoder.clone());
+    assert!(owner.connect(node(1)).is_ok());
+    let port = vm(11, 1, 1);
+    store.put([network(1).into(), port.clone().into()]);
+    writer.turn();
+    owner.take_in(1);
+    assert!(encoder.keeps(key(port.clone())));
+    let ops = vec![Op::Delete(key(port.clone()))];
+    store.transact(&Transaction { base: store.load().unwrap().revision, ops }).unwrap();
+    writer.turn();
+    owner.take_in(1);
+    assert!(!encoder.keeps(key(port)));
+}
