@@ -38,9 +38,6 @@ pub use etcd::{Etcd, EtcdOptions};
 pub use memory::Memory;
 pub use redb::{LogLimits, Making, OpenError, Options, Redb};
 
-/// A history with more commits than this is told as compacted: a snapshot is smaller.
-pub const CHANGES_MAX: u64 = 20_000;
-
 /// The prefix of every key: the version of the layout.
 pub const PREFIX: &str = "/ladon/v1";
 
@@ -184,13 +181,18 @@ fn check_base(base: Revision, latest: Revision) -> Result<(), TransactError> {
     }
 }
 
+/// Refuses to tell a history of more commits than that. How many there are is known before any of them is read.
+fn check_length(from: Revision, latest: Revision, most: usize) -> Result<(), ChangesError> {
+    if latest.0.saturating_sub(from.0) > most as u64 { Err(ChangesError::TooMany { most }) } else { Ok(()) }
+}
+
 /// Where what should be is kept. All calls block: callers give them a thread of their own.
 pub trait Store: Send + Sync + 'static {
     /// Everything, at the latest revision.
     fn load(&self) -> Result<Snapshot, StoreError>;
 
-    /// The commits after `from`, oldest first. Where more than `most` objects have changed in them, that is told instead, and no more of
-    /// them is read than it takes to know.
+    /// The commits after `from`, oldest first. Where they are more than `most`, or more objects have changed in them, that is told instead,
+    /// and no more of them is read than it takes to know.
     fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError>;
 
     /// Applies all of `transaction` or nothing, durably, and tells the revision that it made: the one after its base. One

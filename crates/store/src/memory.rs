@@ -70,7 +70,7 @@ impl Store for Memory {
         }
         let commits = &inner.log[from.0 as usize..];
         let changes: usize = commits.iter().map(|commit| commit.changes.len()).sum();
-        if changes > most { Err(ChangesError::TooMany { most }) } else { Ok(commits.to_vec()) }
+        if commits.len().max(changes) > most { Err(ChangesError::TooMany { most }) } else { Ok(commits.to_vec()) }
     }
 
     fn transact(&self, transaction: &Transaction) -> Result<Revision, TransactError> {

@@ -24,7 +24,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageErro
 
 use crate::codec::{self, LogEntry};
 use crate::time::{unix_micros, unix_secs};
-use crate::{CHANGES_MAX, ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, check_base};
+use crate::{ChangesError, Commit, Key, Op, Snapshot, Store, StoreError, TransactError, Transaction, check_base, check_length};
 use file::StoreFile;
 pub use making::Making;
 
@@ -424,10 +424,10 @@ impl Store for Redb {
         let read = database.begin_read().map_err(reading)?;
         let log = read.open_table(LOG).map_err(reading)?;
         let first = log.first().map_err(reading)?.map_or(latest.0, |(first, _)| first.value().saturating_sub(1));
-        let oldest = Revision(first.max(latest.0.saturating_sub(CHANGES_MAX)));
-        if from < oldest {
-            return Err(ChangesError::Compacted { oldest });
+        if from.0 < first {
+            return Err(ChangesError::Compacted { oldest: Revision(first) });
         }
+        check_length(from, latest, most)?;
         let (mut commits, mut changes) = (Vec::new(), 0);
         for entry in log.range(from.0 + 1..).map_err(reading)? {
             let (revision, entry) = entry.map_err(reading)?;
@@ -549,19 +549,22 @@ mod tests {
     }
 
     #[test]
-    fn a_history_of_too_many_commits_is_told_as_compacted() {
+    fn a_long_history_is_told_as_far_as_the_log_reaches_back() {
+        const COMMITS: u64 = 30_000;
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path(), u64::MAX);
         // As if each had been a transaction of its own.
         let database = store.database().unwrap();
         let write = database.begin_write().unwrap();
-        for revision in 1..=CHANGES_MAX + 1 {
+        for revision in 1..=COMMITS {
             write.open_table(LOG).unwrap().insert(revision, LogEntry::new(0).bytes()).unwrap();
         }
-        set(&write, REVISION, CHANGES_MAX + 1).unwrap();
+        set(&write, REVISION, COMMITS).unwrap();
         write.commit().unwrap();
-        assert_eq!(store.changes(Revision(1), usize::MAX).unwrap().len() as u64, CHANGES_MAX);
-        assert!(matches!(store.changes(Revision(0), usize::MAX), Err(ChangesError::Compacted { oldest: Revision(1) })));
+        let most = COMMITS as usize;
+        assert_eq!(store.changes(Revision(0), most).unwrap().len(), most);
+        let too_many = store.changes(Revision(0), most - 1);
+        assert!(matches!(too_many, Err(ChangesError::TooMany { .. })), "nothing has changed in them, but they are many: {too_many:?}");
     }
 
     #[test]

@@ -175,6 +175,13 @@ fn too_many_changes_are_not_told(store: &impl Store) {
             assert!(matches!(too_many, Err(ChangesError::TooMany { most }) if most == fewer), "{too_many:?}");
         }
     }
+    // Nor are too many commits, whatever is in them.
+    for n in [2, 3] {
+        transact(store, [Op::PutRecord("keys".into(), vec![n])]);
+    }
+    assert_eq!(store.changes(Revision(3), 2).expect("the log reaches back").len(), 2);
+    let too_many = store.changes(Revision(3), 1);
+    assert!(matches!(too_many, Err(ChangesError::TooMany { most: 1 })), "{too_many:?}");
 }
 
 fn a_transaction_without_operations_changes_nothing(store: &impl Store) {

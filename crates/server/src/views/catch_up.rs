@@ -18,7 +18,7 @@ use super::outbox::Batch;
 use super::shown::{Encoder, is_shown_the_same};
 use crate::state::{Commit, State};
 
-/// Changes beyond which undoing the log costs more than a snapshot.
+/// Commits after a node's revision, or objects that have changed in them, beyond which undoing the log costs more than a snapshot.
 pub const RESUME_CHANGES_MAX: usize = 100_000;
 
 /// Where a node says that it stands.

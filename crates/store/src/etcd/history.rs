@@ -11,7 +11,7 @@ use super::layout::{Head, Place, object};
 use super::wire::{self, CompactRequest, CompactResponse, DELETED, Event, RangeRequest, RangeResponse, WatchCreate};
 use super::{Cluster, Failure, Known, Problem};
 use crate::time::unix_secs;
-use crate::{CHANGES_MAX, Change, ChangesError, Commit, DecodeError, Key};
+use crate::{Change, ChangesError, Commit, DecodeError, Key, check_length};
 
 /// How often what is too old is forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(300);
@@ -29,10 +29,7 @@ impl Cluster {
         if from == latest {
             return Ok(Vec::new());
         }
-        let oldest = Revision(latest.0.saturating_sub(CHANGES_MAX));
-        if from < oldest {
-            return Err(ChangesError::Compacted { oldest });
-        }
+        check_length(from, latest, most)?;
         let (at, found) = self.find(from, known).await.map_err(failed)?;
         if found.head.revision() != from {
             return Err(ChangesError::Compacted { oldest: found.head.revision() });
