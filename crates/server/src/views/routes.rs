@@ -312,15 +312,14 @@ struct PortRow<'a> {
 
 #[derive(Deserialize)]
 struct Which {
-    node: Option<String>,
+    node: Option<NodeName>,
     /// Only ports that lack something or are claimed twice.
     missing: Option<bool>,
 }
 
 async fn ports(Shared(views): Shared<Views>, asker: Asker, Query(which): Query<Which>) -> Result<Response, Problem> {
     let picture = picture(&views, &asker).await?;
-    let here = |port: &&Port| which.node.as_ref().is_none_or(|node| port.home().is_some_and(|home| home.0 == *node));
-    let rows = picture.state.all::<Port>().filter(here).map(|port| picture.port_row(port));
+    let rows = picture.ports(which.node).map(|port| picture.port_row(port));
     let wanted = |row: &PortRow| !which.missing.unwrap_or(false) || row.missing.is_some() || !row.conflicts.is_empty();
     let rows: Vec<PortRow> = rows.filter(wanted).collect();
     let unknown: Vec<_> = picture.unknown_interfaces().collect();
@@ -328,6 +327,14 @@ async fn ports(Shared(views): Shared<Views>, asker: Asker, Query(which): Query<W
 }
 
 impl Picture {
+    /// The ports whose home is `node`, or all.
+    fn ports<'a>(&'a self, node: Option<NodeName>) -> Box<dyn Iterator<Item = &'a Port> + 'a> {
+        match node {
+            Some(node) => Box::new(self.state.ports_at(node)),
+            None => Box::new(self.state.all::<Port>()),
+        }
+    }
+
     fn port_row<'a>(&'a self, port: &'a Port) -> PortRow<'a> {
         PortRow {
             id: port.id,

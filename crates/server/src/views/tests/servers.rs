@@ -463,3 +463,17 @@ async fn what_was_deleted_is_not_kept_for_the_next_node() {
     owner.take_in(1);
     assert!(!encoder.keeps(key(port)));
 }
+
+#[tokio::test]
+async fn an_operator_is_told_the_ports_of_one_node_or_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &Shared::default()).await;
+    let revision = server.put(vec![network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 2).into(), vm(13, 1, 1).into()]).await;
+    let mut heard = server.views.revision.clone();
+    heard.wait_for(|heard| *heard >= revision).await.unwrap();
+    for (node, ports) in [("?node=n1", vec![11, 13]), ("?node=n3", vec![]), ("", vec![11, 12, 13])] {
+        let answer = server.ask(&format!("/ladon/v1/ports{node}")).await;
+        let told: Vec<_> = answer["ports"].as_array().unwrap().iter().map(|port| port["id"].as_str().unwrap()).collect();
+        assert_eq!(told, ports.into_iter().map(|n| port_id(n).to_string()).collect::<Vec<_>>(), "{node}");
+    }
+}
