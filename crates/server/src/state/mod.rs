@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use model::{
-    Allowed, Block, BlockId, Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Mac, Member, MemberId, Network, NetworkId, Node, NodeName,
-    Object, ObjectKey, Pool, PoolId, Port, PortId, Revision, Router, RouterId, Rule, RuleId, SecurityGroup, SecurityGroupId, Subnet,
-    SubnetId,
+    Allowed, Block, BlockId, Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Mac, Member, MemberId, Network, NetworkId, Node,
+    NodeName, Object, ObjectKey, Pool, PoolId, Port, PortId, Revision, Router, RouterId, Rule, RuleId, SecurityGroup, SecurityGroupId,
+    Subnet, SubnetId,
 };
 use uuid::Uuid;
 

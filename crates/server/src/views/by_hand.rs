@@ -100,7 +100,7 @@ impl ByHand {
         if let Some(batch) = log.filter(|_| position.revision > Revision::default()).and_then(resume) {
             return batch.deltas(position.revision).into_iter().map(Body::Delta).collect();
         }
-        snapshot(whole(&state, &followed.node, &self.encoder), state.revision(), hash).collect()
+        snapshot(whole(&state, &followed.node), &self.encoder, state.revision(), hash).collect()
     }
 
     /// What the server says next: news, or why it ends the stream. Nothing before the node has caught up.

@@ -188,7 +188,7 @@ impl Batch {
 }
 
 /// The objects in pieces that are closed when they hold [`CHUNK_BYTES`].
-pub fn chunks(objects: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+fn chunks(objects: Vec<Bytes>) -> Vec<Vec<Bytes>> {
     let mut chunks: Vec<Vec<Bytes>> = Vec::new();
     let mut bytes = CHUNK_BYTES;
     for object in objects {

@@ -4,21 +4,20 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
-use model::{Node, NodeName, Revision, StoreId};
+use model::{Node, NodeName, Object, Revision, StoreId};
 use stream::wire::{
     Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, Welcome, node_message,
     server_message::Body,
 };
-use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
+use stream::{CHUNK_BYTES, Follower, HEARTBEAT_INTERVAL, InterestHash};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tonic::{Status, Streaming};
 
 use super::Views;
 use super::catch_up::{Position, RESUME_CHANGES_MAX, resumed};
 use super::closure::closure;
-use super::outbox::{Batch, Next, chunks};
+use super::outbox::{Batch, Next};
 use super::owner::{AddressTaken, Admission, Message, SessionId};
 use super::shown::Encoder;
 use crate::state::State;
@@ -200,7 +199,7 @@ async fn ended(outbox: &super::outbox::Outbox) -> String {
 enum Lead {
     Changes(Batch),
     /// The objects, and the permit to send them.
-    Snapshot(Vec<Bytes>, OwnedSemaphorePermit),
+    Snapshot(Vec<Arc<Object>>, OwnedSemaphorePermit),
 }
 
 /// Leads the node from where it stands to the admission's state.
@@ -209,8 +208,8 @@ async fn catch_up(views: &Views, node: &NodeName, position: Position, admission:
     match wire.alive_during(lead(views, node, position, &admission)).await?? {
         Lead::Changes(batch) => wire.batch(batch, position.revision).await,
         Lead::Snapshot(objects, permit) => {
-            let sending = wire.snapshot(objects, admission.state.revision(), admission.hash);
-            while_it_lasts(permit, sending).await
+            let messages = snapshot(objects, &views.encoder, admission.state.revision(), admission.hash);
+            while_it_lasts(permit, wire.all(messages)).await
         }
     }
 }
@@ -238,10 +237,10 @@ async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Ar
         return Ok(Lead::Changes(batch));
     }
     let permit = views.snapshots.clone().acquire_owned().await.map_err(|_| Ended)?;
-    let (encoder, source, name) = (views.encoder.clone(), admission.clone(), node.clone());
+    let (source, name) = (admission.clone(), node.clone());
     let computing = views.resumes.acquire().await.map_err(|_| Ended)?;
-    let encoded = tokio::task::spawn_blocking(move || whole(&source.state, &name, &encoder));
-    let objects = encoded.await.map_err(|_| Ended)?;
+    let found = tokio::task::spawn_blocking(move || whole(&source.state, &name));
+    let objects = found.await.map_err(|_| Ended)?;
     drop(computing);
     tracing::info!("node {node} gets a snapshot of {} objects", objects.len());
     Ok(Lead::Snapshot(objects, permit))
@@ -262,14 +261,25 @@ async fn resume(views: &Views, node: &NodeName, position: Position, admission: &
 }
 
 /// All objects of the node's view.
-pub(super) fn whole(state: &State, node: &NodeName, encoder: &Encoder) -> Vec<Bytes> {
-    closure(state, node).into_iter().filter_map(|key| state.object(key)).map(|object| encoder.encode(object)).collect()
+pub(super) fn whole(state: &State, node: &NodeName) -> Vec<Arc<Object>> {
+    closure(state, node).into_iter().filter_map(|key| state.object(key)).cloned().collect()
 }
 
-/// The messages of a snapshot.
-pub(super) fn snapshot(objects: Vec<Bytes>, revision: Revision, hash: InterestHash) -> impl Iterator<Item = Body> {
+/// The messages of a snapshot. Each is encoded when it is to be sent, so that what waits for a slow node costs next to nothing.
+pub(super) fn snapshot(objects: Vec<Arc<Object>>, encoder: &Encoder, revision: Revision, hash: InterestHash) -> impl Iterator<Item = Body> {
     let begin = Body::SnapshotBegin(SnapshotBegin { revision: revision.0, objects: objects.len() as u64 });
-    let chunks = chunks(objects).into_iter().map(|objects| Body::SnapshotChunk(SnapshotChunk { objects }));
+    let mut left = objects.into_iter();
+    let chunks = std::iter::from_fn(move || {
+        let (mut objects, mut bytes) = (Vec::new(), 0);
+        while bytes < CHUNK_BYTES
+            && let Some(object) = left.next()
+        {
+            let object = encoder.encode(&object);
+            bytes += object.len();
+            objects.push(object);
+        }
+        (!objects.is_empty()).then_some(Body::SnapshotChunk(SnapshotChunk { objects }))
+    });
     let end = Body::SnapshotEnd(SnapshotEnd { revision: revision.0, interest_hash: hash.0 });
     std::iter::once(begin).chain(chunks).chain([end])
 }
@@ -300,14 +310,11 @@ impl Wire {
     }
 
     async fn batch(&self, batch: Batch, from: Revision) -> Result<(), Ended> {
-        for delta in batch.deltas(from) {
-            self.send(Body::Delta(delta)).await?;
-        }
-        Ok(())
+        self.all(batch.deltas(from).into_iter().map(Body::Delta)).await
     }
 
-    async fn snapshot(&self, objects: Vec<Bytes>, revision: Revision, hash: InterestHash) -> Result<(), Ended> {
-        for body in snapshot(objects, revision, hash) {
+    async fn all(&self, messages: impl Iterator<Item = Body>) -> Result<(), Ended> {
+        for body in messages {
             self.send(body).await?;
         }
         Ok(())
@@ -322,10 +329,18 @@ impl Wire {
 
 #[cfg(test)]
 mod tests {
+    use model::Port;
     use tokio::sync::Semaphore;
     use tokio::time::Instant;
 
+    use super::super::tests::world::vm;
     use super::*;
+
+    /// So many objects that each fill a chunk.
+    fn large(objects: u32) -> Vec<Arc<Object>> {
+        let name = "x".repeat(CHUNK_BYTES);
+        (1..=objects).map(|n| Arc::new(Port { name: name.clone(), ..vm(n, 1, 1) }.into())).collect()
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_node_has_heard_elsewhere_is_waited_for_and_not_for_ever() {
@@ -358,15 +373,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_for_a_slow_node_goes_on_when_it_is_the_next_ones_turn() {
-        const CHUNKS: usize = 4;
+        const CHUNKS: u32 = 4;
         let turns = Arc::new(Semaphore::new(1));
         let permit = turns.clone().acquire_owned().await.unwrap();
         let (outbound, mut taken) = mpsc::channel(1);
         let wire = Wire { outbound };
-        let objects = vec![Bytes::from(vec![0; 1 << 20]); CHUNKS];
         let begun = Instant::now();
-        let sending = async move { while_it_lasts(permit, wire.snapshot(objects, Revision(1), InterestHash::default())).await };
-        let sending = tokio::spawn(sending);
+        let sending = tokio::spawn(async move {
+            let encoder = Encoder::default();
+            let messages = snapshot(large(CHUNKS), &encoder, Revision(1), InterestHash::default());
+            while_it_lasts(permit, wire.all(messages)).await
+        });
         tokio::task::yield_now().await;
         assert_eq!(turns.available_permits(), 0);
         let _next = turns.acquire().await.unwrap();
@@ -378,5 +395,18 @@ mod tests {
         }
         assert_eq!(messages, CHUNKS + 2, "between the beginning and the end");
         assert!(sending.await.unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_snapshot_is_encoded_as_it_is_sent() {
+        let (encoder, objects) = (Encoder::default(), large(3));
+        let keys: Vec<_> = objects.iter().map(|object| object.key()).collect();
+        let mut messages = snapshot(objects, &encoder, Revision(1), InterestHash::default());
+        assert!(matches!(messages.next(), Some(Body::SnapshotBegin(begin)) if begin.objects == 3));
+        for sent in 1..=3 {
+            assert!(matches!(messages.next(), Some(Body::SnapshotChunk(chunk)) if chunk.objects.len() == 1));
+            assert_eq!(keys.iter().filter(|key| encoder.keeps(**key)).count(), sent);
+        }
+        assert!(matches!(messages.next(), Some(Body::SnapshotEnd(_))) && messages.next().is_none());
     }
 }
