@@ -22,7 +22,7 @@ pub const STATUS_BATCH_MAX: usize = 256;
 /// After a write that failed, the next try; after twice as long each time that it fails again.
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The longest pause before the next try.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// What goes to the writer together.
 #[derive(Clone, Default)]
