@@ -1,13 +1,13 @@
 //! What of an object nodes are shown.
 //!
-//! Nodes get what packets depend on. The API's bookkeeping (time stamps, tags, revision numbers) and the port's status, which
+//! Nodes get what packets depend on. The API's bookkeeping (projects, time stamps, tags, revision numbers) and the port's status, which
 //! nodes themselves bring about, are left out, and so is which server a node follows: otherwise every port that becomes ACTIVE
 //! would be news to every node of its network, and nodes' health would be N² traffic.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use model::{Object, ObjectKey, PortStatus, Standard};
+use model::{Object, ObjectKey, PortStatus, ProjectId, Standard};
 use rustc_hash::FxHashMap;
 
 /// Memory for encoded objects that the next nodes need as well. Where there is no room, every other one goes, and is encoded anew when a
@@ -19,7 +19,8 @@ const ENTRY_BYTES: usize = size_of::<(ObjectKey, Encoded)>() + size_of::<Object>
 /// The object as nodes see it.
 pub fn shown(object: &Object) -> Object {
     let mut object = object.clone();
-    if let Some(standard) = bookkeeping(&mut object) {
+    if let Some((project, standard)) = bookkeeping(&mut object) {
+        *project = ProjectId::default();
         *standard = Standard::default();
     }
     match &mut object {
@@ -30,18 +31,18 @@ pub fn shown(object: &Object) -> Object {
     object
 }
 
-fn bookkeeping(object: &mut Object) -> Option<&mut Standard> {
+fn bookkeeping(object: &mut Object) -> Option<(&mut ProjectId, &mut Standard)> {
     match object {
-        Object::Network(object) => Some(&mut object.standard),
-        Object::Subnet(object) => Some(&mut object.standard),
-        Object::Router(object) => Some(&mut object.standard),
-        Object::SecurityGroup(object) => Some(&mut object.standard),
-        Object::Rule(object) => Some(&mut object.standard),
-        Object::Port(object) => Some(&mut object.standard),
-        Object::LoadBalancer(object) => Some(&mut object.standard),
-        Object::Listener(object) => Some(&mut object.standard),
-        Object::Pool(object) => Some(&mut object.standard),
-        Object::Member(object) => Some(&mut object.standard),
+        Object::Network(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Subnet(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Router(object) => Some((&mut object.project, &mut object.standard)),
+        Object::SecurityGroup(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Rule(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Port(object) => Some((&mut object.project, &mut object.standard)),
+        Object::LoadBalancer(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Listener(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Pool(object) => Some((&mut object.project, &mut object.standard)),
+        Object::Member(object) => Some((&mut object.project, &mut object.standard)),
         Object::Node(_) | Object::Block(_) => None,
     }
 }
