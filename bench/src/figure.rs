@@ -24,6 +24,11 @@ impl Spread {
         Spread { n: sorted.len(), min: sorted[0], p50: at(50), p99: at(99) }
     }
 
+    /// From the least to the greatest of a short series.
+    pub fn range(&self) -> String {
+        format!("{} and {}", shown(self.min), shown(self.p99))
+    }
+
     /// Of times, in seconds.
     pub fn of_seconds(times: &[Duration]) -> Spread {
         Self::of(&times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>())

@@ -54,7 +54,8 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
             Figure::new(format!("{what}: packets lost of {sent}"), "packets", lost(reports), Reach::AtMost(0.0)).how(how.clone()),
             Figure::new(format!("{what}: longest silence"), "ms", silence, most)
                 .against("nothing happens", longest(&quiet))
-                .how(how.clone()),
+                .how(how.clone())
+                .if_short("the thread of ovs-vswitchd that forwards takes all flows of the other pipeline meanwhile, and looks at all of them anew: the userspace datapath of ports without DPDK has no other"),
         ]
     };
     Ok([row("`ladon node` restarted", &restarted), row("upgraded to another pipeline", &upgraded)].concat())

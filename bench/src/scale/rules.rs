@@ -78,6 +78,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
         Figure::new(name, "s", ours, Reach::AtMost(0.5))
             .against(&format!("OVN 25.03 with {} rules", of_ovn.rules()), theirs)
             .how(how.clone())
+            .if_short("a request with so many rules is read, checked, written to the disk and answered with all of them before the node hears of it")
     };
     let median = |times: &[Duration]| Measured::p50(Spread::of_seconds(times));
     Ok(vec![

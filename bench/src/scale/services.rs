@@ -63,8 +63,10 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let both = |of: &dyn Fn(&Seen) -> Measured| [of(&ours), of(&theirs)];
     Ok(vec![
         figure("flows of the node", "flows", both(&|seen| (seen.flows as f64).into()), 0.15),
-        figure("restart of the node's program", "s", both(&|seen| seconds(&seen.restarts)), 0.1),
-        figure("memory of the node's program", "MB", both(&|seen| seen.megabytes.into()), 0.25),
+        figure("restart of the node's program", "s", both(&|seen| seconds(&seen.restarts)), 0.1)
+            .if_short("the node reads and indexes every object of its view, compiles all flows and compares them with what the switch tells; the switch forwards meanwhile, and no flow changes"),
+        figure("memory of the node's program", "MB", both(&|seen| seen.megabytes.into()), 0.25)
+            .if_short("each of 100,000 members is an object, a bucket of a group and an entry in two indexes"),
         figure("one backend more or less, p50", "ms", both(&|seen| millis(&seen.backends)), 0.1).if_short(super::FIXED),
         figure("one Service more or less, p50", "ms", both(&|seen| millis(&seen.services)), 0.1).if_short(super::FIXED),
     ])

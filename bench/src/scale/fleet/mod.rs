@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Ports that change in a second.
 const CHANGES_PER_SECOND: f64 = 500.0;
 const PORTS_OF_NODE: u32 = 20;
+/// Why something may take longer here than between machines.
+const CROWDED: &str = "server and nodes share two processors, of which the nodes take the larger part";
 
 /// How much is done.
 struct Amounts {
@@ -117,7 +119,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn figure(&self, name: &str, unit: &str, value: impl Into<Measured>, reach: Reach) -> Figure {
         let layout = if self.layout.kind == Kind::Tenants { "tenants" } else { "flat" };
-        Figure::new(format!("{} nodes, {layout}: {name}", self.layout.nodes), unit, value, reach)
+        Figure::new(format!("{} nodes, {layout}: {name}", self.layout.nodes), unit, value, reach).if_short(CROWDED)
     }
 
     /// Nothing happens.

@@ -45,7 +45,8 @@ fn apis() -> Vec<SocketAddr> {
 
 impl Run<'_> {
     fn figure(&self, name: &str, unit: &str, value: f64, reach: Reach) -> Figure {
-        Figure::new(format!("{SERVERS} servers on etcd, {} nodes: {name}", self.layout.nodes), unit, value, reach)
+        let why = "three servers, three members of etcd and all nodes share two processors";
+        Figure::new(format!("{SERVERS} servers on etcd, {} nodes: {name}", self.layout.nodes), unit, value, reach).if_short(why)
     }
 
     fn etcd(&self) -> Result<&Etcd> {
