@@ -3,6 +3,7 @@
 use model::*;
 
 use super::world::*;
+use crate::views::shown::shown;
 
 /// Two projects on a network that both may use, each with a virtual machine on a node of its own.
 #[test]
@@ -95,7 +96,7 @@ fn an_update_that_comes_before_the_local_port_is_in_the_view_when_the_port_comes
     world.commit([put(balancer(1, 1))]);
     let local = Port { security_groups: vec![group_id(1)], ..pod(11, 1, 1) };
     let effects = world.commit([put(local)]);
-    assert_eq!(world.replicas[&name(1)][&key(network(1))], renamed.into());
+    assert_eq!(world.replicas[&name(1)][&key(network(1))], shown(&renamed.into()));
     assert_eq!(effects[&name(1)].entered.len(), 9);
     world.commit([put(router(1)), put(node(1)), put(group(2))]);
     let view = world.view(&name(1));
