@@ -82,9 +82,11 @@ impl Cost {
         cost
     }
 
-    /// What was used since then, by the processes that ran then and run now, and by those that were started meanwhile.
+    /// What was used since then. A process that was replaced meanwhile would be counted wrongly: mostly as less than nothing.
     pub fn since(self, before: Cost) -> Result<Cost> {
-        let used = |now: Duration, then: Duration| now.checked_sub(then).context("a process has used less than before: it is another one");
+        let used = |now: Duration, then: Duration| {
+            now.checked_sub(then).context("less processor time was used than before: a process was replaced meanwhile")
+        };
         Ok(Cost {
             central: used(self.central, before.central)?,
             node: used(self.node, before.node)?,

@@ -157,18 +157,19 @@ fn growth(name: &str, number: usize, worlds: &[One]) -> Vec<Figure> {
     });
     let ratio =
         last(most).iter().zip(last(least)).map(|(most, least)| if least == 0.0 { 1.0 + most } else { most / least }).fold(0.0, f64::max);
+    let why = if ratio <= 1.0 { CACHES } else { "" };
     let span = format!("{} ports by {}", thousands(*sizes.last().expect("sizes")), thousands(sizes[0]));
     let mut figures = vec![
         Figure::new(format!("work for {name}: the counter that grows most, {span}"), "×", ratio, Reach::AtMost(1.0))
             .how(format!("Adding {name} and taking it away: {counters}.")),
         Figure::new(format!("{CPU} for {name}, {span}"), "×", cpu(most) / cpu(least), Reach::AtMost(1.2))
             .how(format!("Adding {name} (p50) and, of processor time, taking it away, too: {times}."))
-            .if_short(CACHES),
+            .if_short(why),
     ];
     for (size, done) in sizes.iter().zip(&done) {
         let at = format!("{CPU}: {name}, added and removed");
         let figure = Figure::new(format!("{at}, {} ports", thousands(*size)), "ms", cpu(done), Reach::AtMost(cpu(least) * 1.2));
-        figures.push(figure.at(&at, *size).if_short(CACHES));
+        figures.push(figure.at(&at, *size).if_short(why));
     }
     figures
 }

@@ -230,8 +230,7 @@ impl Drop for Process {
     }
 }
 
-/// Collect a process that has ended, so that it is no zombie and its number is not ours any more. Of one with threads the first may have
-/// ended a moment before the others, which are waited for.
+/// Collect a process that has ended, so that it is no zombie and its number is not ours any more.
 fn reap(running: &mut Running) {
     if let Some(mut child) = running.child.take() {
         let _ = child.wait();

@@ -30,6 +30,7 @@ struct Stat {
     parent: i32,
     session: i32,
     has_terminal: bool,
+    threads: u64,
     started: u64,
 }
 
@@ -45,9 +46,10 @@ impl ProcessId {
         Self::now(pid).unwrap_or(ProcessId { pid, started: 0 })
     }
 
-    /// It runs: not gone, not replaced by another of its number, not a zombie.
+    /// It runs: not gone, not replaced by another of its number, not a zombie. It still runs where its first thread alone has ended.
     pub fn is_running(self) -> bool {
-        stat(self.pid).is_some_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
+        let has_ended = |stat: &Stat| matches!(stat.state, 'Z' | 'X') && stat.threads <= 1;
+        stat(self.pid).is_some_and(|stat| stat.started == self.started && !has_ended(&stat))
     }
 
     /// Send it a signal, unless it is gone.
@@ -71,6 +73,7 @@ fn parse_stat(line: &str) -> Option<Stat> {
         parent: number(1)?,
         session: number(3)?,
         has_terminal: number(4)? != 0,
+        threads: fields.get(17)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }
@@ -194,7 +197,7 @@ mod tests {
         let line = "7 (a) b (c)) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 1";
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.state, stat.parent, stat.started), ('S', 3, 4242));
-        assert_eq!((stat.session, stat.has_terminal), (7, false));
+        assert_eq!((stat.session, stat.has_terminal, stat.threads), (7, false, 1));
     }
 
     #[test]

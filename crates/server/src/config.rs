@@ -32,7 +32,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "store.log_hours",
         "2",
-        "How long the log of changes reaches back: a node that was away for longer, or for more than 100,000 changes, gets a snapshot. At least 1.",
+        "How long the log of changes reaches back, where `store.log_mib` has room: a node that was away for longer, or for more than 20,000 changes, gets a snapshot. At least 1.",
     ),
     setting(
         "store.log_mib",

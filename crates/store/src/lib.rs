@@ -148,7 +148,7 @@ pub enum ChangesError {
     #[error("revision {0} is in the future")]
     Future(Revision),
     /// A snapshot is smaller than what would have to be told.
-    #[error("more than {most} changes came after it")]
+    #[error("more than {most} commits or changes came after it")]
     TooMany { most: usize },
     #[error(transparent)]
     Store(#[from] StoreError),

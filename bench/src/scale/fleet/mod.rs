@@ -119,7 +119,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn figure(&self, name: &str, unit: &str, value: impl Into<Measured>, reach: Reach) -> Figure {
         let layout = if self.layout.kind == Kind::Tenants { "tenants" } else { "flat" };
-        Figure::new(format!("{} nodes, {layout}: {name}", self.layout.nodes), unit, value, reach).if_short(CROWDED)
+        Figure::new(format!("{} nodes, {layout}: {name}", self.layout.nodes), unit, value, reach)
+    }
+
+    /// One that the machine has a part in.
+    fn timed(&self, name: &str, unit: &str, value: impl Into<Measured>, reach: Reach) -> Figure {
+        self.figure(name, unit, value, reach).if_short(CROWDED)
     }
 
     /// Nothing happens.
@@ -208,7 +213,7 @@ impl Run<'_> {
         let spread = Spread::of_times(&times);
         let needed = if self.layout.kind == Kind::Tenants { "20 nodes each" } else { "one node each" };
         Ok(self
-            .figure("port made → every node that needs it has acknowledged, p99", "ms", Measured::p99(spread), Reach::AtMost(50.0))
+            .timed("port made → every node that needs it has acknowledged, p99", "ms", Measured::p99(spread), Reach::AtMost(50.0))
             .how(format!(
                 "From the request to `ladon wait`; p50 {:.1} ms. They were sent to {needed}; nodes that do not need them were sent something {others} times.",
                 spread.p50
@@ -237,7 +242,7 @@ impl Run<'_> {
         rules.iter().try_for_each(|rule| client.delete(&format!("{RULES}/{rule}")))?;
         wait_until_in_force(&mut client, PATIENCE)?;
         let spread = Spread::of_times(&times);
-        Ok(self.figure("rule made → all nodes have acknowledged, p99", "ms", Measured::p99(spread), Reach::AtMost(500.0)).how(format!(
+        Ok(self.timed("rule made → all nodes have acknowledged, p99", "ms", Measured::p99(spread), Reach::AtMost(500.0)).how(format!(
             "p50 {:.0} ms; {:.0} ms of the server's processor time for each, {:.1} µs per node.",
             spread.p50,
             cpu * 1e3,
@@ -263,7 +268,7 @@ impl Run<'_> {
         let memory: Vec<String> =
             watch.megabytes.iter().step_by((watch.megabytes.len() / 10).max(1)).map(|mb| format!("{mb:.0}")).collect();
         Ok(vec![
-            self.figure("churn: port changes per second", "/s", churn.rate(), Reach::AtLeast(CHANGES_PER_SECOND * 0.98)).how(format!(
+            self.timed("churn: port changes per second", "/s", churn.rate(), Reach::AtLeast(CHANGES_PER_SECOND * 0.98)).how(format!(
                 "8 clients make and delete ports on all networks for {:.0} s, answered in {:.1} ms (p50), {:.1} ms (p99); {deltas:.0} deltas per second, and as many \
                  acknowledgements; the server takes {cpu:.2} processors. All that there was at a moment is in force {:.0} ms later (p50), {:.0} ms (p99).",
                 churn.took.as_secs_f64(),
@@ -302,7 +307,7 @@ impl Run<'_> {
             after.snapshots - before.1.snapshots
         );
         Ok(vec![
-            self.figure("server restarted → all nodes follow and have acknowledged", "s", took.as_secs_f64(), Reach::AtMost(20.0)).how(how),
+            self.timed("server restarted → all nodes follow and have acknowledged", "s", took.as_secs_f64(), Reach::AtMost(20.0)).how(how),
             self.figure("… the server's greatest memory meanwhile, by what it was before", "×", peak / before.0, Reach::AtMost(2.0))
                 .how(format!("{peak:.0} MB at most, {:.0} MB before the restart, {:.0} MB after it.", before.0, megabytes(server)?)),
         ])

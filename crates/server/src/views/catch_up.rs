@@ -19,7 +19,7 @@ use super::shown::{Encoder, is_shown_the_same};
 use crate::state::{Commit, State};
 
 /// Commits after a node's revision, or objects that have changed in them, beyond which undoing the log costs more than a snapshot.
-pub const RESUME_CHANGES_MAX: usize = 100_000;
+pub const RESUME_CHANGES_MAX: usize = 20_000;
 
 /// Where a node says that it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

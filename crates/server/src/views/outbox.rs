@@ -178,7 +178,7 @@ impl Batch {
         for removals in removals.chunks(CHUNK_BYTES / REMOVAL_BYTES) {
             deltas.push(Delta { removals: removals.iter().map(Key::from).collect(), ..blank() });
         }
-        deltas.extend(chunks(upserts).into_iter().map(|upserts| Delta { upserts, ..blank() }));
+        deltas.extend(chunks(upserts).map(|upserts| Delta { upserts, ..blank() }));
         if deltas.len() > 1 {
             deltas.remove(0);
         }
@@ -188,18 +188,18 @@ impl Batch {
 }
 
 /// The objects in pieces that are closed when they hold [`CHUNK_BYTES`].
-fn chunks(objects: Vec<Bytes>) -> Vec<Vec<Bytes>> {
-    let mut chunks: Vec<Vec<Bytes>> = Vec::new();
-    let mut bytes = CHUNK_BYTES;
-    for object in objects {
-        if bytes >= CHUNK_BYTES {
-            chunks.push(Vec::new());
-            bytes = 0;
+pub fn chunks(objects: impl IntoIterator<Item = Bytes>) -> impl Iterator<Item = Vec<Bytes>> {
+    let mut left = objects.into_iter();
+    std::iter::from_fn(move || {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while bytes < CHUNK_BYTES
+            && let Some(object) = left.next()
+        {
+            bytes += object.len();
+            chunk.push(object);
         }
-        bytes += object.len();
-        chunks.last_mut().expect("pushed when the first object came").push(object);
-    }
-    chunks
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 #[cfg(test)]

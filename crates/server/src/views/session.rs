@@ -10,14 +10,14 @@ use stream::wire::{
     Delta, Heartbeat, NodeMessage, Refused, ServerMessage, SnapshotBegin, SnapshotChunk, SnapshotEnd, Welcome, node_message,
     server_message::Body,
 };
-use stream::{CHUNK_BYTES, Follower, HEARTBEAT_INTERVAL, InterestHash};
+use stream::{Follower, HEARTBEAT_INTERVAL, InterestHash};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tonic::{Status, Streaming};
 
 use super::Views;
 use super::catch_up::{Position, RESUME_CHANGES_MAX, resumed};
 use super::closure::closure;
-use super::outbox::{Batch, Next};
+use super::outbox::{Batch, Next, chunks};
 use super::owner::{AddressTaken, Admission, Message, SessionId};
 use super::shown::Encoder;
 use crate::state::State;
@@ -27,8 +27,8 @@ pub const SNAPSHOTS_AT_ONCE: usize = 4;
 /// Views that are computed at once, to compare nodes with their past or to make snapshots: it takes processor time, which the other
 /// nodes' streams need as well. The rest wait.
 pub const RESUMES_AT_ONCE: usize = 2;
-/// A snapshot that takes longer to send gives its place among those at once to the next and goes on without: nodes that are slow hold up
-/// nobody.
+/// A snapshot that takes longer to send gives its place among those at once to the next, and goes on without: a slow node holds up the
+/// others for so long at most.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node that comes from another server may have heard more than this one: that much is waited for, for so long.
 const BEHIND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -208,7 +208,10 @@ async fn catch_up(views: &Views, node: &NodeName, position: Position, admission:
     match wire.alive_during(lead(views, node, position, &admission)).await?? {
         Lead::Changes(batch) => wire.batch(batch, position.revision).await,
         Lead::Snapshot(objects, permit) => {
-            let messages = snapshot(objects, &views.encoder, admission.state.revision(), admission.hash);
+            let (revision, hash) = (admission.state.revision(), admission.hash);
+            // What is not the node's may go while a slow one takes its view.
+            drop(admission);
+            let messages = snapshot(objects, &views.encoder, revision, hash);
             while_it_lasts(permit, wire.all(messages)).await
         }
     }
@@ -265,21 +268,11 @@ pub(super) fn whole(state: &State, node: &NodeName) -> Vec<Arc<Object>> {
     closure(state, node).into_iter().filter_map(|key| state.object(key)).cloned().collect()
 }
 
-/// The messages of a snapshot. Each is encoded when it is to be sent, so that what waits for a slow node costs next to nothing.
+/// The messages of a snapshot. Each is encoded when it is to be sent: for a slow node objects wait that are there anyway.
 pub(super) fn snapshot(objects: Vec<Arc<Object>>, encoder: &Encoder, revision: Revision, hash: InterestHash) -> impl Iterator<Item = Body> {
     let begin = Body::SnapshotBegin(SnapshotBegin { revision: revision.0, objects: objects.len() as u64 });
-    let mut left = objects.into_iter();
-    let chunks = std::iter::from_fn(move || {
-        let (mut objects, mut bytes) = (Vec::new(), 0);
-        while bytes < CHUNK_BYTES
-            && let Some(object) = left.next()
-        {
-            let object = encoder.encode(&object);
-            bytes += object.len();
-            objects.push(object);
-        }
-        (!objects.is_empty()).then_some(Body::SnapshotChunk(SnapshotChunk { objects }))
-    });
+    let encoded = objects.into_iter().map(move |object| encoder.encode(&object));
+    let chunks = chunks(encoded).map(|objects| Body::SnapshotChunk(SnapshotChunk { objects }));
     let end = Body::SnapshotEnd(SnapshotEnd { revision: revision.0, interest_hash: hash.0 });
     std::iter::once(begin).chain(chunks).chain([end])
 }
@@ -330,6 +323,7 @@ impl Wire {
 #[cfg(test)]
 mod tests {
     use model::Port;
+    use stream::CHUNK_BYTES;
     use tokio::sync::Semaphore;
     use tokio::time::Instant;
 

@@ -231,13 +231,13 @@ impl Core {
         (latest.state.clone(), Subscription { commits: latest.commits.subscribe() })
     }
 
-    /// The commits after `from`, out of memory or the store's log, if not more than `most` objects have changed in them. What was read of
-    /// the log is told out of memory to the next.
+    /// The commits after `from`, out of memory or the store's log, if neither they nor the objects that have changed in them are more than `most`.
+    /// What was read of the log is told out of memory to the next.
     pub async fn changes(&self, from: Revision, most: usize) -> Result<Vec<Commit>, ChangesError> {
         let told = self.published.lock().window.since(from);
         if let Some(commits) = told {
             let changes: usize = commits.iter().map(|commit| commit.changes.len()).sum();
-            return if changes > most { Err(ChangesError::TooMany { most }) } else { Ok(commits) };
+            return if changes.max(commits.len()) > most { Err(ChangesError::TooMany { most }) } else { Ok(commits) };
         }
         let store = self.store.clone();
         let failed = |source: tokio::task::JoinError| StoreError::Failed { doing: "reading the log", source: source.into() };
