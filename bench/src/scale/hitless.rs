@@ -23,7 +23,7 @@ const WHILE: Duration = Duration::from_secs(5);
 const STALL_MAX: f64 = 20.0;
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let (shape, times) = scale.of((Shape::flat(13, 26_000, 13), 5), (Shape::flat(2, 200, 4), 2));
+    let (shape, times) = scale.of((Shape::flat(17, 34_000, 17), 5), (Shape::flat(2, 200, 4), 2));
     let site = Site::start(shape, progress)?;
     let flows = site.world.flows()?;
     let (mut quiet, mut restarted, mut upgraded) = (Vec::new(), Vec::new(), Vec::new());

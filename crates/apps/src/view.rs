@@ -133,9 +133,13 @@ impl From<Root> for Dep {
     }
 }
 
-/// Addresses whose identity may have changed, until [`View::settle`].
+/// What may have changed by many changes together, until [`View::settle`].
 #[derive(Default, Debug)]
 struct Unsettled {
+    /// Networks whose routing domain may be another one, and those that these routers join.
+    networks: BTreeSet<NetworkId>,
+    routers: BTreeSet<RouterId>,
+    /// Addresses whose identity may be another one.
     places: BTreeSet<Place>,
     /// Groups that rules name now and did not before, or the other way round.
     groups: BTreeSet<SecurityGroupId>,
@@ -248,7 +252,7 @@ impl View {
         self.move_memberships(key.id, &before, &after, touched);
         let stays = |index: &&Index| index.is_read_whole() && after.contains(index);
         touched.extend(before.iter().filter(stays).map(|index| Dep::Index(*index)));
-        self.recompute_domains(old.as_deref(), new.as_deref(), touched);
+        self.unsettle_domains(old.as_deref(), new.as_deref());
         self.unsettle(before.iter().chain(&after));
     }
 
@@ -312,10 +316,11 @@ impl View {
         }
     }
 
-    /// After some changes: gives every address its identity. Not after each, so that no set of groups that was only passed
-    /// through gets a number.
+    /// After some changes: gives every network its routing domain, and every address its identity. Not after each: a domain of a thousand
+    /// networks would be gone through for each of them, and sets of groups that were only passed through would get numbers.
     pub fn settle(&mut self, touched: &mut FxHashSet<Dep>) {
-        let Unsettled { mut places, groups } = std::mem::take(&mut self.unsettled);
+        self.settle_domains(touched);
+        let Unsettled { mut places, groups, .. } = std::mem::take(&mut self.unsettled);
         for place in groups.into_iter().flat_map(|group| self.places_in(group)) {
             // Also where the identity stays: in one direction more, or less, somebody asks for it.
             touched.extend(self.addresses.within(place).map(|(domain, address)| Dep::Address(domain, address)));
@@ -445,20 +450,7 @@ impl View {
         }
     }
 
-    fn recompute_domains(&mut self, old: Option<&Object>, new: Option<&Object>, touched: &mut FxHashSet<Dep>) {
-        let mut seeds: BTreeSet<NetworkId> = BTreeSet::new();
-        for object in [old, new].into_iter().flatten() {
-            match object {
-                Object::Network(network) => {
-                    seeds.insert(network.id);
-                }
-                Object::Port(port) if port.is_router_interface() => {
-                    seeds.insert(port.network);
-                    seeds.extend(port.router().map(|router| self.networks_of(router)).into_iter().flatten());
-                }
-                _ => {}
-            }
-        }
+    fn unsettle_domains(&mut self, old: Option<&Object>, new: Option<&Object>) {
         // A network that merely changed its name joins and leaves nothing.
         if let (Some(Object::Network(old)), Some(Object::Network(new))) = (old, new)
             && old.key == new.key
@@ -471,6 +463,22 @@ impl View {
         {
             return;
         }
+        for object in [old, new].into_iter().flatten() {
+            match object {
+                Object::Network(network) => drop(self.unsettled.networks.insert(network.id)),
+                Object::Port(port) if port.is_router_interface() => {
+                    self.unsettled.networks.insert(port.network);
+                    self.unsettled.routers.extend(port.router());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn settle_domains(&mut self, touched: &mut FxHashSet<Dep>) {
+        let mut seeds = std::mem::take(&mut self.unsettled.networks);
+        let routers = std::mem::take(&mut self.unsettled.routers);
+        seeds.extend(routers.into_iter().flat_map(|router| self.networks_of(router)));
         let mut domains = std::mem::take(&mut self.domains);
         let changes = domains.recompute(&seeds, self, |network| self.network_key(network));
         self.domains = domains;
