@@ -3,7 +3,6 @@
 //! A server is taken away and added again meanwhile: its nodes go to the others. Then the limits of one etcd: writes per second, bytes
 //! per object and per write, and what compaction and defragmentation cost.
 
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,12 +12,11 @@ use lab::etcd::{ETCD_VERSION, Etcd};
 use serde_json::{Value, json};
 
 use super::layout::{Kind, Layout};
-use super::world::{NEXT_SERVER, Status, Store, World, client};
+use super::world::{Status, Store, World};
 use super::{PATIENCE, PORTS_OF_NODE, churn};
 use crate::Scale;
 use crate::figure::{Figure, Reach, Spread};
 use crate::memory::megabytes;
-use crate::ports::API;
 
 const SERVERS: u16 = 3;
 
@@ -38,11 +36,6 @@ struct Run<'a> {
     progress: &'a Progress,
 }
 
-/// Where the servers' APIs are.
-fn apis() -> Vec<SocketAddr> {
-    (0..SERVERS).map(|number| SocketAddr::new(API.ip(), API.port() + number * NEXT_SERVER)).collect()
-}
-
 impl Run<'_> {
     fn figure(&self, name: &str, unit: &str, value: f64, reach: Reach) -> Figure {
         let why = "three servers, three members of etcd and all nodes share two processors";
@@ -58,7 +51,7 @@ impl Run<'_> {
         let (world, rate) = (&self.world, 200.0);
         let what = format!("{rate} port changes per second for {long:?}; a server is taken away and added meanwhile");
         let (churn, moved) = self.progress.during(what, || {
-            churn::during(&world.control, &apis(), &world.ground, rate, || {
+            churn::during(&world.control, &world.apis(), &world.ground, rate, || {
                 thread::sleep(long / 3);
                 let taken = &world.ladon.others[1].process;
                 let (before, killed) = (world.status()?, Instant::now());
@@ -77,7 +70,7 @@ impl Run<'_> {
         })?;
         world.wait_connected()?;
         let settled = Instant::now();
-        self.wait_settled()?;
+        world.wait_settled(PATIENCE)?;
         let (settled, status) = (settled.elapsed(), world.status()?);
         ensure!(status.faults == 0, "{} messages did not fit the views that got them", status.faults);
         let memory: Vec<String> =
@@ -102,31 +95,14 @@ impl Run<'_> {
         ])
     }
 
-    /// Until each server says that its own nodes have everything in force.
-    fn wait_settled(&self) -> Result<()> {
-        for api in apis() {
-            let mut client = client(&self.world.control, api)?;
-            let until = Instant::now() + PATIENCE;
-            loop {
-                let (_, answer) = client.request("GET", "/ladon/v1/wait?timeout=1", "")?;
-                let answer: Value = serde_json::from_str(&answer)?;
-                if answer["lagging"].as_array().is_some_and(Vec::is_empty) && answer["latest"].as_u64() >= answer["revision"].as_u64() {
-                    break;
-                }
-                ensure!(Instant::now() < until, "not in force: {answer}");
-            }
-        }
-        Ok(())
-    }
-
     /// As many writes as it takes.
     fn most(&self, long: Duration) -> Result<Vec<Figure>> {
         let world = &self.world;
         let mut figures = Vec::new();
-        for servers in [1, apis().len()] {
+        for servers in [1, world.apis().len()] {
             let before = self.store()?;
             let (churn, ()) = self.progress.during(format!("as many port changes as {servers} servers take"), || {
-                churn::during(&world.control, &apis()[..servers], &world.ground, f64::INFINITY, || {
+                churn::during(&world.control, &world.apis()[..servers], &world.ground, f64::INFINITY, || {
                     thread::sleep(long);
                     Ok(())
                 })
@@ -144,7 +120,7 @@ impl Run<'_> {
                     after.size.saturating_sub(before.size) as f64 / changes / 1e3
                 )),
             );
-            self.wait_settled()?;
+            world.wait_settled(PATIENCE)?;
         }
         Ok(figures)
     }
@@ -154,7 +130,7 @@ impl Run<'_> {
         let world = &self.world;
         let before = self.store()?;
         let (churn, (compacted, defragmented, freed)) = self.progress.during("etcd is compacted and defragmented under churn", || {
-            churn::during(&world.control, &apis(), &world.ground, 100.0, || {
+            churn::during(&world.control, &world.apis(), &world.ground, 100.0, || {
                 thread::sleep(long);
                 let started = Instant::now();
                 let revision = self.store()?.revision;
@@ -173,7 +149,7 @@ impl Run<'_> {
             })
         })?;
         world.wait_connected()?;
-        self.wait_settled()?;
+        world.wait_settled(PATIENCE)?;
         let Status { faults, .. } = world.status()?;
         ensure!(faults == 0, "{faults} messages did not fit the views that got them");
         let longest = churn.answers.iter().max().copied().unwrap_or_default();

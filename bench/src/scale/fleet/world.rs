@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use demo::{Deployment, Tunnel};
 use lab::etcd::{Etcd, Options, Version};
 use lab::{Host, Lab, Process, Progress, Underlay};
@@ -31,7 +31,7 @@ const QUIET: Duration = Duration::from_secs(2);
 const MAKERS: usize = 4;
 /// Where the first server's nodes are served; each further server's ports are [`NEXT_SERVER`] above.
 const VIEWS_PORT: u16 = 9697;
-pub const NEXT_SERVER: u16 = 10;
+const NEXT_SERVER: u16 = 10;
 
 /// A server and its nodes.
 pub struct World {
@@ -166,17 +166,38 @@ impl World {
         self.ask("news")
     }
 
+    /// Where the servers' APIs are.
+    pub fn apis(&self) -> Vec<SocketAddr> {
+        let place = |number: usize| SocketAddr::new(API.ip(), API.port() + number as u16 * NEXT_SERVER);
+        (0..self.ladon.servers().len()).map(place).collect()
+    }
+
     /// Until every node follows and has everything in force.
     pub fn wait_in_force(&self) -> Result<()> {
         self.wait_connected()?;
-        wait_until_in_force(&mut self.client()?, READY)
+        self.wait_settled(READY)
+    }
+
+    /// Until each server says that the nodes which follow it have everything in force. It knows nothing of the others.
+    pub fn wait_settled(&self, patience: Duration) -> Result<()> {
+        for api in self.apis() {
+            let (mut client, until) = (client(&self.control, api)?, Instant::now() + patience);
+            loop {
+                let answer = wait_once(&mut client, 1)?;
+                if answer["lagging"].as_array().is_some_and(Vec::is_empty) && answer["latest"].as_u64() >= answer["revision"].as_u64() {
+                    break;
+                }
+                ensure!(Instant::now() < until, "{}", not_in_force(&answer));
+            }
+        }
+        Ok(())
     }
 
     /// Until nothing is written any more.
     pub fn wait_quiet(&self) -> Result<()> {
         let (mut client, mut seen, until) = (self.client()?, None, Instant::now() + READY);
         while Instant::now() < until {
-            let latest = wait_once(&mut client)?["latest"].as_u64();
+            let latest = wait_once(&mut client, 1)?["latest"].as_u64();
             if latest == seen {
                 return Ok(());
             }
@@ -225,19 +246,21 @@ pub fn client(host: &Host, to: SocketAddr) -> Result<Client> {
 pub fn wait_until_in_force(client: &mut Client, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     loop {
-        let answer = wait_once(client)?;
+        let answer = wait_once(client, 20)?;
         if answer["is_in_force"] == true {
             return Ok(());
         }
-        if Instant::now() > until {
-            let text = answer.to_string();
-            bail!("not in force: {}", &text[..text.floor_char_boundary(1000)]);
-        }
+        ensure!(Instant::now() < until, "{}", not_in_force(&answer));
     }
 }
 
-fn wait_once(client: &mut Client) -> Result<Value> {
-    let (status, answer) = client.request("GET", "/ladon/v1/wait?timeout=20", "")?;
+fn not_in_force(answer: &Value) -> String {
+    let text = answer.to_string();
+    format!("not in force: {}", &text[..text.floor_char_boundary(1000)])
+}
+
+fn wait_once(client: &mut Client, secs: u32) -> Result<Value> {
+    let (status, answer) = client.request("GET", &format!("/ladon/v1/wait?timeout={secs}"), "")?;
     if status != 200 {
         bail!("wait: {status} {answer}");
     }
