@@ -53,11 +53,11 @@ impl Authority {
         self.folder.join(format!("{}.crt", self.name))
     }
 
-    /// A certificate for a server that is reached by these names and addresses.
+    /// A certificate for a server that is reached by these names and addresses. etcd's gateway for JSON asks its own server with it.
     pub fn server(&self, file: &str, names: &[String]) -> Result<Identity> {
         let mut params = CertificateParams::new(names).map_err(failed)?;
         params.distinguished_name = name(file, None);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(file, params)
     }
 
