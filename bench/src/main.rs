@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Ladon runs as an operator runs it, on the lab's hosts, and so do the peers. What is compared is taken in one run, and in turns
-//! where neither needs to be there alone, so that a busy machine is busy for both. A figure that does not reach what it should is written as such, with the reason.
+//! where neither needs to be there alone, so that a busy machine is busy for both. A figure that does not reach what it should is
+//! written as such, with the reason.
 //! Deliberately *not* here: tests. Nothing fails because a machine is slow.
 
 mod bridge;

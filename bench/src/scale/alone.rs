@@ -120,7 +120,7 @@ impl One {
                           with a tenth of the ports, some 7 s.",
             thousands(size)
         ))
-        .if_short(ONE_THREAD);
+        .if_short(super::ONE_THREAD);
         let mut figures = vec![start];
         for (role, what, most) in
             [(Role::Node, "memory of the node's program", 1_000.0), (Role::Central, "memory of everything central", 1_300.0)]
@@ -176,7 +176,5 @@ fn growth(name: &str, number: usize, worlds: &[One]) -> Vec<Figure> {
 }
 
 const CPU: &str = "processor time";
-/// Why a start may take longer.
-const ONE_THREAD: &str = "one thread indexes the view, compiles it and compares it, and the switch takes the flows meanwhile";
 /// Why the same work may take longer where there is more.
 const CACHES: &str = "the counters are equal; what is looked up lies in maps that are larger than the processor's caches";

@@ -31,6 +31,9 @@ use crate::http::Client;
 pub const FIXED: &str = "a change is on the disk before it is answered, and goes to the node and back by TCP and TLS through the lab's userspace switches, which takes 3 to 4 ms \
                          whatever there is; OVN's databases do not wait for the disk, and are reached by unix sockets";
 
+/// Why a node's start may take longer.
+pub const ONE_THREAD: &str = "one thread indexes the view, compiles it and compares it, and the switch takes the flows meanwhile";
+
 /// Until n1 has acknowledged all that was asked for so far.
 pub fn acknowledged(client: &mut Client) -> Result<()> {
     let answer = client.show("/ladon/v1/wait?timeout=50&node=n1")?;

@@ -25,6 +25,10 @@ const FIRST_PORT: usize = 10_000;
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(300);
 
+/// Why so many rules may take longer.
+const BULK: &str =
+    "a request with so many rules is read, checked, written to the disk and answered with all of them before the node hears of it";
+
 /// How many there are: `sets` different sets of the addresses of `ports`, and so many rules for each.
 #[derive(Clone, Copy)]
 pub struct Size {
@@ -78,12 +82,11 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
         Figure::new(name, "s", ours, Reach::AtMost(0.5))
             .against(&format!("OVN 25.03 with {} rules", of_ovn.rules()), theirs)
             .how(how.clone())
-            .if_short("a request with so many rules is read, checked, written to the disk and answered with all of them before the node hears of it")
     };
     let median = |times: &[Duration]| Measured::p50(Spread::of_seconds(times));
     Ok(vec![
-        figure("from the request that brings them until in force", median(&[ours]), median(&[theirs])),
-        figure("fresh start of the node", median(&fresh), median(&their_fresh)),
+        figure("from the request that brings them until in force", median(&[ours]), median(&[theirs])).if_short(BULK),
+        figure("fresh start of the node", median(&fresh), median(&their_fresh)).if_short(super::ONE_THREAD),
     ])
 }
 

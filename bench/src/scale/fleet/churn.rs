@@ -31,7 +31,8 @@ impl Churn {
     }
 }
 
-/// Changes `per_second` ports, or as many as can be (`f64::INFINITY`), spread over all of `ground`, while `meanwhile` runs. Each server of `to` gets its part of the clients.
+/// Changes `per_second` ports, or as many as can be (`f64::INFINITY`), spread over all of `ground`, while `meanwhile` runs. Each server of
+/// `to` gets its part of the clients.
 pub fn during<T>(
     host: &Host,
     to: &[std::net::SocketAddr],

@@ -181,14 +181,9 @@ impl World {
     /// Until each server says that the nodes which follow it have everything in force. It knows nothing of the others.
     pub fn wait_settled(&self, patience: Duration) -> Result<()> {
         for api in self.apis() {
-            let (mut client, until) = (client(&self.control, api)?, Instant::now() + patience);
-            loop {
-                let answer = wait_once(&mut client, 1)?;
-                if answer["lagging"].as_array().is_some_and(Vec::is_empty) && answer["latest"].as_u64() >= answer["revision"].as_u64() {
-                    break;
-                }
-                ensure!(Instant::now() < until, "{}", not_in_force(&answer));
-            }
+            wait_until(&mut client(&self.control, api)?, patience, 1, |answer| {
+                answer["lagging"].as_array().is_some_and(Vec::is_empty) && answer["latest"].as_u64() >= answer["revision"].as_u64()
+            })?;
         }
         Ok(())
     }
@@ -244,19 +239,20 @@ pub fn client(host: &Host, to: SocketAddr) -> Result<Client> {
 
 /// Until all nodes have all that concerns them in force.
 pub fn wait_until_in_force(client: &mut Client, patience: Duration) -> Result<()> {
-    let until = Instant::now() + patience;
-    loop {
-        let answer = wait_once(client, 20)?;
-        if answer["is_in_force"] == true {
-            return Ok(());
-        }
-        ensure!(Instant::now() < until, "{}", not_in_force(&answer));
-    }
+    wait_until(client, patience, 20, |answer| answer["is_in_force"] == true)
 }
 
-fn not_in_force(answer: &Value) -> String {
-    let text = answer.to_string();
-    format!("not in force: {}", &text[..text.floor_char_boundary(1000)])
+/// Asks the server to wait, for so many seconds at a time, until its answer is one that `is_done`.
+fn wait_until(client: &mut Client, patience: Duration, secs: u32, is_done: impl Fn(&Value) -> bool) -> Result<()> {
+    let until = Instant::now() + patience;
+    loop {
+        let answer = wait_once(client, secs)?;
+        if is_done(&answer) {
+            return Ok(());
+        }
+        let text = answer.to_string();
+        ensure!(Instant::now() < until, "not in force: {}", &text[..text.floor_char_boundary(1000)]);
+    }
 }
 
 fn wait_once(client: &mut Client, secs: u32) -> Result<Value> {
