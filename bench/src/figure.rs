@@ -83,6 +83,8 @@ pub enum Reach {
     /// Times the peer's.
     AtLeastOfPeer(f64),
     AtMostOfPeer(f64),
+    /// Nobody says what it should be.
+    Unjudged,
 }
 
 /// Where a row lies in a plot.
@@ -93,6 +95,9 @@ pub struct Point {
     /// How many ports there were.
     pub size: usize,
 }
+
+/// How much of an error is shown as the reason why nothing was measured.
+const CAUSE_CHARS_MAX: usize = 300;
 
 /// One row of the page.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -117,6 +122,15 @@ impl Figure {
     pub fn new(name: impl Into<String>, unit: &str, ladon: impl Into<Measured>, reach: Reach) -> Figure {
         let ladon = ladon.into();
         Figure { name: name.into(), unit: unit.into(), ladon, reach, peer: None, point: None, how: String::new(), why_short: String::new() }
+    }
+
+    /// In place of the figures of a benchmark that failed, lest older ones be taken for this run's.
+    pub fn not_measured(error: &anyhow::Error) -> Figure {
+        // What the parts wrote at last is among the causes, too, and too long.
+        let causes = error.chain().map(ToString::to_string).filter(|cause| !cause.starts_with("---"));
+        let said: Vec<String> = causes.filter_map(|cause| cause.lines().next().map(String::from)).collect();
+        let why: String = said.join(": ").chars().take(CAUSE_CHARS_MAX).collect();
+        Figure::new("not measured", "times", 1.0, Reach::AtMost(0.0)).if_short(why)
     }
 
     /// A peer that was measured in the same run.
@@ -160,14 +174,16 @@ impl Figure {
             Reach::AtMost(bound) => value <= bound,
             Reach::AtLeastOfPeer(share) => self.ratio().is_some_and(|ratio| ratio >= share),
             Reach::AtMostOfPeer(share) => self.ratio().is_some_and(|ratio| ratio <= share),
+            Reach::Unjudged => true,
         }
     }
 
     pub fn verdict(&self) -> String {
-        match (self.is_reached(), self.why_short.as_str()) {
-            (true, _) => "reached".into(),
-            (false, "") => "short".into(),
-            (false, why) => format!("short: {why}"),
+        match (self.reach, self.is_reached(), self.why_short.as_str()) {
+            (Reach::Unjudged, ..) => "–".into(),
+            (_, true, _) => "reached".into(),
+            (_, false, "") => "short: no reason is known".into(),
+            (_, false, why) => format!("short: {why}"),
         }
     }
 }
@@ -179,6 +195,7 @@ impl fmt::Display for Reach {
             Reach::AtMost(bound) => write!(f, "≤ {}", shown(*bound)),
             Reach::AtLeastOfPeer(share) => write!(f, "≥ {} × the peer", exact(*share)),
             Reach::AtMostOfPeer(share) => write!(f, "≤ {} × the peer", exact(*share)),
+            Reach::Unjudged => write!(f, "–"),
         }
     }
 }
@@ -237,6 +254,21 @@ mod tests {
         let time = Figure::new("time", "ms", 9.5, Reach::AtMostOfPeer(1.0)).against("other", 10.0);
         assert_eq!((time.ratio(), time.verdict().as_str()), (Some(0.95), "reached"));
         assert!(!Figure { peer: None, ..time }.is_reached(), "without its peer nothing is reached");
+    }
+
+    #[test]
+    fn what_is_short_for_no_known_reason_says_so_and_what_nobody_judges_is_not_short() {
+        let memory = |reach| Figure::new("memory", "MB", 9.0, reach);
+        assert_eq!(memory(Reach::AtMost(8.0)).verdict(), "short: no reason is known");
+        assert_eq!((memory(Reach::Unjudged).is_reached(), memory(Reach::Unjudged).verdict().as_str()), (true, "–"));
+    }
+
+    #[test]
+    fn what_failed_is_short_because_of_its_causes() {
+        let error = anyhow::anyhow!("port 7 is not up\nit is DOWN").context("--- ladon-node\nlast words").context("a fresh start");
+        assert_eq!(Figure::not_measured(&error).verdict(), "short: a fresh start: port 7 is not up");
+        let long = Figure::not_measured(&anyhow::anyhow!("x".repeat(1_000)));
+        assert_eq!((long.why_short.len(), long.is_reached()), (CAUSE_CHARS_MAX, false));
     }
 
     #[test]

@@ -30,6 +30,17 @@ pub struct Ladon {
     switch: Database,
     /// What was added, as paths of the API; a subnet's id is remembered for its interface.
     made: BTreeMap<(Edit, usize), Made>,
+    /// As the node was before it was emptied.
+    full: Option<Full>,
+}
+
+/// A node that has everything.
+#[derive(Clone, Copy)]
+struct Full {
+    /// How many flows it says that its switch should have, besides those that every table has.
+    desired: u64,
+    /// How many the switch has.
+    flows: u64,
 }
 
 struct Made {
@@ -41,8 +52,8 @@ impl Ladon {
     pub fn start(release: Option<&Release>, shape: Shape, progress: &Progress) -> Result<Ladon> {
         let world = World::start_of(release, shape, progress)?;
         let api = world.client()?;
-        let switch = Database::connect(&world.ovs[0].db_sock(), "Open_vSwitch")?;
-        Ok(Ladon { world, shape, api, switch, made: BTreeMap::new() })
+        let switch = Database::connect(&world.ovs.db_sock(), "Open_vSwitch")?;
+        Ok(Ladon { world, shape, api, switch, made: BTreeMap::new(), full: None })
     }
 
     /// The engine's counters.
@@ -52,7 +63,9 @@ impl Ladon {
 
     /// A port of another node, in the networks of local ports: until n1 has the way to it.
     pub fn add_remote(&mut self, number: usize) -> Result<Duration> {
-        let (body, began) = (self.port(number, "n2"), Instant::now());
+        // That node has ports of the network at every size: a node that is new to it is another piece of work.
+        let host = self.world.elsewhere(self.shape.local_network(number));
+        let (body, began) = (self.port(number, &host), Instant::now());
         self.api.create_as(&port(REMOTE, number), "/v2.0/ports", &body)?;
         self.wait()?;
         Ok(began.elapsed())
@@ -129,7 +142,7 @@ impl System for Ladon {
     }
 
     fn processes(&self) -> Vec<(Role, &Process)> {
-        let switch = &self.world.ovs[0];
+        let switch = &self.world.ovs;
         vec![
             (Role::Central, &self.world.ladon.server),
             (Role::Node, &self.world.node().process),
@@ -159,16 +172,21 @@ impl System for Ladon {
     }
 
     fn empty(&mut self) -> Result<()> {
+        self.full = Some(Full { desired: self.world.desired_flows()?, flows: self.world.flows()? });
         self.world.empty_node()
     }
 
     fn start(&mut self) -> Result<Duration> {
+        let full = self.full.context("it was emptied before")?;
         let began = Instant::now();
-        self.world.start_node(None, READY)?;
+        self.world.start_node(Some(full.desired), READY)?;
         self.wait()?;
         let local = self.world.local.clone();
         local.iter().try_for_each(|port| self.until_active(port))?;
-        Ok(began.elapsed())
+        let took = began.elapsed();
+        let flows = self.world.flows()?;
+        ensure!(flows == full.flows, "the switch has {flows} flows after a start, and had {} before", full.flows);
+        Ok(took)
     }
 
     fn add_local(&mut self, number: usize) -> Result<Duration> {

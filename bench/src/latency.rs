@@ -1,6 +1,6 @@
 //! From a call of the API to the last flow that it brings to the switch of another node, in the middle of 1,000 ports.
 //!
-//! The call creates a port that lives on n2; n1, in the same network, must learn the way to it. OVN does the same beside it, one port
+//! The call creates a port that lives on another node; n1, in the same network, must learn the way to it. OVN does the same beside it, one port
 //! at a time in turns: created in the northbound database, bound to another chassis, until the last flow is in the real chassis'
 //! switch. Both are watched by the switch's own flow monitor.
 
@@ -27,11 +27,11 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let flows = [world.flows()?, ovn.flows()?];
     let [mut ours, mut theirs] = [Vec::new(), Vec::new()];
     progress.during(format!("{times} remote ports in turns"), || {
-        let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
+        let monitor = Monitor::start(world.ovs.host().command("ovs-ofctl"), world.ovs.run_dir())?;
         let other_monitor = Monitor::start(ovn.ofctl(), ovn.run_dir())?;
         let mut client = world.client()?;
         for number in 0..times {
-            ours.push(port_of_ladon(&world, &mut client, &monitor, number).with_context(|| world.ladon.logs())?);
+            ours.push(port_of_ladon(&world, &mut client, &monitor, shape.ports + number).with_context(|| world.ladon.logs())?);
             theirs.push(port_of_ovn(&mut ovn, &other_monitor, shape.ports + number)?);
         }
         anyhow::Ok(())
@@ -39,7 +39,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let [ours, theirs] = [ours, theirs].map(|times| Spread::of_times(&times));
     let what = format!("API call → flow in the switch of another node, {} ports", shape.ports);
     let how = format!(
-        "{times} ports of n2, one at a time, with the port removed before the next; from the request to the last flow of it that n1's flow monitor tells \
+        "{times} ports of other nodes, one at a time, with the port removed before the next; from the request to the last flow of it that n1's flow monitor tells \
          ({} flows there, {} in OVN's chassis). {} local ports, {} networks on one router, a security group each. OVN's remote port is bound by the \
          benchmark itself as soon as it is in the southbound database, which costs OVN less than a second `ovn-controller` would.",
         flows[0], flows[1], shape.local, shape.networks
@@ -52,7 +52,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
 
 fn port_of_ladon(world: &World, client: &mut Client, monitor: &Monitor, number: usize) -> Result<Duration> {
     let network = &world.networks[number % world.networks.len()];
-    let body = serde_json::json!({"port": network.port("n2")});
+    let body = serde_json::json!({"port": network.port(&world.elsewhere(number))});
     let started = Instant::now();
     let made = client.create("/v2.0/ports", &body)?;
     let took = last(monitor)? - started;

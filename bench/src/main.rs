@@ -6,13 +6,14 @@
 //!
 //! Ladon runs as an operator runs it, on the lab's hosts, and so do the peers. What is compared is taken in one run, and in turns
 //! where neither needs to be there alone, so that a busy machine is busy for both. A figure that does not reach what it should is
-//! written as such, with the reason.
+//! written as such, with the reason, and so is a benchmark that failed.
 //! Deliberately *not* here: tests. Nothing fails because a machine is slow.
 
 mod bridge;
 mod cni;
 mod dataplane;
 mod figure;
+mod fleet;
 mod flows;
 mod http;
 mod kubernetes;
@@ -35,7 +36,7 @@ use anyhow::{Result, bail};
 use lab::{Progress, debian};
 
 use crate::figure::Figure;
-use crate::report::Report;
+use crate::report::{Circumstances, Report, Switch};
 
 const USAGE: &str = "usage: bench [--scale] [--small] [--plots] [NAME]...      (all of them, when none is named; --scale: those that take sizes; \
                      --small tries them out and writes nothing; --plots measures nothing and draws again what was measured)";
@@ -61,35 +62,36 @@ impl Scale {
 /// One benchmark.
 struct Benchmark {
     name: &'static str,
+    switch: Switch,
     run: fn(Scale, &Progress) -> Result<Vec<Figure>>,
 }
 
 /// What `make bench` measures, in the order of the page.
 const MAIN: [Benchmark; 7] = [
-    Benchmark { name: "ports", run: ports::run },
-    Benchmark { name: "latency", run: latency::run },
-    Benchmark { name: "memory", run: memory::run },
-    Benchmark { name: "restart", run: restart::run },
-    Benchmark { name: "dataplane", run: dataplane::run },
-    Benchmark { name: "cni", run: cni::run },
-    Benchmark { name: "kubernetes", run: kubernetes::run },
+    Benchmark { name: "ports", switch: Switch::Without, run: ports::run },
+    Benchmark { name: "latency", switch: Switch::Ovn, run: latency::run },
+    Benchmark { name: "memory", switch: Switch::Machine, run: memory::run },
+    Benchmark { name: "restart", switch: Switch::Machine, run: restart::run },
+    Benchmark { name: "dataplane", switch: Switch::Machine, run: dataplane::run },
+    Benchmark { name: "cni", switch: Switch::Machine, run: cni::run },
+    Benchmark { name: "kubernetes", switch: Switch::Machine, run: kubernetes::run },
 ];
 
 /// What `make bench-scale` measures: the same at growing sizes, which takes long.
 const SCALE: [Benchmark; 13] = [
-    Benchmark { name: "node-1000", run: scale::nodes::flat_1000 },
-    Benchmark { name: "node-10000", run: scale::nodes::flat_10000 },
-    Benchmark { name: "node-20000", run: scale::nodes::flat_20000 },
-    Benchmark { name: "node-tenants", run: scale::nodes::tenants },
-    Benchmark { name: "node-alone", run: scale::alone::run },
-    Benchmark { name: "hitless", run: scale::hitless::run },
-    Benchmark { name: "services", run: scale::services::run },
-    Benchmark { name: "groups", run: scale::groups::run },
-    Benchmark { name: "rules", run: scale::rules::run },
-    Benchmark { name: "dhcp", run: scale::dhcp::run },
-    Benchmark { name: "packets", run: scale::packets::run },
-    Benchmark { name: "fleet", run: scale::fleet::run },
-    Benchmark { name: "fleet-etcd", run: scale::fleet::run_shared },
+    Benchmark { name: "node-1000", switch: Switch::Ovn, run: scale::nodes::flat_1000 },
+    Benchmark { name: "node-10000", switch: Switch::Ovn, run: scale::nodes::flat_10000 },
+    Benchmark { name: "node-20000", switch: Switch::Ovn, run: scale::nodes::flat_20000 },
+    Benchmark { name: "node-tenants", switch: Switch::Ovn, run: scale::nodes::tenants },
+    Benchmark { name: "node-alone", switch: Switch::Machine, run: scale::alone::run },
+    Benchmark { name: "hitless", switch: Switch::Machine, run: scale::hitless::run },
+    Benchmark { name: "services", switch: Switch::Ovn, run: scale::services::run },
+    Benchmark { name: "groups", switch: Switch::Ovn, run: scale::groups::run },
+    Benchmark { name: "rules", switch: Switch::Ovn, run: scale::rules::run },
+    Benchmark { name: "dhcp", switch: Switch::Ovn, run: scale::dhcp::run },
+    Benchmark { name: "packets", switch: Switch::Ovn, run: scale::packets::run },
+    Benchmark { name: "fleet", switch: Switch::Without, run: scale::fleet::run },
+    Benchmark { name: "fleet-etcd", switch: Switch::Without, run: scale::fleet::run_shared },
 ];
 
 fn main() -> ExitCode {
@@ -136,15 +138,18 @@ fn names_of(set: &[Benchmark]) -> Vec<&'static str> {
     set.iter().map(|benchmark| benchmark.name).collect()
 }
 
-/// Measures, says what came of it, and writes it down.
+/// Measures, says what came of it, and writes it down, also that nothing did.
 fn one(benchmark: &Benchmark, scale: Scale, progress: &Progress) -> Result<()> {
-    let begun = report::Circumstances::now()?;
-    let figures = (benchmark.run)(scale, progress)?;
+    let begun = Circumstances::now(benchmark.switch, progress)?;
+    let (figures, outcome) = match (benchmark.run)(scale, progress) {
+        Ok(figures) => (figures, Ok(())),
+        Err(error) => (vec![Figure::not_measured(&error)], Err(error)),
+    };
     figures.iter().for_each(|figure| progress.say(&format!("  {figure}")));
     if scale == Scale::Full && !scale::fleet::is_tried_out() {
         let mut report = Report::load()?;
         report.replace(benchmark.name, begun, figures);
         report.save(&[names_of(&MAIN), names_of(&SCALE)].concat())?;
     }
-    Ok(())
+    outcome
 }

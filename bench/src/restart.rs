@@ -18,7 +18,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let (shape, times) = scale.of((Shape::flat(10, 6_400, 10), 20), (Shape::flat(2, 200, 4), 3));
     let world = World::start(shape, progress)?;
     let (flows, desired) = (world.flows()?, world.desired_flows()?);
-    let monitor = Monitor::start(world.ovs[0].host().command("ovs-ofctl"), world.ovs[0].run_dir())?;
+    let monitor = Monitor::start(world.ovs.host().command("ovs-ofctl"), world.ovs.run_dir())?;
     let mut took = Vec::new();
     progress
         .during(format!("ladon node killed {times} times beside {flows} flows"), || {

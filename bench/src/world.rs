@@ -1,14 +1,18 @@
 //! A server and a node in the middle of many ports.
 //!
 //! ```text
-//! control  ladon server        n1  a few of the ports, plugged        n2  home of all the others: it was there once, and is not now
+//! n1  ladon server, ladon node, a few of the ports, plugged        n2, n3, …  homes of the others: were there once, and are not now
 //! ```
+//!
+//! The server is on the node that is measured, as OVN's databases are on its chassis: between them are TCP, TLS and the loopback. The
+//! others are as many as OVN's remote chassis, 50 ports on each, in turns; before there was anything, they were nodes of one process.
 //!
 //! Networks of equal size, on one router (the worst case for a node, since the closure of its ports is everything) or on several, of
 //! which n1 has ports of the first alone. Every network has a security group of its own with the usual rules: egress, ingress from the
 //! group, TCP 22 and 80, ICMP. Ports are those of virtual machines, so that every one of them is an entry of its own to other nodes
 //! (pods would be one entry per block).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -22,6 +26,7 @@ use lab::debian::Release;
 use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
 use serde_json::{Value, json};
 
+use crate::fleet;
 use crate::http::Client;
 use crate::ovsdb::{Database, add_interfaces};
 use crate::ports::API;
@@ -32,6 +37,10 @@ const READY: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(2);
 /// Ports of one bulk request.
 const BULK: usize = 250;
+/// Ports on each of the other nodes.
+const PORTS_ELSEWHERE: usize = 50;
+/// The number of the first of these, which is named n2.
+const FIRST_ELSEWHERE: usize = 2;
 
 /// How many there are. Port number p is on network p modulo their number, and network i on router i modulo theirs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +62,11 @@ impl Shape {
     /// The numbers of the local ports.
     pub fn local_ports(self) -> impl Iterator<Item = usize> {
         (0..self.ports).filter(move |port| port % self.networks % self.routers == 0).take(self.local)
+    }
+
+    /// How many nodes the ports are on that are not local.
+    pub fn nodes_elsewhere(self) -> usize {
+        (self.ports - self.local).div_ceil(PORTS_ELSEWHERE).max(1)
     }
 
     /// One of the networks of local ports.
@@ -78,8 +92,10 @@ pub fn address(network: usize, host: usize) -> Ipv4Addr {
 pub struct World {
     // Dropped in this order: what runs before what it runs on.
     pub ladon: Deployment,
-    pub ovs: [Ovs; 2],
-    pub control: Host,
+    /// That of n1.
+    pub ovs: Ovs,
+    n1: Host,
+    nodes_elsewhere: usize,
     pub networks: Vec<Network>,
     pub routers: Vec<String>,
     /// The ports of n1.
@@ -106,28 +122,31 @@ impl World {
         progress.during(what, || {
             let lab = Lab::scratch()?;
             let underlay = Underlay::new(&lab)?;
-            let (control, one, two) = (underlay.host("control", 1)?, underlay.host("n1", 11)?, underlay.host("n2", 12)?);
-            let ovs = [Ovs::start_of(release, &one)?, Ovs::start_of(release, &two)?];
-            let mut ladon = Deployment::start(&lab, &control, Tunnel::default())?;
-            ladon.add_node(&one, &ovs[0], None)?;
-            ladon.add_node(&two, &ovs[1], None)?;
+            let n1 = underlay.host("n1", 11)?;
+            let ovs = Ovs::start_of(release, &n1)?;
+            let mut ladon = Deployment::start(&lab, &n1, Tunnel::default())?;
+            ladon.add_node(&n1, &ovs, None)?;
+            let nodes_elsewhere = shape.nodes_elsewhere();
             let (networks, routers, local) = (Vec::new(), Vec::new(), Vec::new());
-            let mut world = World { ladon, ovs, control, networks, routers, local, underlay, _lab: lab };
-            world.leave_elsewhere()?;
+            let mut world = World { ladon, ovs, n1, nodes_elsewhere, networks, routers, local, underlay, _lab: lab };
+            world.others_come_and_go().with_context(|| world.ladon.logs())?;
             world.fill(shape).with_context(|| world.ladon.logs())?;
             Ok(world)
         })
     }
 
-    /// n2 has been there, so that the way to it is known. From now on it costs nobody anything.
-    fn leave_elsewhere(&self) -> Result<()> {
-        let elsewhere = &self.ladon.nodes[1];
-        elsewhere.process.wait_until("n2 to be known", READY, || match self.ladon.api.get("/ladon/v1/nodes") {
-            Ok(known) if known["nodes"].as_array().is_some_and(|nodes| nodes.len() == self.ladon.nodes.len()) => Ok(Some(())),
-            Ok(known) => Err(known.to_string()),
+    /// The other nodes have been there, so that the way to them is known. From now on they cost nobody anything.
+    fn others_come_and_go(&self) -> Result<()> {
+        let numbers = FIRST_ELSEWHERE as u32..(FIRST_ELSEWHERE + self.nodes_elsewhere) as u32;
+        let others = fleet::start(&self.n1, &self.ladon, "fleet", numbers, 0)?;
+        others.wait_until("the other nodes to be known", READY, || match self.ladon.api.get("/ladon/v1/nodes") {
+            Ok(known) => match known["nodes"].as_array().map_or(0, Vec::len) {
+                all if all == self.nodes_elsewhere + self.ladon.nodes.len() => Ok(Some(())),
+                some => Err(format!("{some} nodes are known")),
+            },
             Err(error) => Err(format!("{error:#}")),
         })?;
-        Ok(elsewhere.process.kill9()?)
+        Ok(others.kill9()?)
     }
 
     fn fill(&mut self, shape: Shape) -> Result<()> {
@@ -142,21 +161,22 @@ impl World {
             api.update(&format!("/v2.0/routers/{router}/add_router_interface"), &json!({"subnet_id": subnet}))?;
             self.networks.push(Network { id, group: group(&mut api, number)? });
         }
+        let local: BTreeSet<usize> = shape.local_ports().collect();
         for (number, network) in self.networks.iter().enumerate() {
-            let all = (number..shape.ports).step_by(shape.networks).len();
-            let here = shape.local_ports().filter(|port| port % shape.networks == number).count();
-            self.local.extend(ports(&mut api, network, "n1", here)?);
-            ports(&mut api, network, "n2", all - here)?;
+            let all = (number..shape.ports).step_by(shape.networks);
+            let (here, elsewhere): (Vec<usize>, Vec<usize>) = all.partition(|port| local.contains(port));
+            self.local.extend(ports(&mut api, network, &vec!["n1".to_string(); here.len()])?);
+            ports(&mut api, network, &elsewhere.into_iter().map(|port| self.elsewhere(port)).collect::<Vec<_>>())?;
         }
         let interfaces: Vec<_> = self.local.iter().enumerate().map(|(number, port)| (format!("p{number}"), port.clone())).collect();
-        add_interfaces(&mut Database::connect(&self.ovs[0].db_sock(), "Open_vSwitch")?, &interfaces)?;
+        add_interfaces(&mut Database::connect(&self.ovs.db_sock(), "Open_vSwitch")?, &interfaces)?;
         self.local.iter().try_for_each(|port| self.ladon.wait_active(port))?;
         self.wait_in_force()
     }
 
     /// A connection to the server's API.
     pub fn client(&self) -> Result<Client> {
-        self.control.netns().within(|| Client::connect(API))?
+        self.n1.netns().within(|| Client::connect(API))?
     }
 
     /// Until n1 has done all that was asked for so far.
@@ -181,7 +201,7 @@ impl World {
         let state = node.run_dir.parent().context("it has a parent")?.join("state");
         fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
         for what in ["del-flows", "del-groups", "del-meters"] {
-            self.ovs[0].ofctl(&[what, "br-int"])?;
+            self.ovs.ofctl(&[what, "br-int"])?;
         }
         Ok(())
     }
@@ -203,6 +223,11 @@ impl World {
         Ok(self.underlay.host(name, number)?)
     }
 
+    /// The node on which port number `port` is, if it is not local.
+    pub fn elsewhere(&self, port: usize) -> String {
+        format!("n{}", FIRST_ELSEWHERE + port % self.nodes_elsewhere)
+    }
+
     /// n1, which is looked at.
     pub fn node(&self) -> &NodeParts {
         &self.ladon.nodes[0]
@@ -210,7 +235,7 @@ impl World {
 
     /// How many flows n1's switch has.
     pub fn flows(&self) -> Result<u64> {
-        counted_flows(&self.ovs[0].ofctl(&["dump-aggregate", "br-int"])?)
+        counted_flows(&self.ovs.ofctl(&["dump-aggregate", "br-int"])?)
     }
 
     /// How many flows n1 says that its switch should have, besides those that every table has.
@@ -252,12 +277,12 @@ fn group(api: &mut Client, number: usize) -> Result<String> {
     Ok(group.into())
 }
 
-/// Makes ports that live on `host`; their ids.
-fn ports(api: &mut Client, network: &Network, host: &str, count: usize) -> Result<Vec<String>> {
+/// Makes a port on each of these hosts; their ids.
+fn ports(api: &mut Client, network: &Network, hosts: &[String]) -> Result<Vec<String>> {
     let mut made = Vec::new();
-    while made.len() < count {
-        let ports = vec![network.port(host); BULK.min(count - made.len())];
-        let document = api.create("/v2.0/ports", &json!({"ports": ports}))?;
+    for some in hosts.chunks(BULK) {
+        let ports: Vec<Value> = some.iter().map(|host| network.port(host)).collect();
+        let document = api.create("/v2.0/ports", &json!({ "ports": ports }))?;
         made.extend(document["ports"].as_array().context("a list of ports")?.iter().map(|port| id(port).to_string()));
     }
     Ok(made)

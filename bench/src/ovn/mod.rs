@@ -34,10 +34,10 @@ pub use services::Services;
 /// The release of Debian, and what is needed of it.
 const SUITE: &str = "trixie";
 const PACKAGES: [&str; 3] = ["ovn-central", "ovn-host", "openvswitch-switch"];
+/// Open vSwitch's daemon, by its path: links of other names lead to it.
+pub const SWITCH: &str = "/usr/lib/openvswitch-switch/ovs-vswitchd";
 /// The real chassis.
 const CHASSIS: &str = "hv0";
-/// Ports on each of the others.
-const PER_CHASSIS: usize = 50;
 /// How often the switch is asked how many flows it has: asking costs it time.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long anything may take.
@@ -51,8 +51,8 @@ pub struct Ovn {
     layout: Layout,
     north: Database,
     south: Database,
-    /// A chassis that exists as a row.
-    elsewhere: Value,
+    /// The chassis that exist as rows.
+    elsewhere: Vec<Value>,
     shape: Shape,
     /// Further switches, by number.
     more: BTreeMap<usize, Value>,
@@ -80,7 +80,7 @@ impl Ovn {
             let south = Database::connect(&dir.join("sb.sock"), "OVN_Southbound")?;
             let (host, release) = (host.clone(), release.clone());
             let (layout, more) = (Layout::default(), BTreeMap::new());
-            let mut ovn = Ovn { host, release, dir, layout, north, south, elsewhere: Value::Null, shape, more, processes };
+            let mut ovn = Ovn { host, release, dir, layout, north, south, elsewhere: Vec::new(), shape, more, processes };
             ovn.fill(shape)?;
             Ok(ovn)
         })
@@ -114,7 +114,7 @@ impl Ovn {
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         self.vsctl(&[&["--no-wait", "init", "--", "set", "Open_vSwitch", "."][..], &settings].concat())?;
         let conf = self.unix("conf.sock");
-        self.spawn("ovs-vswitchd", "/usr/lib/openvswitch-switch/ovs-vswitchd", &[&conf])?;
+        self.spawn("ovs-vswitchd", SWITCH, &[&conf])?;
         let bridge = ["add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev", "fail-mode=secure"];
         self.vsctl(&[&bridge[..], &["other-config:disable-in-band=true"]].concat())?;
         for number in shape.local_ports() {
@@ -132,9 +132,8 @@ impl Ovn {
             Ok(answer) => Ok::<_, String>(only_row(&answer[0]).map(|row| row["other_config"].clone())),
             Err(error) => Err(format!("{error:#}")),
         })?;
-        let count = (shape.ports - shape.local).div_ceil(PER_CHASSIS);
         let mut operations = Vec::new();
-        for number in 0..count {
+        for number in 0..shape.nodes_elsewhere() {
             let (name, encap, row) = (format!("rhv{number}"), format!("e{number}"), format!("c{number}"));
             let ip = format!("10.240.{}.{}", number / 250, number % 250 + 1);
             let options = json!(["map", [["csum", "true"]]]);
@@ -144,11 +143,9 @@ impl Ovn {
             operations.push(json!({"op": "insert", "table": "Encap", "uuid-name": encap, "row": encapsulation}));
         }
         let made = self.south.transact(&operations)?;
-        let chassis: Vec<Value> = made.iter().step_by(2).map(uuid).collect();
-        self.elsewhere = chassis.first().cloned().context("there are remote ports")?;
+        self.elsewhere = made.iter().step_by(2).take(shape.nodes_elsewhere()).map(uuid).collect();
         let local: BTreeSet<usize> = shape.local_ports().collect();
-        let bind = |number: usize| bound(&layout::name(number), &chassis[number % count]);
-        let bindings: Vec<Value> = (0..shape.ports).filter(|number| !local.contains(number)).map(bind).collect();
+        let bindings: Vec<Value> = (0..shape.ports).filter(|number| !local.contains(number)).map(|number| self.bound(number)).collect();
         for bulk in bindings.chunks(layout::BULK) {
             self.south.transact(bulk)?;
         }
@@ -163,7 +160,13 @@ impl Ovn {
             let rows = update["Port_Binding"].as_object().into_iter().flatten();
             rows.into_iter().any(|(_, row)| row["new"]["logical_port"] == name.as_str())
         })?;
-        self.south.transact(&[bound(&name, &self.elsewhere)]).map(drop)
+        self.south.transact(&[self.bound(number)]).map(drop)
+    }
+
+    /// What binds a port to one of the other chassis, in turns.
+    fn bound(&self, number: usize) -> Value {
+        let row = json!({"chassis": self.elsewhere[number % self.elsewhere.len()], "up": true});
+        json!({"op": "update", "table": "Port_Binding", "where": [["logical_port", "==", layout::name(number)]], "row": row})
     }
 
     /// The port goes.
@@ -284,8 +287,4 @@ fn on(host: &Host, command: Command, dir: &Path) -> Command {
     let mut there = host.command(&command.get_program().to_string_lossy());
     there.args(command.get_args());
     placed(there, dir)
-}
-
-fn bound(port: &str, chassis: &Value) -> Value {
-    json!({"op": "update", "table": "Port_Binding", "where": [["logical_port", "==", port]], "row": {"chassis": chassis, "up": true}})
 }

@@ -39,7 +39,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let host = world.host("ovn", 21)?;
     let ovn = Ovn::start(&host, &release, shape, progress)?;
     let of_ladon = ports_of_ladon(&world)?;
-    let sides = [Side::open(world.ovs[0].host().netns(), of_ladon)?, Side::open(host.netns(), ovn.local_devices()?)?];
+    let sides = [Side::open(world.ovs.host().netns(), of_ladon)?, Side::open(host.netns(), ovn.local_devices()?)?];
     let mut one = [Vec::new(), Vec::new()];
     let mut rates = [Vec::new(), Vec::new()];
     progress.during(format!("{asked} DHCP questions one by one, then {} at once {rounds} times", many * QUESTIONS_EACH), || {
@@ -83,7 +83,7 @@ pub type Device = (String, [u8; 6]);
 
 /// As the world has plugged them: the devices are numbered network by network.
 fn ports_of_ladon(world: &World) -> Result<Vec<Device>> {
-    let said = world.ovs[0].vsctl(&["--format=json", "--columns=name,external_ids", "list", "Interface"])?;
+    let said = world.ovs.vsctl(&["--format=json", "--columns=name,external_ids", "list", "Interface"])?;
     let said: serde_json::Value = serde_json::from_str(&said)?;
     let rows = said["data"].as_array().context("a table has data")?;
     let device_of = |port: &str| rows.iter().find(|row| row[1].to_string().contains(port)).and_then(|row| row[0].as_str());

@@ -21,7 +21,7 @@ use crate::http::Client;
 use crate::ovn::{self, Ovn, Policies};
 use crate::world::{Shape, World};
 
-/// Members of one request.
+/// Members that one request makes.
 const BULK: usize = 250;
 /// The first TCP port of the policies: policy number n lets in on this and n.
 pub const FIRST_PORT: usize = 8_000;
@@ -139,12 +139,13 @@ impl Group<'_> {
         let mut client = world.client()?;
         let members = group(&mut client, "members")?;
         for (number, network) in world.networks.iter().enumerate() {
-            let mut left = (number..size.members).step_by(world.networks.len()).len();
-            while left > 0 {
-                let mut port = network.port("n2");
+            let port = |member: usize| {
+                let mut port = network.port(&world.elsewhere(member));
                 port["security_groups"] = json!([network.group, members]);
-                let ports = vec![port; BULK.min(left)];
-                left -= ports.len();
+                port
+            };
+            let all: Vec<Value> = (number..size.members).step_by(world.networks.len()).map(port).collect();
+            for ports in all.chunks(BULK) {
                 client.create("/v2.0/ports", &json!({ "ports": ports }))?;
             }
         }
@@ -159,7 +160,7 @@ impl Group<'_> {
             }
         }
         let network = &world.networks[0];
-        let made = client.create("/v2.0/ports", &json!({"port": network.port("n2")}))?;
+        let made = client.create("/v2.0/ports", &json!({"port": network.port(&world.elsewhere(0))}))?;
         let groups = [json!([network.group]), json!([network.group, members])];
         acknowledged(&mut client)?;
         Ok(Group { world, client, port: id(&made["port"]).into(), groups })
@@ -173,7 +174,7 @@ impl Group<'_> {
             seen.into.push(self.set(1)?);
             seen.out.push(self.set(0)?);
         }
-        let monitor = Monitor::start(self.world.ovs[0].host().command("ovs-ofctl"), self.world.ovs[0].run_dir())?;
+        let monitor = Monitor::start(self.world.ovs.host().command("ovs-ofctl"), self.world.ovs.run_dir())?;
         self.set(1)?;
         seen.flows = monitor.burst()?.len() as f64;
         self.set(0)?;

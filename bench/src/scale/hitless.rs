@@ -100,14 +100,14 @@ impl Site {
     /// Ends the node, and leaves its switch as an older release would have, whose last table is told.
     fn make_old(&self) -> Result<u8> {
         self.world.node().process.kill9()?;
-        older::leave(&self.world.ovs[0], &self.world.node().run_dir.join("old.txt"), &[])
+        older::leave(&self.world.ovs, &self.world.node().run_dir.join("old.txt"), &[])
     }
 
     /// Starts the node, until the older release is gone, of which its last table goes last.
     fn upgrade(&self, last: u8) -> Result<()> {
         self.world.node().process.restart()?;
         self.world.wait_in_force_here()?;
-        let left = || self.world.ovs[0].ofctl(&["dump-aggregate", "br-int", &format!("table={last}")]);
+        let left = || self.world.ovs.ofctl(&["dump-aggregate", "br-int", &format!("table={last}")]);
         wait::until("nothing to be left of the older release", READY, || left().map(|text| text.contains("flow_count=0").then_some(())))?;
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Site {
 fn machine(world: &World, name: &str) -> Result<(Workload, IpAddr)> {
     let port = world.ladon.api.create("port", world.networks[0].port("n1"))?;
     let address: IpAddr = port["fixed_ips"][0]["ip_address"].as_str().context("a port has an address")?.parse()?;
-    let machine = Workload::plug(&world.ovs[0], name, &port, &[(address, 21)])?;
+    let machine = Workload::plug(&world.ovs, name, &port, &[(address, 21)])?;
     world.ladon.wait_active(id(&port))?;
     Ok((machine, address))
 }

@@ -20,6 +20,7 @@ pub mod groups;
 pub mod hitless;
 pub mod nodes;
 pub mod packets;
+mod refusals;
 pub mod rules;
 pub mod services;
 
@@ -28,8 +29,8 @@ use anyhow::{Result, ensure};
 use crate::http::Client;
 
 /// Why ten times less than OVN takes may not be reached for small changes.
-pub const FIXED: &str = "a change is on the disk before it is answered, and goes to the node and back by TCP and TLS through the lab's userspace switches, which takes 3 to 4 ms \
-                         whatever there is; OVN's databases do not wait for the disk, and are reached by unix sockets";
+pub const FIXED: &str = "a change is on the disk before it is answered, and goes to the node and back by TCP and TLS, which takes some milliseconds whatever there is; \
+                         OVN's databases do not wait for the disk, and are reached by unix sockets";
 
 /// Why a node's start may take longer.
 pub const ONE_THREAD: &str = "one thread indexes the view, compiles it and compares it, and the switch takes the flows meanwhile";

@@ -1,6 +1,7 @@
 //! One node at growing sizes, beside OVN's: a fresh start, ports that come and are plugged, edits that concern everything, memory.
 //!
-//! Both systems are up at the same time, and each works alone: a few pieces of work for one, until it rests, then for the other.
+//! Both systems are up at the same time, and each works alone: a few pieces of work for one, until it rests, then for the other. At the
+//! end, at every size, what is wrong in a request is still told at once.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -8,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::Progress;
 
+use super::refusals::refusals;
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread, thousands};
 use crate::ladon::Ladon;
 use crate::memory::megabytes;
 use crate::ovn::{self, Ovn};
 use crate::system::{Cost, Edit, Role, Series, System, rest};
-use crate::world::Shape;
+use crate::world::{Shape, World};
 
 /// A size, and how often things are done there.
 struct Layout {
@@ -25,7 +27,7 @@ struct Layout {
     ports: usize,
     /// Edits of each kind.
     edits: usize,
-    /// Of the issue: how many times faster a port is to be added, and how many times an edit.
+    /// What is asked for is so many times less than OVN takes; otherwise no more.
     is_judged: bool,
 }
 
@@ -34,9 +36,9 @@ const fn layout(shape: Shape, starts: [usize; 2], ports: usize, edits: usize, is
 }
 
 const FLAT_1000: Layout = layout(Shape::flat(10, 1_000, 50), [3, 3], 20, 20, false);
-const FLAT_10000: Layout = layout(Shape::flat(100, 10_000, 50), [3, 2], 20, 20, true);
-const FLAT_20000: Layout = layout(Shape::flat(200, 20_000, 50), [3, 1], 20, 6, true);
-const TENANTS: Layout = layout(Shape { networks: 100, routers: 10, ports: 10_000, local: 50 }, [3, 2], 20, 0, true);
+const FLAT_10000: Layout = layout(Shape::flat(100, 10_000, 50), [3, 3], 20, 20, true);
+const FLAT_20000: Layout = layout(Shape::flat(200, 20_000, 50), [3, 2], 20, 6, true);
+const TENANTS: Layout = layout(Shape { networks: 100, routers: 10, ports: 10_000, local: 50 }, [3, 3], 20, 0, true);
 const SMALL: Layout = layout(Shape::flat(4, 200, 8), [1, 1], 4, 2, true);
 const SMALL_TENANTS: Layout = layout(Shape { networks: 4, routers: 2, ports: 200, local: 8 }, [1, 1], 4, 0, true);
 /// The two take turns so often.
@@ -90,8 +92,16 @@ impl Layout {
     fn measure(&self, ladon: &mut Ladon, ovn: &mut Ovn, progress: &Progress) -> Result<Vec<Figure>> {
         let [mut ours, mut theirs] = [Measures::default(), Measures::default()];
         progress.during(format!("fresh starts, {}", self.name()), || {
-            ours.start(ladon, self.starts[0])?;
-            theirs.start(ovn, self.starts[1])
+            for turn in 0..self.starts.into_iter().max().unwrap_or(0) {
+                if turn < self.starts[0] {
+                    ours.start(ladon)?;
+                }
+                if turn < self.starts[1] {
+                    theirs.start(ovn)?;
+                }
+            }
+            ours.weigh(ladon)?;
+            theirs.weigh(ovn)
         })?;
         progress.during(format!("ports and edits, {}", self.name()), || {
             ladon.begin()?;
@@ -103,7 +113,14 @@ impl Layout {
             }
             anyhow::Ok(())
         })?;
-        Ok(self.figures(&ours, &theirs))
+        let mut figures = self.figures(&ours, &theirs);
+        figures.push(self.refusals(&ladon.world)?);
+        Ok(figures)
+    }
+
+    fn refusals(&self, world: &World) -> Result<Figure> {
+        let (share, how) = refusals(world)?;
+        Ok(self.figure("bad requests answered with a clear error", "%", share, Reach::AtLeast(100.0)).how(how))
     }
 
     fn round(&self, measures: &mut Measures, system: &mut dyn System, round: usize) -> Result<()> {
@@ -129,8 +146,9 @@ impl Layout {
         figures.extend(self.of_series("fresh start of a node", [&ours.start, &theirs.start], reach(0.1)).map(|figure| {
             figure.how(format!(
                 "Fresh start: the node's program was killed, what it remembers and its switch's flows were taken away, its {} interfaces left there; \
-                 from its start until all flows are in the switch and every local port is up, {} and {} times. The center is full and running. \
-                 OVN says so before the last flows: what counts is when their number stands still.",
+                 from its start until all flows are in the switch and every local port is up, {} and {} times, in turns. The center is full and running, and on the \
+                 node's own host: the server on n1, as OVN's databases are on their chassis. OVN says that it is done before the last flows: what counts is when their \
+                 number stands still.",
                 self.shape.local, self.starts[0], self.starts[1]
             ))
         }));
@@ -183,17 +201,20 @@ impl Layout {
 const OVN: &str = "OVN 25.03";
 
 impl Measures {
-    fn start(&mut self, system: &mut dyn System, times: usize) -> Result<()> {
-        for _ in 0..times {
-            rest(system)?;
-            system.empty()?;
-            system.begin()?;
-            let before = Cost::of(system);
-            let took: Duration = system.start()?;
-            rest(system)?;
-            self.start.cost += Cost::of(system).since(before)?;
-            self.start.times.push(took);
-        }
+    fn start(&mut self, system: &mut dyn System) -> Result<()> {
+        rest(system)?;
+        system.empty()?;
+        system.begin()?;
+        let before = Cost::of(system);
+        let took: Duration = system.start()?;
+        rest(system)?;
+        self.start.cost += Cost::of(system).since(before)?;
+        self.start.times.push(took);
+        Ok(())
+    }
+
+    /// What there is after the starts.
+    fn weigh(&mut self, system: &dyn System) -> Result<()> {
         self.flows = system.flows()?;
         for (role, process) in system.processes() {
             match role {

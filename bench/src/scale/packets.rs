@@ -58,6 +58,21 @@ enum Way {
     Service,
 }
 
+impl Way {
+    /// What each packet costs on it.
+    fn work(self) -> &'static str {
+        match self {
+            Way::Same | Way::Routed => {
+                "each packet's connection is looked up in the zones of both ports, and the packets of who began it meet the rules of both again"
+            }
+            Way::Service => {
+                "each packet's connection is looked up in the zones of both ports, and for the member and its address in the zone of the client's translations, too; \
+                 the packets of who began it meet the rules of both ports again"
+            }
+        }
+    }
+}
+
 const WAYS: [(Way, &str); 3] = [(Way::Same, "same network"), (Way::Routed, "routed"), (Way::Service, "through a Service")];
 
 /// What was measured on one way, a value per turn.
@@ -87,7 +102,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
         let rules = [sides[0].rules(way)?, sides[1].rules(way)?];
         figures.extend(rules_visited(name, way, rules));
         let seen = progress.during(format!("first packets, connections and throughput, {name}"), || measure(&sides, way, scale))?;
-        figures.extend(judged(name, &seen, scale));
+        figures.extend(judged(name, way, &seen, scale));
     }
     Ok(figures)
 }
@@ -95,7 +110,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
 fn of_ladon(world: &World) -> Result<(Side<'_>, Vec<Workload>)> {
     let ports = interleaved(world)?;
     let (mut machines, mut workloads) = (Vec::new(), Vec::new());
-    let switch = &world.ovs[0];
+    let switch = &world.ovs;
     for device in ["p0", "p1", "p2"] {
         switch.unplug(device)?;
     }
@@ -191,7 +206,7 @@ fn rules_visited(name: &str, way: Way, [ours, theirs]: [f64; 2]) -> Option<Figur
     (!matches!(way, Way::Service)).then_some(figure)
 }
 
-fn judged(name: &str, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
+fn judged(name: &str, way: Way, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
     let how = format!(
         "Namespaces with veth pairs on one node, MTU 1400, userspace datapath, security groups on both ends, in turns. First packets: an echo request after the datapath has forgotten all \
          flows, {} times. Connections (connect, one byte, close) one after another, and iperf3 over one TCP connection, for {} s each, {} times; the value is the median.",
@@ -201,18 +216,19 @@ fn judged(name: &str, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
     );
     let first = |seen: &Seen| Measured::p50(Spread::of_times(&seen.firsts));
     let median = |values: &[f64]| Measured::p50(Spread::of(values));
-    let turns = |seen: &[f64]| format!("the turns of OVN lay between {}", Spread::of(seen).range());
+    let why = |seen: &[f64]| format!("{}; the turns of OVN lay between {}", way.work(), Spread::of(seen).range());
     let round_trip = || {
         Figure::new(format!("round trip of a first packet, {name}"), "ms", first(ours), Reach::AtMostOfPeer(1.0))
             .against("OVN 25.03", first(theirs))
+            .if_short(way.work())
     };
     let others = [
         Figure::new(format!("new TCP connections, {name}"), "/s", median(&ours.connections), Reach::AtLeastOfPeer(1.0))
             .against("OVN 25.03", median(&theirs.connections))
-            .if_short(turns(&theirs.connections)),
+            .if_short(why(&theirs.connections)),
         Figure::new(format!("TCP throughput, {name}"), "Mbit/s", median(&ours.megabits), Reach::AtLeastOfPeer(1.0))
             .against("OVN 25.03", median(&theirs.megabits))
-            .if_short(turns(&theirs.megabits)),
+            .if_short(why(&theirs.megabits)),
     ];
     let all = (!ours.firsts.is_empty()).then(round_trip).into_iter().chain(others);
     all.map(|figure| figure.how(how.clone())).collect()

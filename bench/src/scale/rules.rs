@@ -101,11 +101,10 @@ impl Rules {
             sets.push(group(&mut client, &format!("set{set}"))?);
         }
         let many = group(&mut client, "many")?;
-        let mut number = 0;
-        for port in world.ladon.api.list("port", "binding:host_id=n2&device_owner=compute:nova")? {
+        let ports = world.ladon.api.list("port", "device_owner=compute:nova")?;
+        for (number, port) in ports.iter().filter(|port| port["binding:host_id"] != "n1").enumerate() {
             let groups: Vec<&String> = sets.iter().enumerate().filter(|(set, _)| size.is_in(number, *set)).map(|(_, id)| id).collect();
-            client.update(&format!("/v2.0/ports/{}", id(&port)), &json!({"port": {"security_groups": groups}}))?;
-            number += 1;
+            client.update(&format!("/v2.0/ports/{}", id(port)), &json!({"port": {"security_groups": groups}}))?;
         }
         for port in interleaved(world)? {
             let groups = json!([port["security_groups"][0], many]);

@@ -25,12 +25,14 @@ impl Domains {
         self.of.get(&network).copied()
     }
 
-    /// Recomputes the components of `seeds`; returns the networks whose domain changed, with the old and the new one.
+    /// Recomputes the components of `seeds`; returns the networks whose domain changed, with the old and the new one. `visited` counts the
+    /// networks and routers of the components.
     pub fn recompute(
         &mut self,
         seeds: &BTreeSet<NetworkId>,
         graph: &impl Graph,
         key: impl Fn(NetworkId) -> Option<u32>,
+        visited: &mut u64,
     ) -> Vec<(NetworkId, Option<u32>, Option<u32>)> {
         let mut seen = BTreeSet::new();
         let mut changed = Vec::new();
@@ -38,7 +40,7 @@ impl Domains {
             if seen.contains(seed) {
                 continue;
             }
-            let component = component(*seed, graph);
+            let component = component(*seed, graph, visited);
             let domain = component.iter().filter_map(|network| key(*network)).min();
             for network in &component {
                 let new = key(*network).and(domain);
@@ -56,7 +58,7 @@ impl Domains {
     }
 }
 
-fn component(seed: NetworkId, graph: &impl Graph) -> BTreeSet<NetworkId> {
+fn component(seed: NetworkId, graph: &impl Graph, visited: &mut u64) -> BTreeSet<NetworkId> {
     let (mut found, mut passed) = (BTreeSet::from([seed]), FxHashSet::default());
     let mut queue = vec![seed];
     while let Some(network) = queue.pop() {
@@ -64,5 +66,45 @@ fn component(seed: NetworkId, graph: &impl Graph) -> BTreeSet<NetworkId> {
             queue.extend(graph.networks_of(router).into_iter().filter(|next| found.insert(*next)));
         }
     }
+    *visited += (found.len() + passed.len()) as u64;
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// One router with so many networks.
+    struct Star(u128);
+
+    fn network(n: u128) -> NetworkId {
+        NetworkId(Uuid::from_u128(n))
+    }
+
+    impl Graph for Star {
+        fn routers_of(&self, of: NetworkId) -> Vec<RouterId> {
+            let is_joined = of < network(self.0);
+            is_joined.then(|| RouterId(Uuid::nil())).into_iter().collect()
+        }
+
+        fn networks_of(&self, _: RouterId) -> Vec<NetworkId> {
+            (0..self.0).map(network).collect()
+        }
+    }
+
+    #[test]
+    fn a_component_is_visited_once_however_many_of_its_networks_changed() {
+        let visited = |joined: u128, seeds: &[u128]| {
+            let (mut domains, mut visited) = (Domains::default(), 0);
+            let seeds = seeds.iter().copied().map(network).collect();
+            domains.recompute(&seeds, &Star(joined), |_| Some(1), &mut visited);
+            visited
+        };
+        assert_eq!(visited(5, &[0]), 6, "five networks and the router");
+        assert_eq!(visited(5, &[0, 3, 4]), 6);
+        assert_eq!(visited(5, &[0, 9]), 7, "one that is on no router");
+        assert_eq!(visited(5, &[]), 0);
+    }
 }

@@ -62,7 +62,7 @@ impl Delta {
 pub struct Work {
     /// Runs of an app for one root.
     pub runs: u64,
-    /// Things that runs read.
+    /// Things that runs read, and networks and routers that were visited to find routing domains.
     pub reads: u64,
     /// Flows and groups that runs made.
     pub made: u64,
@@ -238,7 +238,7 @@ impl Engine {
         for change in changes {
             self.view.apply(change, &mut touched);
         }
-        self.view.settle(&mut touched);
+        self.work.reads += self.view.settle(&mut touched);
         let readers = touched.iter().filter_map(|dep| self.readers.get(dep)).flat_map(Few::iter).copied();
         let mut units: Vec<Unit> = readers.chain(touched.iter().flat_map(|dep| self.units_of(*dep))).collect();
         units.sort_unstable();

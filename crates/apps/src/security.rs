@@ -39,8 +39,10 @@ struct Way {
     remote: Table,
     rules: Table,
     commit: Table,
-    /// Where allowed packets go on.
+    /// Where answers, ICMP errors and neighbour discovery go on.
     next: Table,
+    /// Where what the rules let pass goes on.
+    onward: Table,
     /// The register with the port whose rules are asked.
     port: pipeline::Field,
     /// The test that the other side's address lies in a prefix.
@@ -57,6 +59,7 @@ const EGRESS: Way = Way {
     rules: Table::EgressRules,
     commit: Table::EgressCommit,
     next: Table::RouterMac,
+    onward: Table::RouterMac,
     port: SRC_PORT,
     remote_in: ip_dst,
     discovery: &[131, 132, 133, 135, 136, 143],
@@ -70,6 +73,8 @@ const INGRESS: Way = Way {
     rules: Table::IngressRules,
     commit: Table::IngressCommit,
     next: Table::Unnat,
+    // It answers nothing, so there is no VIP to be given back.
+    onward: Table::Deliver,
     port: DST_PORT,
     remote_in: ip_src,
     discovery: &[130, 131, 132, 134, 135, 136, 143],
@@ -130,16 +135,16 @@ fn pass_answer(way: &Way) -> Flow {
     way.state.when([ct_state(ct::TRK | ct::EST | ct::RPL, 0)]).priority(Priority::High).goto(way.next).because(Reason::Pipeline)
 }
 
-/// An ICMP error about something that was allowed passes.
+/// An ICMP error about something that was allowed passes, the own node's too.
 fn pass_error(way: &Way) -> Flow {
-    way.state.when([ct_state(ct::TRK | ct::REL, 0)]).goto(way.next).because(Reason::Pipeline)
+    way.state.when([ct_state(ct::TRK | ct::REL, 0)]).priority(Priority::High).goto(way.next).because(Reason::Pipeline)
 }
 
 /// The first packet of an allowed connection is remembered, so that its answers pass.
 fn remember(way: &Way, family: Test) -> Flow {
     way.commit
         .when([ct_state(ct::TRK | ct::NEW, 0), family])
-        .act(Action::Commit { zone: RULES_ZONE.into(), nat: None, then: way.next })
+        .act(Action::Commit { zone: RULES_ZONE.into(), nat: None, then: way.onward })
         .because(Reason::Pipeline)
 }
 

@@ -317,9 +317,10 @@ impl View {
     }
 
     /// After some changes: gives every network its routing domain, and every address its identity. Not after each: a domain of a thousand
-    /// networks would be gone through for each of them, and sets of groups that were only passed through would get numbers.
-    pub fn settle(&mut self, touched: &mut FxHashSet<Dep>) {
-        self.settle_domains(touched);
+    /// networks would be gone through for each of them, and sets of groups that were only passed through would get numbers. Answers how many
+    /// networks and routers it visited.
+    pub fn settle(&mut self, touched: &mut FxHashSet<Dep>) -> u64 {
+        let visited = self.settle_domains(touched);
         let Unsettled { mut places, groups, .. } = std::mem::take(&mut self.unsettled);
         for place in groups.into_iter().flat_map(|group| self.places_in(group)) {
             // Also where the identity stays: in one direction more, or less, somebody asks for it.
@@ -334,6 +335,7 @@ impl View {
         for place in concerned {
             self.settle_place(place, touched);
         }
+        visited
     }
 
     fn settle_place(&mut self, place: Place, touched: &mut FxHashSet<Dep>) {
@@ -475,12 +477,12 @@ impl View {
         }
     }
 
-    fn settle_domains(&mut self, touched: &mut FxHashSet<Dep>) {
+    fn settle_domains(&mut self, touched: &mut FxHashSet<Dep>) -> u64 {
         let mut seeds = std::mem::take(&mut self.unsettled.networks);
         let routers = std::mem::take(&mut self.unsettled.routers);
         seeds.extend(routers.into_iter().flat_map(|router| self.networks_of(router)));
-        let mut domains = std::mem::take(&mut self.domains);
-        let changes = domains.recompute(&seeds, self, |network| self.network_key(network));
+        let (mut domains, mut visited) = (std::mem::take(&mut self.domains), 0);
+        let changes = domains.recompute(&seeds, self, |network| self.network_key(network), &mut visited);
         self.domains = domains;
         for (network, old, new) in changes {
             touched.insert(Dep::Domain(network));
@@ -489,6 +491,7 @@ impl View {
             self.unsettled.places.extend(moved);
             self.move_balanced(network, old, new, touched);
         }
+        visited
     }
 
     /// A network with load balancers takes them along into its new domain.

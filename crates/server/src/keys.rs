@@ -37,8 +37,7 @@ fn next_network(last: &mut u32, state: &State) -> Result<u32, WriteError> {
 }
 
 fn lowest_free(state: &State) -> Option<u32> {
-    let used: std::collections::BTreeSet<u32> = state.all::<model::Network>().map(|network| network.key.0).collect();
-    (1..=VNI_MAX).find(|key| !used.contains(key))
+    (1..=VNI_MAX).find(|key| state.network_by_key(NetworkKey(*key)).is_none())
 }
 
 impl Tx<'_> {

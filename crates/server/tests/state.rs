@@ -26,7 +26,7 @@ fn build(kind: u8, own: u8, a: u8, b: u8, flag: bool) -> Object {
     match kind {
         0 => Node {
             name: name(own),
-            tunnel_addresses: vec![],
+            tunnel_addresses: (1..b).map(|n| std::net::Ipv4Addr::new(192, 0, 2, n).into()).collect(),
             tunnel: TunnelType::Geneve,
             bridge: String::new(),
             datapath: String::new(),
@@ -199,7 +199,8 @@ fn an_old_commit_changes_nothing() {
 #[test]
 fn questions_are_answered_by_index() {
     let (interface, pod) = (port(1, 1, 2, true), port(2, 1, 3, false));
-    let state = State::new(Revision(1), [interface.clone(), pod.clone()].map(|port| Arc::new(Object::from(port))));
+    let objects = [Object::from(interface.clone()), Object::from(pod.clone()), build(0, 4, 1, 2, false)];
+    let state = State::new(Revision(1), objects.map(Arc::new));
     let network = NetworkId(id(1));
     assert_eq!(state.ports_of(network).count(), 2);
     assert_eq!(state.interfaces_of(RouterId(id(1))).collect::<Vec<_>>(), [&interface]);
@@ -209,4 +210,7 @@ fn questions_are_answered_by_index() {
     assert_eq!(state.port_by_ip(network, "10.0.0.2".parse().unwrap()), Some(&pod));
     assert_eq!(state.port_by_mac(network, pod.mac), Some(&pod));
     assert_eq!(state.ports_in_group(SecurityGroupId(id(2))).collect::<Vec<_>>(), [&pod]);
+    let nodes = |address: &str| state.nodes_at_address(address.parse().unwrap()).map(|node| &*node.name.0).collect::<Vec<_>>();
+    assert_eq!(nodes("192.0.2.1"), ["n4"]);
+    assert!(nodes("192.0.2.2").is_empty());
 }

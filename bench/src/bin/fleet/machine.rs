@@ -29,6 +29,8 @@ pub struct Machine {
     facts: Facts,
     computed: Option<Computed>,
     wants_snapshot: bool,
+    /// The server that is asked, by its place.
+    server: usize,
 }
 
 impl Machine {
@@ -37,7 +39,7 @@ impl Machine {
         let credentials = authority.node(&name)?;
         let computed = computes_flows.then(|| Computed::new(&name, tunnel(seen.number)));
         let (replica, facts) = Default::default();
-        Ok(Machine { common, seen, name, credentials, replica, facts, computed, wants_snapshot: false })
+        Ok(Machine { common, seen, name, credentials, replica, facts, computed, wants_snapshot: false, server: 0 })
     }
 
     /// Follows one server after the other, with the pauses that `ladon node` makes.
@@ -45,6 +47,7 @@ impl Machine {
         let mut rota = Rota::new(self.common.servers.len(), self.seen.number as usize);
         while let Some((place, ready)) = rota.next() {
             tokio::time::sleep_until(ready).await;
+            self.server = place;
             let address = self.common.servers[place].clone();
             let target = Target { address, credentials: self.credentials.clone() };
             let began = Instant::now();
@@ -52,7 +55,7 @@ impl Machine {
                 Ok(following) => {
                     add(&self.seen.streams, 1);
                     let why = self.follow(following).await;
-                    self.seen.is_connected.store(false, Relaxed);
+                    self.seen.follow(None);
                     self.replica.stream_ended();
                     (why, true)
                 }
@@ -114,7 +117,7 @@ impl Machine {
         let is_heartbeat = matches!(body, Body::Heartbeat(_));
         let shared = &self.common.shared;
         let update = self.replica.apply_with(&|bytes| shared.object(bytes), body)?;
-        self.seen.is_connected.store(true, Relaxed);
+        self.seen.follow(Some(self.server));
         if let Some(update) = &update {
             self.wants_snapshot = false;
             self.put_in_force(update);

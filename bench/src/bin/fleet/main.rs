@@ -96,7 +96,7 @@ async fn answer(stream: UnixStream, seen: &[Arc<Seen>], common: &Common) -> Resu
     let mut questions = BufReader::new(questions).lines();
     while let Some(line) = questions.next_line().await? {
         let mut answer = match serde_json::from_str(&line)? {
-            Question::Status => serde_json::to_vec(&seen::status(seen, common.shared.len()))?,
+            Question::Status => serde_json::to_vec(&seen::status(seen, common.servers.len(), common.shared.len()))?,
             Question::News => serde_json::to_vec(&seen::news(seen))?,
         };
         answer.push(b'\n');

@@ -1,6 +1,6 @@
 //! What is seen of each node while it runs.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -9,7 +9,8 @@ use serde::Serialize;
 #[derive(Default)]
 pub struct Seen {
     pub number: u32,
-    pub is_connected: AtomicBool,
+    /// The server that it follows, counted from one; 0: none.
+    follows: AtomicUsize,
     /// The revision of its view; 0: it has none.
     pub revision: AtomicU64,
     pub objects: AtomicU64,
@@ -38,6 +39,8 @@ pub struct Flows {
 pub struct Status {
     nodes: usize,
     connected: u64,
+    /// Those that are connected, by their server.
+    following: Vec<u64>,
     with_view: u64,
     /// Objects in all views, and those of them that differ.
     objects: u64,
@@ -63,20 +66,32 @@ impl Seen {
     pub fn of(number: u32) -> Seen {
         Seen { number, ..Seen::default() }
     }
+
+    /// It follows the server at this place of the configuration; None: no server.
+    pub fn follow(&self, server: Option<usize>) {
+        self.follows.store(server.map_or(0, |place| place + 1), Relaxed);
+    }
+
+    fn server(&self) -> Option<usize> {
+        self.follows.load(Relaxed).checked_sub(1)
+    }
 }
 
 pub fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Relaxed);
 }
 
-pub fn status(seen: &[Arc<Seen>], distinct_objects: usize) -> Status {
+pub fn status(seen: &[Arc<Seen>], servers: usize, distinct_objects: usize) -> Status {
+    // Each node is looked at once for both, so that they say the same.
+    let mut following = vec![0; servers];
+    seen.iter().filter_map(|node| node.server()).for_each(|server| following[server] += 1);
     let sum = |field: fn(&Seen) -> &AtomicU64| seen.iter().map(|node| field(node).load(Relaxed)).sum::<u64>();
-    let count = |is: &dyn Fn(&Seen) -> bool| seen.iter().filter(|node| is(node)).count() as u64;
     let problem = |node: &Arc<Seen>| node.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Status {
         nodes: seen.len(),
-        connected: count(&|node| node.is_connected.load(Relaxed)),
-        with_view: count(&|node| node.revision.load(Relaxed) > 0),
+        connected: following.iter().sum(),
+        following,
+        with_view: seen.iter().filter(|node| node.revision.load(Relaxed) > 0).count() as u64,
         objects: sum(|node| &node.objects),
         distinct_objects,
         streams: sum(|node| &node.streams),
@@ -85,7 +100,7 @@ pub fn status(seen: &[Arc<Seen>], distinct_objects: usize) -> Status {
         snapshot_bytes: sum(|node| &node.snapshot_bytes),
         faults: sum(|node| &node.faults),
         flows: seen.iter().filter_map(|node| *node.flows.lock().unwrap_or_else(PoisonError::into_inner)).collect(),
-        problem: seen.iter().filter(|node| !node.is_connected.load(Relaxed)).map(problem).next().unwrap_or_default(),
+        problem: seen.iter().filter(|node| node.server().is_none()).map(problem).next().unwrap_or_default(),
     }
 }
 

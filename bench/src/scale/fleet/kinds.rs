@@ -1,4 +1,4 @@
-//! One change of every kind of object, and which nodes it is for.
+//! Changes of every kind of object, and which nodes they are for.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use demo::id;
 use serde_json::{Value, json};
 
-use super::layout::Kind;
+use super::layout::{self, Kind};
 use super::world::{World, wait_until_in_force};
 use crate::http::Client;
 
@@ -30,6 +30,11 @@ pub struct Told {
 }
 
 impl Told {
+    /// Nodes that need it and were sent nothing.
+    pub fn missed(&self) -> usize {
+        self.needing - self.sent
+    }
+
     /// Sent to those who need it, the same to each of them, and to nobody else.
     pub fn is_exact(&self) -> bool {
         self.sent == self.needing && self.besides == 0 && self.bytes == self.bytes_each * self.needing as u64
@@ -56,15 +61,19 @@ pub fn told(
     Ok(Told { what, took, needing: nodes.len(), sent, besides: news.len() - sent, bytes_each, bytes })
 }
 
-/// A change of every kind, one after the other; at the end all is as before.
+/// Changes of every kind, one after the other. At the end all that was made is gone again, but for one block with its port.
 pub fn of_every_kind(world: &World) -> Result<Vec<Told>> {
     let mut every = Every { client: world.client()?, world, told: Vec::new() };
-    every.ports()?;
-    every.rules()?;
-    every.networks()?;
-    every.routers()?;
-    every.balancers()?;
+    model::Kind::ALL.iter().try_for_each(|kind| every.of_kind(*kind))?;
     Ok(every.told)
+}
+
+/// What is not among them, and why.
+pub fn left_out(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tenants => "nodes, which no request changes, and blocks, which virtual machines do not have",
+        Kind::Flat => "nodes, which no request changes, and the end of a block, which comes some time after its last port's",
+    }
 }
 
 struct Every<'a> {
@@ -74,6 +83,23 @@ struct Every<'a> {
 }
 
 impl Every<'_> {
+    fn of_kind(&mut self, kind: model::Kind) -> Result<()> {
+        match kind {
+            // Made and changed by the node itself.
+            model::Kind::Node => Ok(()),
+            model::Kind::Network => self.networks(),
+            model::Kind::Subnet => self.subnets(),
+            model::Kind::Router => self.routers(),
+            model::Kind::SecurityGroup => self.groups(),
+            model::Kind::Rule => self.rules(),
+            model::Kind::Block => self.blocks(),
+            model::Kind::Port => self.ports(),
+            model::Kind::LoadBalancer => self.balancers(),
+            // Along with their load balancer.
+            model::Kind::Listener | model::Kind::Pool | model::Kind::Member => Ok(()),
+        }
+    }
+
     /// The nodes on which the first network is.
     fn here(&self) -> BTreeSet<u32> {
         self.world.ground.networks[0].nodes.iter().copied().collect()
@@ -115,7 +141,30 @@ impl Every<'_> {
             Kind::Tenants => self.here(),
             Kind::Flat => BTreeSet::from([ground.networks[0].node(0)]),
         };
-        self.made(["port made", "port deleted"], &nodes, "/v2.0/ports", json!({"port": ground.port(0)}))
+        let port = self.make("port made", &nodes, PORTS, json!({"port": ground.port(0)}))?;
+        // The port alone is news: its node has other ports in the group that it leaves.
+        let groups = &ground.networks[0].groups;
+        let fewer = &groups[..groups.len() - 1];
+        self.put("port's groups changed", &nodes, &format!("{PORTS}/{port}"), json!({"port": {"security_groups": fewer}}))?;
+        self.unmake("port deleted", &nodes, PORTS, &port)
+    }
+
+    /// A pod of a node that has no block yet, because nobody has ever seen it: the block is news to all others and the port to none. The
+    /// port stays, so that the block is not given back while something else is measured.
+    fn blocks(&mut self) -> Result<()> {
+        let (ground, here) = (&self.world.ground, self.here());
+        if ground.layout.kind == Kind::Flat {
+            let port = layout::port(&ground.networks[0], ground.layout.nodes, Kind::Flat);
+            self.make("block made", &here, PORTS, json!({"port": port}))?;
+        }
+        Ok(())
+    }
+
+    fn groups(&mut self) -> Result<()> {
+        let unused = json!({"security_group": {"name": "unused"}});
+        self.made(["unused group made", "unused group deleted"], &BTreeSet::new(), GROUPS, unused)?;
+        let (group, here) = (self.world.ground.networks[0].groups[0].clone(), self.here());
+        self.put("group renamed", &here, &format!("{GROUPS}/{group}"), json!({"security_group": {"name": "renamed"}}))
     }
 
     fn rules(&mut self) -> Result<()> {
@@ -124,17 +173,18 @@ impl Every<'_> {
         self.made(["rule for all made", "rule for all deleted"], &all, RULES, rule(&everybody, 8080))?;
         let group = self.world.ground.networks[0].groups[0].clone();
         let here = self.here();
-        self.made(["rule made", "rule deleted"], &here, RULES, rule(&group, 8081))?;
-        let path = format!("/v2.0/security-groups/{group}");
-        self.put("group renamed", &here, &path, json!({"security_group": {"name": "renamed"}}))
+        self.made(["rule made", "rule deleted"], &here, RULES, rule(&group, 8081))
     }
 
     fn networks(&mut self) -> Result<()> {
-        let (network, subnet, here) = {
-            let network = &self.world.ground.networks[0];
-            (network.id.clone(), network.subnet.clone(), self.here())
-        };
-        self.put("network renamed", &here, &format!("/v2.0/networks/{network}"), json!({"network": {"name": "renamed"}}))?;
+        let unused = json!({"network": {"name": "unused"}});
+        self.made(["unused network made", "unused network deleted"], &BTreeSet::new(), NETWORKS, unused)?;
+        let (network, here) = (self.world.ground.networks[0].id.clone(), self.here());
+        self.put("network renamed", &here, &format!("{NETWORKS}/{network}"), json!({"network": {"name": "renamed"}}))
+    }
+
+    fn subnets(&mut self) -> Result<()> {
+        let (subnet, here) = (self.world.ground.networks[0].subnet.clone(), self.here());
         let servers = json!({"subnet": {"dns_nameservers": ["192.0.2.53"]}});
         self.put("subnet changed", &here, &format!("/v2.0/subnets/{subnet}"), servers)
     }
@@ -169,6 +219,9 @@ impl Every<'_> {
 
 /// Where rules are made.
 pub const RULES: &str = "/v2.0/security-group-rules";
+const GROUPS: &str = "/v2.0/security-groups";
+const NETWORKS: &str = "/v2.0/networks";
+const PORTS: &str = "/v2.0/ports";
 
 /// A rule that lets TCP to a port in.
 pub fn rule(group: &str, port: u16) -> Value {

@@ -7,10 +7,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use demo::{Deployment, Tunnel};
@@ -20,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::layout::{self, Layout, Network};
+use crate::fleet::{self, NEXT_SERVER};
 use crate::http::Client;
 use crate::ports::API;
 
@@ -29,9 +29,6 @@ const READY: Duration = Duration::from_secs(600);
 const QUIET: Duration = Duration::from_secs(2);
 /// Requests at once while the layout is made.
 const MAKERS: usize = 4;
-/// Where the first server's nodes are served; each further server's ports are [`NEXT_SERVER`] above.
-const VIEWS_PORT: u16 = 9697;
-const NEXT_SERVER: u16 = 10;
 
 /// A server and its nodes.
 pub struct World {
@@ -63,10 +60,11 @@ pub enum Store {
 pub struct Status {
     pub nodes: u64,
     pub connected: u64,
+    /// Those that are connected, by their server.
+    pub following: Vec<u64>,
     pub with_view: u64,
     pub objects: u64,
     pub distinct_objects: u64,
-    pub streams: u64,
     pub deltas: u64,
     pub snapshots: u64,
     pub snapshot_bytes: u64,
@@ -124,7 +122,7 @@ impl World {
         let started = Instant::now();
         let ground = progress.during(format!("{}: made through the API", layout.what()), || layout.make(&control))?;
         let made_in = started.elapsed();
-        let fleet = fleet(&control, &ladon, "fleet", 0..layout.nodes, sample_every)?;
+        let fleet = fleet::start(&control, &ladon, "fleet", 0..layout.nodes, sample_every)?;
         let came_in = Duration::ZERO;
         let mut world = World { fleet, ladon, etcd, control, ground, made_in, came_in, _underlay: underlay, _lab: lab };
         let started = Instant::now();
@@ -136,7 +134,7 @@ impl World {
 
     /// One more process of nodes.
     pub fn more_nodes(&self, name: &str, numbers: Range<u32>, sample_every: u32) -> Result<Process> {
-        fleet(&self.control, &self.ladon, name, numbers, sample_every)
+        fleet::start(&self.control, &self.ladon, name, numbers, sample_every)
     }
 
     pub fn client(&self) -> Result<Client> {
@@ -216,20 +214,6 @@ impl World {
         })?;
         Ok(())
     }
-}
-
-/// Starts the process of the nodes with these numbers.
-fn fleet(control: &Host, ladon: &Deployment, name: &str, numbers: Range<u32>, sample_every: u32) -> Result<Process> {
-    let servers: Vec<String> = (0..=ladon.others.len() as u16).map(|n| format!("127.0.0.1:{}", VIEWS_PORT + n * NEXT_SERVER)).collect();
-    let text = json!({
-        "first": numbers.start, "count": numbers.len(), "servers": servers, "authority": ladon.dir().join("pki"),
-        "sample_every": sample_every, "socket": ladon.dir().join(format!("{name}.sock")),
-    });
-    let config = ladon.dir().join(format!("{name}.json"));
-    fs::write(&config, text.to_string())?;
-    let mut command = control.command(&PathBuf::from(ladon.program()).with_file_name("fleet").to_string_lossy());
-    command.arg(&config);
-    Ok(control.spawn(name, &command)?)
 }
 
 /// A connection from the host.

@@ -176,7 +176,7 @@ fn check_provider(fields: &Fields, settings: Settings) -> Result<(), ApiError> {
 
 /// The network's number: the administrator's choice or the next free one.
 fn key(ask: &mut Ask, fields: &Fields) -> Result<NetworkKey, ApiError> {
-    let is_used = |state: &State, key| state.all::<Network>().any(|network| network.key == key);
+    let is_used = |state: &State, key| state.network_by_key(key).is_some();
     let Some(wanted) = fields.number("provider:segmentation_id") else {
         loop {
             // The next number may be one that an administrator chose.

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use model::{
-    Allowed, Block, BlockId, Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Mac, Member, MemberId, Network, NetworkId, Node,
-    NodeName, Object, ObjectKey, Pool, PoolId, Port, PortId, Revision, Router, RouterId, Rule, RuleId, SecurityGroup, SecurityGroupId,
-    Subnet, SubnetId,
+    Allowed, Block, BlockId, Kind, Listener, ListenerId, LoadBalancer, LoadBalancerId, Mac, Member, MemberId, Network, NetworkId,
+    NetworkKey, Node, NodeName, Object, ObjectKey, Pool, PoolId, Port, PortId, Revision, Router, RouterId, Rule, RuleId, SecurityGroup,
+    SecurityGroupId, Subnet, SubnetId,
 };
 use uuid::Uuid;
 
@@ -33,6 +33,7 @@ pub struct State {
 
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Indexes {
+    networks_by_key: Index<NetworkKey>,
     subnets_of_network: Index<NetworkId>,
     ports_of_network: Index<NetworkId>,
     ports_of_device: Index<String>,
@@ -55,6 +56,7 @@ struct Indexes {
     members_of_pool: Index<PoolId>,
     blocks_of_network: Index<NetworkId>,
     blocks_of_node: Index<NodeName>,
+    nodes_by_address: Index<IpAddr>,
 }
 
 macro_rules! getters {
@@ -191,6 +193,13 @@ impl State {
         members_of(PoolId) -> Member by members_of_pool;
         blocks_of(NetworkId) -> Block by blocks_of_network;
         blocks_at(NodeName) -> Block by blocks_of_node;
+        /// Nodes whose tunnels end at this address.
+        nodes_at_address(IpAddr) -> Node by nodes_by_address;
+    }
+
+    /// The network with this number.
+    pub fn network_by_key(&self, key: NetworkKey) -> Option<&Network> {
+        self.indexes.networks_by_key.of(key).find_map(|id| self.get(id))
     }
 
     /// The port of the network that has this address.
@@ -219,10 +228,17 @@ impl State {
     }
 }
 
-/// True if two states of one object are at the same places in all indexes: a port that becomes ACTIVE is looked up as before, and most
-/// of what is written are such changes.
+/// True if two states of one object are at the same places in all indexes: a port that becomes ACTIVE is looked up as before, and so is a
+/// node with a new stream. Most of what is written are such changes.
 fn is_indexed_alike(before: &Object, after: &Object) -> bool {
-    let (Object::Port(a), Object::Port(b)) = (before, after) else { return false };
+    match (before, after) {
+        (Object::Node(a), Object::Node(b)) => a.tunnel_addresses == b.tunnel_addresses,
+        (Object::Port(a), Object::Port(b)) => are_ports_indexed_alike(a, b),
+        _ => false,
+    }
+}
+
+fn are_ports_indexed_alike(a: &Port, b: &Port) -> bool {
     let places = |port: &Port| (port.network, port.mac, port.block, port.is_exception(), port.is_router_interface());
     let same_owner = a.device_id == b.device_id && a.home() == b.home() && a.security_groups == b.security_groups;
     places(a) == places(b) && same_owner && a.addresses().eq(b.addresses())
@@ -245,6 +261,8 @@ impl Indexes {
     fn each(&mut self, object: &Object, f: impl Fn(&mut dyn Entry, Uuid)) {
         let id = object.key().id;
         match object {
+            Object::Node(node) => node.tunnel_addresses.iter().for_each(|address| f(&mut self.nodes_by_address.at(*address), id)),
+            Object::Network(network) => f(&mut self.networks_by_key.at(network.key), id),
             Object::Subnet(subnet) => f(&mut self.subnets_of_network.at(subnet.network), id),
             Object::Port(port) => self.each_of_port(port, |entry| f(entry, id)),
             Object::Rule(rule) => {
@@ -270,7 +288,7 @@ impl Indexes {
             }
             Object::Pool(pool) => f(&mut self.pools_of_balancer.at(pool.load_balancer), id),
             Object::Member(member) => f(&mut self.members_of_pool.at(member.pool), id),
-            Object::Node(_) | Object::Network(_) | Object::Router(_) | Object::SecurityGroup(_) => {}
+            Object::Router(_) | Object::SecurityGroup(_) => {}
         }
     }
 

@@ -96,11 +96,10 @@ impl ByHand {
     pub fn catch_up(&self, followed: &mut Followed, log: Option<&[Commit]>) -> Vec<Body> {
         let Some(Admission { state, hash, .. }) = followed.admission.take() else { return Vec::new() };
         let position = followed.position;
-        let resume = |log: &[Commit]| resumed(&followed.node, position, &state, hash, log, &self.encoder);
-        if let Some(batch) = log.filter(|_| position.revision > Revision::default()).and_then(resume) {
-            return batch.deltas(position.revision).into_iter().map(Body::Delta).collect();
+        match log.and_then(|log| resumed(&followed.node, position, &state, hash, log, &self.encoder)) {
+            Some(batch) => batch.deltas(position.revision).into_iter().map(Body::Delta).collect(),
+            None => snapshot(whole(&state, &followed.node), &self.encoder, state.revision(), hash).collect(),
         }
-        snapshot(whole(&state, &followed.node), &self.encoder, state.revision(), hash).collect()
     }
 
     /// What the server says next: news, or why it ends the stream. Nothing before the node has caught up.

@@ -13,7 +13,7 @@ use model::{NodeName, Object, ObjectKey, Revision};
 use rustc_hash::FxHashMap;
 use stream::InterestHash;
 
-use super::closure::closure;
+use super::closure::{closure, closure_among};
 use super::outbox::Batch;
 use super::shown::{Encoder, is_shown_the_same};
 use crate::state::{Commit, State};
@@ -28,29 +28,35 @@ pub struct Position {
     pub hash: InterestHash,
 }
 
+impl Position {
+    /// False: it has no view yet, and nothing to be led on from.
+    pub fn has_view(self) -> bool {
+        self.revision > Revision::default()
+    }
+}
+
 /// The delta from `position` to `state`, where the node's view has the hash `hash`; `log` holds the commits after the position.
 /// None: only a snapshot helps.
 pub fn resumed(node: &NodeName, position: Position, state: &State, hash: InterestHash, log: &[Commit], encoder: &Encoder) -> Option<Batch> {
     let log: Vec<&Commit> = log.iter().filter(|commit| commit.revision <= state.revision()).collect();
     let size: usize = log.iter().map(|commit| commit.changes.len()).sum();
-    if position.revision > state.revision() || size > RESUME_CHANGES_MAX {
+    if !position.has_view() || position.revision > state.revision() || size > RESUME_CHANGES_MAX {
         return None;
     }
     let changed = differing(state, &log);
-    let has_all = position.hash == hash;
-    if has_all && changed.is_empty() {
-        return Some(Batch { to: state.revision(), hash, upserts: Vec::new(), removals: Vec::new() });
-    }
-    let view = closure(state, node);
-    let (mut upserts, mut removals) = (view.intersection(&changed).copied().collect::<BTreeSet<ObjectKey>>(), Vec::new());
-    if !has_all {
-        let old = closure(&undone(state, &log), node);
+    let mut removals = Vec::new();
+    let upserts: BTreeSet<ObjectKey> = if position.hash == hash {
+        // Nothing has left the view: what is not there any more was not in it.
+        let there = changed.into_iter().filter(|key| state.object(*key).is_some()).collect::<BTreeSet<_>>();
+        if there.is_empty() { there } else { closure_among(state, node, &there) }
+    } else {
+        let (view, old) = (closure(state, node), closure(&undone(state, &log), node));
         if InterestHash::of(&old) != position.hash {
             return None;
         }
-        upserts.extend(view.difference(&old));
         removals.extend(old.difference(&view));
-    }
+        view.iter().filter(|key| changed.contains(key) || !old.contains(key)).copied().collect()
+    };
     let upserts = upserts.iter().filter_map(|key| state.object(*key)).map(|object| encoder.encode(object));
     Some(Batch { to: state.revision(), hash, upserts: upserts.collect(), removals })
 }
@@ -79,6 +85,8 @@ fn undone(state: &State, log: &[&Commit]) -> State {
 
 #[cfg(test)]
 mod tests {
+    use model::{Node, Port, TunnelType};
+
     use super::super::tests::world::*;
     use super::*;
     use crate::state::Change;
@@ -96,5 +104,34 @@ mod tests {
             resumed(&name(1), position, state, hash, &log, &encoder).is_some()
         };
         assert!(led_on(RESUME_CHANGES_MAX) && !led_on(RESUME_CHANGES_MAX + 1));
+    }
+
+    #[test]
+    fn a_node_without_a_view_is_led_on_from_nowhere() {
+        let world = World::of([network(1).into()]);
+        let hash = world.interest.hash(&name(1));
+        let position = Position { revision: Revision::default(), hash };
+        assert!(resumed(&name(1), position, &world.state, hash, &world.log, &Encoder::default()).is_none());
+    }
+
+    #[test]
+    fn a_node_with_the_right_hash_gets_what_it_sees_of_what_changed_and_hears_nothing_of_the_rest() {
+        let (networks, nodes) = ([network(1), network(2)].map(Object::from), [node(2), node(3)].map(Object::from));
+        let ports = [vm(11, 1, 1), vm(12, 1, 2), vm(21, 2, 3), vm(22, 2, 3)].map(Object::from);
+        let mut world = World::of(networks.into_iter().chain(nodes).chain(ports));
+        let position = Position { revision: world.state.revision(), hash: world.interest.hash(&name(1)) };
+        let down = |port: Port| put(Port { is_admin_up: false, ..port });
+        let vxlan = |n: u32| put(Node { tunnel: TunnelType::Vxlan, ..node(n) });
+        let seen = [down(vm(12, 1, 2)), vxlan(2)];
+        let unseen = [down(vm(21, 2, 3)), vxlan(3)];
+        let gone = [delete(vm(13, 1, 2)), delete(vm(22, 2, 3))];
+        world.commit([put(vm(13, 1, 2))]);
+        world.commit(seen.into_iter().chain(unseen).chain(gone));
+        let hash = world.interest.hash(&name(1));
+        assert_eq!(hash, position.hash);
+        let batch = resumed(&name(1), position, &world.state, hash, &world.log[1..], &Encoder::default()).unwrap();
+        let told = batch.upserts.iter().map(|bytes| stream::wire::object(bytes).unwrap().key());
+        assert_eq!(keys(told), keys([key(vm(12, 1, 2)), key(node(2))]));
+        assert!(batch.removals.is_empty());
     }
 }

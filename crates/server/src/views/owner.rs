@@ -4,6 +4,7 @@
 //! the writer in batches ([`write`]), and whatever takes long (catching up, snapshots) is done by the node's own task.
 
 mod standing;
+mod tunnels;
 mod write;
 
 use std::cell::LazyCell;
@@ -28,6 +29,8 @@ use crate::state::{Change, Commit, State};
 use crate::writer::{Core, Subscription, WriteError, Written};
 
 pub use standing::{Lag, Question, Standing};
+pub use tunnels::AddressTaken;
+use tunnels::{Tunnels, check_addresses};
 #[cfg(test)]
 pub use write::RETRY_AFTER;
 use write::Retry;
@@ -89,18 +92,6 @@ pub enum Forgotten {
     IsUnknown,
 }
 
-/// A node that is not followed: others would send another node's packets to it.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "node {node} is not followed, because its tunnel address {address} is that of node {other}: it keeps forwarding and gets no changes; \
-     give it an address of its own, or, if {other} does not come back, say so: ladon nodes --forget {other}"
-)]
-pub struct AddressTaken {
-    pub node: NodeName,
-    pub address: IpAddr,
-    pub other: NodeName,
-}
-
 /// What a node's stream starts from: nothing is missed between this and what comes into the outbox.
 pub struct Admission {
     pub session: SessionId,
@@ -145,7 +136,7 @@ pub struct NodePicture {
 #[derive(Default)]
 struct Track {
     session: Option<(SessionId, Arc<Outbox>)>,
-    /// Where the node's tunnels end, as its latest stream said.
+    /// Where the node's tunnels end, as its stream says. None without a stream.
     addresses: Vec<IpAddr>,
     since: Option<Timestamp>,
     last_seen: Option<Timestamp>,
@@ -163,6 +154,8 @@ pub struct Owner {
     encoder: Arc<Encoder>,
     reports: Reports,
     nodes: BTreeMap<NodeName, Track>,
+    /// The `addresses` of all `nodes`.
+    tunnels: Tunnels,
     strangers: BTreeMap<NodeName, Stranger>,
     names: BTreeMap<NodeId, NodeName>,
     /// What may have to be written.
@@ -202,6 +195,7 @@ impl Owner {
             encoder,
             reports: Reports::default(),
             nodes: BTreeMap::new(),
+            tunnels: Tunnels::default(),
             strangers: BTreeMap::new(),
             names: BTreeMap::new(),
             dirty_ports: BTreeSet::new(),
@@ -402,8 +396,7 @@ impl Owner {
 
     pub fn connect(&mut self, facts: Node) -> Result<Admission, AddressTaken> {
         let node = facts.name.clone();
-        let streams = self.nodes.iter().filter(|(_, track)| track.session.is_some()).map(|(name, track)| (name, &track.addresses));
-        check_addresses(&self.state, &facts, streams).inspect_err(|taken| tracing::warn!("{taken}"))?;
+        check_addresses(&self.state, &facts, &self.tunnels).inspect_err(|taken| tracing::warn!("{taken}"))?;
         let addresses = facts.tunnel_addresses.clone();
         self.strangers.remove(&node);
         self.next_session += 1;
@@ -416,6 +409,8 @@ impl Owner {
         let hash = self.interest.hash(&node);
         let outbox = Arc::new(Outbox::new(hash));
         let track = self.nodes.get_mut(&node).expect("tracked right above");
+        self.tunnels.end(&node, &track.addresses);
+        self.tunnels.begin(&node, &addresses);
         track.addresses = addresses;
         (track.since, track.last_seen) = (Some(Timestamp::now()), Some(Timestamp::now()));
         if let Some((_, old)) = track.session.replace((self.next_session, outbox.clone())) {
@@ -429,6 +424,8 @@ impl Owner {
         if let Some(track) = self.current(node, session) {
             track.session = None;
             track.since = Some(Timestamp::now());
+            let addresses = std::mem::take(&mut track.addresses);
+            self.tunnels.end(node, &addresses);
             if self.core.server().is_some() {
                 // What is not written yet would seem newer than the stream to another server.
                 self.dirty_nodes.remove(node);
@@ -528,23 +525,4 @@ fn part(effect: &Effect, state: &State, encoder: &Encoder) -> Part {
 /// True if the node's stream leads to another server than this one.
 fn is_elsewhere(node: &Node, server: Option<Uuid>) -> bool {
     server.is_some() && node.stream.is_some_and(|stream| Some(stream.server) != server)
-}
-
-/// No two nodes' tunnels end at one address: who says another's would get its packets. What the state has of the node is not looked at
-/// again; `streams` are nodes that may not be in it yet.
-fn check_addresses<'a>(
-    state: &'a State,
-    facts: &Node,
-    streams: impl Iterator<Item = (&'a NodeName, &'a Vec<IpAddr>)>,
-) -> Result<(), AddressTaken> {
-    if state.node(&facts.name).is_some_and(|known| known.tunnel_addresses == facts.tunnel_addresses) {
-        return Ok(());
-    }
-    let stored = state.all::<Node>().map(|node| (&node.name, &node.tunnel_addresses));
-    for (other, addresses) in stored.chain(streams).filter(|(other, _)| **other != facts.name) {
-        if let Some(address) = facts.tunnel_addresses.iter().find(|address| addresses.contains(address)) {
-            return Err(AddressTaken { node: facts.name.clone(), address: *address, other: other.clone() });
-        }
-    }
-    Ok(())
 }

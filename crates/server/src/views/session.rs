@@ -229,7 +229,8 @@ async fn while_it_lasts<T>(permit: OwnedSemaphorePermit, work: impl Future<Outpu
 
 /// Finds out, when it is the node's turn, what leads it on.
 async fn lead(views: &Views, node: &NodeName, position: Position, admission: &Arc<Admission>) -> Result<Lead, Ended> {
-    if position.revision > Revision::default()
+    // A node without a view needs no look at the log.
+    if position.has_view()
         && let Some(batch) = resume(views, node, position, admission).await
     {
         tracing::info!(

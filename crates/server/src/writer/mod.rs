@@ -12,11 +12,10 @@
 //! others commit while nothing is to be written is taken in when the store tells of it.
 
 mod identity;
+mod queue;
 mod tx;
 mod window;
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,11 +23,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use model::{Revision, StoreId};
 use store::{ChangesError, Commit, Op, Snapshot, Store, StoreError, TransactError, Transaction, Update, Updates};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use uuid::Uuid;
 
 use crate::state::State;
 
+use queue::{Job, Turn, job, wake};
 pub use tx::Tx;
 use tx::Work;
 use window::Window;
@@ -257,77 +257,13 @@ impl Core {
         T: Send + 'static,
         E: From<WriteError> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let job = Box::new(Closure { change, outcome: None, answer });
+        let (job, answered) = job(change);
         self.queue.try_send(Turn::Job(job)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::TooBusy,
             mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
         })?;
         answered.await.unwrap_or_else(|_| Err(WriteError::Stopped.into()))
     }
-}
-
-/// What the writer is to look at.
-enum Turn {
-    Job(Box<dyn Job>),
-    /// Others may have committed.
-    News,
-}
-
-/// Tells the writer that there is news, once until it has looked. A queue that is full wakes it as well.
-fn wake(queue: mpsc::WeakSender<Turn>, has_news: Arc<AtomicBool>) -> store::Wake {
-    Box::new(move || {
-        if !has_news.swap(true, Ordering::SeqCst)
-            && let Some(queue) = queue.upgrade()
-        {
-            drop(queue.try_send(Turn::News));
-        }
-    })
-}
-
-/// A closure with its answer, whatever their types.
-trait Job: Send {
-    /// Runs the closure. False: what it did must be undone.
-    fn run(&mut self, tx: &mut Tx) -> bool;
-    /// Answers: with the closure's own outcome, or with what befell its batch.
-    fn answer(self: Box<Self>, batch: Result<Revision, WriteError>);
-}
-
-struct Closure<F, T, E> {
-    change: F,
-    outcome: Option<Result<T, E>>,
-    answer: oneshot::Sender<Result<Written<T>, E>>,
-}
-
-impl<F, T, E> Job for Closure<F, T, E>
-where
-    F: FnMut(&mut Tx) -> Result<T, E> + Send,
-    T: Send,
-    E: From<WriteError> + Send,
-{
-    fn run(&mut self, tx: &mut Tx) -> bool {
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.change)(tx)))
-            .unwrap_or_else(|panic| Err(WriteError::Internal(panic_text(&*panic)).into()));
-        let is_done = outcome.is_ok();
-        self.outcome = Some(outcome);
-        is_done
-    }
-
-    fn answer(self: Box<Self>, batch: Result<Revision, WriteError>) {
-        let result = match (batch, self.outcome) {
-            (Ok(revision), Some(Ok(value))) => Ok(Written { value, revision }),
-            (Ok(_), Some(Err(error))) => Err(error),
-            (Ok(_), None) => Err(WriteError::Stopped.into()),
-            (Err(error), _) => Err(error.into()),
-        };
-        // A caller that went away has no use for the answer.
-        let _ = self.answer.send(result);
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
 }
 
 /// The owner of the store.

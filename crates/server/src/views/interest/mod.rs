@@ -249,7 +249,7 @@ impl Interest {
             Edge::Remote(group, remote) => {
                 if self.remotes.get_mut(&group).is_some_and(|remotes| down(remotes, &remote)) {
                     self.nodes_in(Scope::Group(group)).into_iter().for_each(|node| self.unname(node, remote));
-                    self.remotes.retain_if_used(group);
+                    self.forget_remotes(group);
                 }
             }
             Edge::Link(network, router) => {
@@ -445,6 +445,12 @@ impl Interest {
         }
     }
 
+    fn forget_remotes(&mut self, group: SecurityGroupId) {
+        if self.remotes.get(&group).is_some_and(|remotes| remotes.is_empty()) {
+            self.remotes.remove(&group);
+        }
+    }
+
     fn forget_tree(&mut self, key: ObjectKey) {
         if self.trees.get(&key).is_some_and(|tree| tree.networks.is_empty() && tree.children.is_empty()) {
             self.trees.remove(&key);
@@ -462,18 +468,5 @@ impl Interest {
     pub fn is_empty(&self) -> bool {
         let maps = self.scopes.is_empty() && self.places.is_empty() && self.nodes.is_empty() && self.trees.is_empty();
         maps && self.remotes.is_empty() && self.members.is_empty() && self.existing.is_empty() && self.domains.is_empty()
-    }
-}
-
-/// Lets go of counts that are empty.
-trait RetainIfUsed<K> {
-    fn retain_if_used(&mut self, key: K);
-}
-
-impl<K: std::hash::Hash + Eq, V> RetainIfUsed<K> for FxHashMap<K, Count<V>> {
-    fn retain_if_used(&mut self, key: K) {
-        if self.get(&key).is_some_and(|counts| counts.is_empty()) {
-            self.remove(&key);
-        }
     }
 }

@@ -12,7 +12,8 @@ use model::{Kind, Node, NodeName, ObjectKey, Port, PortId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{AddressTaken, Message, Owner, check_addresses, is_elsewhere};
+use super::tunnels::{Tunnels, check_addresses};
+use super::{AddressTaken, Message, Owner, is_elsewhere};
 use crate::state::State;
 use crate::views::reports::Reports;
 use crate::writer::{Tx, WriteError, Written};
@@ -216,9 +217,9 @@ struct Known {
 /// Decides again, on the state as the writer has it: a user may have moved a port meanwhile. Nodes whose tunnel address another
 /// server has written for another node first are told and left out.
 fn apply(tx: &mut Tx, batch: &Batch, known: &Known) -> Vec<AddressTaken> {
-    let mut taken = Vec::new();
+    let (mut taken, no_streams) = (Vec::new(), Tunnels::default());
     for node in batch.nodes.iter().filter(|node| tx.state().node(&node.name) != Some(node)).collect::<Vec<_>>() {
-        match check_addresses(tx.state(), node, std::iter::empty()) {
+        match check_addresses(tx.state(), node, &no_streams) {
             Ok(()) => tx.put(node.clone()),
             Err(other) => taken.push(other),
         }
