@@ -51,22 +51,25 @@ pub struct Shape {
     pub ports: usize,
     /// Of the ports, those that are on n1; all of them are the first router's.
     pub local: usize,
+    /// How many nodes the others are on.
+    pub elsewhere: usize,
 }
 
 impl Shape {
+    /// [`PORTS_ELSEWHERE`] on each of the other nodes.
+    pub const fn of(networks: usize, routers: usize, ports: usize, local: usize) -> Shape {
+        let elsewhere = if ports > local { (ports - local).div_ceil(PORTS_ELSEWHERE) } else { 1 };
+        Shape { networks, routers, ports, local, elsewhere }
+    }
+
     /// Everything on one router.
     pub const fn flat(networks: usize, ports: usize, local: usize) -> Shape {
-        Shape { networks, routers: 1, ports, local }
+        Shape::of(networks, 1, ports, local)
     }
 
     /// The numbers of the local ports.
     pub fn local_ports(self) -> impl Iterator<Item = usize> {
         (0..self.ports).filter(move |port| port % self.networks % self.routers == 0).take(self.local)
-    }
-
-    /// How many nodes the ports are on that are not local.
-    pub fn nodes_elsewhere(self) -> usize {
-        (self.ports - self.local).div_ceil(PORTS_ELSEWHERE).max(1)
     }
 
     /// One of the networks of local ports.
@@ -126,7 +129,7 @@ impl World {
             let ovs = Ovs::start_of(release, &n1)?;
             let mut ladon = Deployment::start(&lab, &n1, Tunnel::default())?;
             ladon.add_node(&n1, &ovs, None)?;
-            let nodes_elsewhere = shape.nodes_elsewhere();
+            let nodes_elsewhere = shape.elsewhere;
             let (networks, routers, local) = (Vec::new(), Vec::new(), Vec::new());
             let mut world = World { ladon, ovs, n1, nodes_elsewhere, networks, routers, local, underlay, _lab: lab };
             world.others_come_and_go().with_context(|| world.ladon.logs())?;

@@ -133,7 +133,7 @@ impl Ovn {
             Err(error) => Err(format!("{error:#}")),
         })?;
         let mut operations = Vec::new();
-        for number in 0..shape.nodes_elsewhere() {
+        for number in 0..shape.elsewhere {
             let (name, encap, row) = (format!("rhv{number}"), format!("e{number}"), format!("c{number}"));
             let ip = format!("10.240.{}.{}", number / 250, number % 250 + 1);
             let options = json!(["map", [["csum", "true"]]]);
@@ -143,7 +143,7 @@ impl Ovn {
             operations.push(json!({"op": "insert", "table": "Encap", "uuid-name": encap, "row": encapsulation}));
         }
         let made = self.south.transact(&operations)?;
-        self.elsewhere = made.iter().step_by(2).take(shape.nodes_elsewhere()).map(uuid).collect();
+        self.elsewhere = made.iter().step_by(2).take(shape.elsewhere).map(uuid).collect();
         let local: BTreeSet<usize> = shape.local_ports().collect();
         let bindings: Vec<Value> = (0..shape.ports).filter(|number| !local.contains(number)).map(|number| self.bound(number)).collect();
         for bulk in bindings.chunks(layout::BULK) {

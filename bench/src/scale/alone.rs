@@ -19,8 +19,15 @@ use crate::system::{Cost, Edit, Role, Series, System, rest};
 use crate::world::Shape;
 
 /// In each, ten networks have one local port.
-const FULL: [Shape; 3] = [Shape::flat(10, 1_000, 10), Shape::flat(100, 10_000, 10), Shape::flat(1_000, 100_000, 10)];
-const SMALL: [Shape; 2] = [Shape::flat(4, 100, 4), Shape::flat(8, 800, 4)];
+const FULL: [Shape; 3] =
+    [on_few(Shape::flat(10, 1_000, 10)), on_few(Shape::flat(100, 10_000, 10)), on_few(Shape::flat(1_000, 100_000, 10))];
+const SMALL: [Shape; 2] = [on_few(Shape::flat(4, 100, 4)), on_few(Shape::flat(8, 800, 4))];
+
+/// The other nodes are as many at every size: each of them needs what happens on its router, which costs the server something for each.
+const fn on_few(shape: Shape) -> Shape {
+    Shape { elsewhere: 20, ..shape }
+}
+
 /// The names of the counters.
 const COUNTERS: [&str; 4] = ["runs", "reads", "made", "written"];
 

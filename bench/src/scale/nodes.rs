@@ -38,9 +38,9 @@ const fn layout(shape: Shape, starts: [usize; 2], ports: usize, edits: usize, is
 const FLAT_1000: Layout = layout(Shape::flat(10, 1_000, 50), [3, 3], 20, 20, false);
 const FLAT_10000: Layout = layout(Shape::flat(100, 10_000, 50), [3, 3], 20, 20, true);
 const FLAT_20000: Layout = layout(Shape::flat(200, 20_000, 50), [3, 2], 20, 6, true);
-const TENANTS: Layout = layout(Shape { networks: 100, routers: 10, ports: 10_000, local: 50 }, [3, 3], 20, 0, true);
+const TENANTS: Layout = layout(Shape::of(100, 10, 10_000, 50), [3, 3], 20, 0, true);
 const SMALL: Layout = layout(Shape::flat(4, 200, 8), [1, 1], 4, 2, true);
-const SMALL_TENANTS: Layout = layout(Shape { networks: 4, routers: 2, ports: 200, local: 8 }, [1, 1], 4, 0, true);
+const SMALL_TENANTS: Layout = layout(Shape::of(4, 2, 200, 8), [1, 1], 4, 0, true);
 /// The two take turns so often.
 const ROUNDS: usize = 2;
 /// What a row says of the cost of a piece of work.
