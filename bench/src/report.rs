@@ -52,6 +52,7 @@ pub struct Circumstances {
 impl Circumstances {
     pub fn now(switch: Switch, progress: &Progress) -> Result<Circumstances> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path}"));
+        let load = read("/proc/loadavg")?;
         let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_string();
         let meminfo = read("/proc/meminfo")?;
         let kib = meminfo.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
@@ -64,7 +65,7 @@ impl Circumstances {
             kernel: first(&read("/proc/sys/kernel/osrelease")?),
             // Where it is not there, the benchmark says so itself.
             open_vswitch: switch.version(progress).unwrap_or_else(|_| "(not there)".into()),
-            load: first(&read("/proc/loadavg")?).parse()?,
+            load: first(&load).parse()?,
         })
     }
 }

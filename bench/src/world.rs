@@ -97,7 +97,6 @@ pub struct World {
     pub ladon: Deployment,
     /// That of n1.
     pub ovs: Ovs,
-    n1: Host,
     nodes_elsewhere: usize,
     pub networks: Vec<Network>,
     pub routers: Vec<String>,
@@ -131,7 +130,7 @@ impl World {
             ladon.add_node(&n1, &ovs, None)?;
             let nodes_elsewhere = shape.elsewhere;
             let (networks, routers, local) = (Vec::new(), Vec::new(), Vec::new());
-            let mut world = World { ladon, ovs, n1, nodes_elsewhere, networks, routers, local, underlay, _lab: lab };
+            let mut world = World { ladon, ovs, nodes_elsewhere, networks, routers, local, underlay, _lab: lab };
             world.others_come_and_go().with_context(|| world.ladon.logs())?;
             world.fill(shape).with_context(|| world.ladon.logs())?;
             Ok(world)
@@ -141,7 +140,7 @@ impl World {
     /// The other nodes have been there, so that the way to them is known. From now on they cost nobody anything.
     fn others_come_and_go(&self) -> Result<()> {
         let numbers = FIRST_ELSEWHERE as u32..(FIRST_ELSEWHERE + self.nodes_elsewhere) as u32;
-        let others = fleet::start(&self.n1, &self.ladon, "fleet", numbers, 0)?;
+        let others = fleet::start(&self.node().host, &self.ladon, "fleet", numbers, 0)?;
         others.wait_until("the other nodes to be known", READY, || match self.ladon.api.get("/ladon/v1/nodes") {
             Ok(known) => match known["nodes"].as_array().map_or(0, Vec::len) {
                 all if all == self.nodes_elsewhere + self.ladon.nodes.len() => Ok(Some(())),
@@ -179,7 +178,7 @@ impl World {
 
     /// A connection to the server's API.
     pub fn client(&self) -> Result<Client> {
-        self.n1.netns().within(|| Client::connect(API))?
+        self.node().host.netns().within(|| Client::connect(API))?
     }
 
     /// Until n1 has done all that was asked for so far.

@@ -85,7 +85,9 @@ pub struct Deployment {
 pub fn programs() -> Result<PathBuf> {
     let here = std::env::current_exe().context("finding this program")?;
     let found = here.ancestors().skip(1).find(|folder| folder.join("ladon").is_file() && folder.join("ladon-cni").is_file());
-    found.map(Path::to_path_buf).context("`ladon` and `ladon-cni` are not built: run `cargo build --release --workspace`")
+    found
+        .map(Path::to_path_buf)
+        .context("`ladon` and `ladon-cni` are not built beside this program: run `make build`, or `make dist` for target/dist")
 }
 
 impl Deployment {

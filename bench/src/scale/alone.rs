@@ -1,7 +1,7 @@
 //! Ladon by itself, up to 100,000 ports: what a change costs does not depend on how much there is that it is not about.
 //!
 //! Worlds of several sizes run side by side and take turns, so that a busy machine is busy for all of them. The counters are the
-//! node's own: runs of apps, things that they read, flows that they made, actions that were written.
+//! node's own: runs of apps, things that they read and networks and routers visited, flows that they made, actions that were written.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -57,7 +57,7 @@ const STEPS: [Step; 6] = [
         name: "a network with a router interface",
         add: |ladon, number| Ok(ladon.add(Edit::Network, number)? + ladon.add(Edit::Interface, number)?),
         remove: |ladon, number| Ok(ladon.undo(Edit::Interface, number)? + ladon.undo(Edit::Network, number)?),
-        why_growing: "each network of the routing domain is told once of the new way, and larger worlds have more networks",
+        why_growing: "the networks and routers of the routing domain are visited, and larger worlds have more networks",
     },
 ];
 

@@ -27,7 +27,7 @@ struct Layout {
     ports: usize,
     /// Edits of each kind.
     edits: usize,
-    /// What is asked for is so many times less than OVN takes; otherwise no more.
+    /// A row's bound is the asked share of OVN's figure; otherwise it is OVN's figure itself.
     is_judged: bool,
 }
 
@@ -120,7 +120,7 @@ impl Layout {
 
     fn refusals(&self, world: &World) -> Result<Figure> {
         let (share, how) = refusals(world)?;
-        Ok(self.figure("bad requests answered with a clear error", "%", share, Reach::AtLeast(100.0)).how(how))
+        Ok(self.figure("bad requests answered at once with a clear error", "%", share, Reach::AtLeast(100.0)).how(how))
     }
 
     fn round(&self, measures: &mut Measures, system: &mut dyn System, round: usize) -> Result<()> {

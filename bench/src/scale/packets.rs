@@ -63,7 +63,8 @@ impl Way {
     fn work(self) -> &'static str {
         match self {
             Way::Same | Way::Routed => {
-                "each packet's connection is looked up in the zones of both ports, and the packets of who began it meet the rules of both again"
+                "each packet's connection is looked up in the zones of both ports, and of answers in the zone of the receiver's translations as well, since a load \
+                 balancer is within reach; the packets of who began it meet the rules of both again"
             }
             Way::Service => {
                 "each packet's connection is looked up in the zones of both ports, and for the member and its address in the zone of the client's translations, too; \

@@ -32,8 +32,9 @@ pub fn refusals(world: &World) -> Result<(f64, String)> {
         answers.push((bad.what, status, is_clear(status, &document), began.elapsed()));
     }
     let clear = answers.iter().filter(|(.., is_clear, took)| *is_clear && *took <= PROMPT).count();
-    let told = |(what, status, is_clear, _): &(&str, u16, bool, Duration)| {
-        format!("{what} {status}{}", if *is_clear { "" } else { " (not clear)" })
+    let told = |(what, status, is_clear, took): &(&str, u16, bool, Duration)| {
+        let late = if *took > PROMPT { format!(" (after {} ms)", took.as_millis()) } else { String::new() };
+        format!("{what} {status}{}{late}", if *is_clear { "" } else { " (not clear)" })
     };
     let slowest = answers.iter().map(|(.., took)| took.as_secs_f64() * 1000.0).fold(0.0, f64::max);
     let how = format!(

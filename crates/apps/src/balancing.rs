@@ -6,8 +6,8 @@
 //! A new connection meets the listener's select group (LbSelect), which translates the destination and keeps the client's
 //! address. Where no member takes new connections, or nobody listens, the node answers at once (TCP reset, ICMP
 //! unreachable). From there on the packet is for its member: the port's egress rules, routing and the member's ingress rules
-//! see that address. The answer gets the VIP as its source again just before it is delivered (Unnat); what the client's own rules
-//! let in is no answer and is not looked up there. ICMP errors are translated along with the connection that they are about
+//! see that address. The answer gets the VIP as its source again just before it is delivered (Unnat); TCP that the
+//! client's own rules let in is no answer and is not looked up there. ICMP errors are translated along with the connection that they are about
 //! (RFC 5508).
 //!
 //! A member that reaches itself would answer itself without the VIP. So a packet whose member is its own sender (LbSelf, one

@@ -39,10 +39,8 @@ struct Way {
     remote: Table,
     rules: Table,
     commit: Table,
-    /// Where answers, ICMP errors and neighbour discovery go on.
+    /// Where allowed packets go on.
     next: Table,
-    /// Where what the rules let pass goes on.
-    onward: Table,
     /// The register with the port whose rules are asked.
     port: pipeline::Field,
     /// The test that the other side's address lies in a prefix.
@@ -59,7 +57,6 @@ const EGRESS: Way = Way {
     rules: Table::EgressRules,
     commit: Table::EgressCommit,
     next: Table::RouterMac,
-    onward: Table::RouterMac,
     port: SRC_PORT,
     remote_in: ip_dst,
     discovery: &[131, 132, 133, 135, 136, 143],
@@ -73,8 +70,6 @@ const INGRESS: Way = Way {
     rules: Table::IngressRules,
     commit: Table::IngressCommit,
     next: Table::Unnat,
-    // It answers nothing, so there is no VIP to be given back.
-    onward: Table::Deliver,
     port: DST_PORT,
     remote_in: ip_src,
     discovery: &[130, 131, 132, 134, 135, 136, 143],
@@ -85,7 +80,7 @@ fn run(sight: &Sight, root: Root) -> Output {
         Root::Attached(id) => sight.live(id).map(|(port, ..)| for_port(port)),
         Root::Address(domain, address) => Some(for_address(sight, domain, address)),
         Root::Object(key) => sight.rule(key.id).map(|rule| for_rule(sight, rule)),
-        Root::Here => Some([&EGRESS, &INGRESS].into_iter().flat_map(for_everybody).collect()),
+        Root::Here => Some([&EGRESS, &INGRESS].into_iter().flat_map(for_everybody).chain(spare_unnat()).collect()),
     }
     .unwrap_or_default()
     .into()
@@ -144,8 +139,22 @@ fn pass_error(way: &Way) -> Flow {
 fn remember(way: &Way, family: Test) -> Flow {
     way.commit
         .when([ct_state(ct::TRK | ct::NEW, 0), family])
-        .act(Action::Commit { zone: RULES_ZONE.into(), nat: None, then: way.onward })
+        .act(Action::Commit { zone: RULES_ZONE.into(), nat: None, then: way.next })
         .because(Reason::Pipeline)
+}
+
+/// TCP that the rules let in is no answer, so that no VIP is to be given back: answers of known connections have passed, and no other
+/// begins with a SYN. Of other protocols it is not known who began.
+fn spare_unnat() -> Vec<Flow> {
+    let tcp = |state, family| Table::IngressCommit.when([ct_state(ct::TRK | state, 0), family, ip_proto(TCP)]).priority(Priority::High);
+    let first = Action::Commit { zone: RULES_ZONE.into(), nat: None, then: Table::Deliver };
+    let of_version = |family| {
+        [
+            tcp(ct::NEW, family).act(first.clone()).because(Reason::Pipeline),
+            tcp(ct::EST, family).goto(Table::Deliver).because(Reason::Pipeline),
+        ]
+    };
+    [ipv4(), ipv6()].into_iter().flat_map(of_version).collect()
 }
 
 /// A packet from the node's own port to a pod of this node is let in.

@@ -4,6 +4,7 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use apps::Change;
@@ -165,6 +166,27 @@ fn an_icmp_error_of_a_member_comes_back_from_the_vip() {
     for (_, _, vip) in VIPS {
         let error = client.socket(&at(vip, 80)).ask(100).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{vip}");
+    }
+}
+
+/// On fixed ports, the client's rules know the conversation as one that the member began.
+#[test]
+fn a_member_that_has_spoken_first_still_answers_from_the_vip() {
+    let (_world, client, [one, _two]) = client_and_members([1, 0]);
+    let bound = |workload: &Workload, any: &str, port: u16| {
+        let socket = workload.netns().within(|| UdpSocket::bind(at(any, port))).unwrap().unwrap();
+        socket.set_read_timeout(Some(BRIEF)).unwrap();
+        socket
+    };
+    for ((_, _, vip), any, here, there) in [(VIPS[0], "0.0.0.0", "10.0.0.10", "10.0.0.11"), (VIPS[1], "::", "fd00::10", "fd00::11")] {
+        let (asking, answering) = (bound(&client, any, 9999), bound(&one, any, 8080));
+        let heard = |socket: &UdpSocket| socket.recv_from(&mut [0; 64]).unwrap_or_else(|error| panic!("{vip}: {error}")).1;
+        answering.send_to(b"first", at(here, 9999)).unwrap();
+        assert_eq!(heard(&asking).to_string(), at(there, 8080));
+        asking.send_to(b"question", at(vip, 80)).unwrap();
+        let asker = heard(&answering);
+        answering.send_to(b"answer", asker).unwrap();
+        assert_eq!(heard(&asking).to_string(), at(vip, 80));
     }
 }
 

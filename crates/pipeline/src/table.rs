@@ -114,7 +114,7 @@ tables! {
     /// The destination port's ingress rules.
     IngressRules owned by "security", miss Drop;
     /// Remember a new connection in the destination port's zone.
-    IngressCommit owned by "security", miss Goto(Table::Deliver);
+    IngressCommit owned by "security", miss Goto(Table::Unnat);
     /// Give an answer from a member the VIP as its source again.
     Unnat owned by "balancing", miss Goto(Table::Deliver);
     /// Hand the packet to a local interface.

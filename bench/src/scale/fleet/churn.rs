@@ -99,7 +99,7 @@ pub fn during<T>(
 }
 
 /// One client: its share of the changes, each after the one before is answered. A server that goes is left for the next; where there
-/// is no other, the first change that fails ends it all.
+/// is no other, it is over for all.
 fn worker(
     host: &Host,
     to: &[SocketAddr],
@@ -126,11 +126,12 @@ fn worker(
             churn.answers.push(begun.elapsed());
             continue;
         };
-        if to.len() == 1 {
-            return Err(error);
-        }
         let status = error.downcast_ref::<Refused>().map(|refused| refused.status);
         *churn.failures.entry(status).or_default() += 1;
+        if status.is_none() && to.len() == 1 {
+            is_over.store(true, Relaxed);
+            return Err(error);
+        }
         if status.is_none_or(|status| ASK_ANOTHER.contains(&status)) {
             server += 1;
             if let Ok(other) = client(host, to[server % to.len()]) {

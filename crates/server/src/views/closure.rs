@@ -15,7 +15,7 @@ pub fn closure(state: &State, node: &NodeName) -> BTreeSet<ObjectKey> {
     view(state, node, None)
 }
 
-/// Those of `asked` that are in the closure: where they are few, most of its cost is to put it together.
+/// Those of `asked` that are in the closure. The walk is the same; what is not asked for is not collected, which is most of the cost.
 pub fn closure_among(state: &State, node: &NodeName, asked: &BTreeSet<ObjectKey>) -> BTreeSet<ObjectKey> {
     view(state, node, Some(asked))
 }

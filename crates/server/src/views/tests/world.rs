@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::state::{Change, Commit, State};
 use crate::views::closure;
+use crate::views::closure::closure_among;
 use crate::views::interest::{Effect, Interest, News};
 use crate::views::shown::shown;
 
@@ -334,6 +335,9 @@ impl World {
     pub fn view(&self, node: &NodeName) -> BTreeSet<ObjectKey> {
         let view = self.interest.view(node);
         assert_eq!(view, closure(&self.state, node), "incremental view of {node} = closure by definition");
+        let some: BTreeSet<ObjectKey> = self.state.objects().map(|object| object.key()).step_by(2).collect();
+        let among: BTreeSet<ObjectKey> = view.intersection(&some).copied().collect();
+        assert_eq!(closure_among(&self.state, node, &some), among, "what of some objects is in the view of {node}");
         assert_eq!(self.interest.hash(node), InterestHash::of(&view), "the hash of the view of {node}");
         if let Some(replica) = self.replicas.get(node) {
             let restricted = view.iter().map(|key| (*key, shown(self.state.object(*key).unwrap()))).collect();
