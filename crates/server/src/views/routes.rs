@@ -24,7 +24,7 @@ use model::{Node, NodeName, Port, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stream::wire::Presence;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Views;
 use super::owner::{self, Forgotten, Lag, Picture, Question, Standing, Stranger};
@@ -36,7 +36,7 @@ use crate::writer::{Tx, WriteError};
 pub const WAIT_SECS_MAX: u64 = 600;
 /// `timeout` of a `wait` that names none, in seconds.
 const WAIT_SECS: u64 = 30;
-/// Nodes acknowledge in crowds: a waiter looks again this long after the first of them, or sooner if looking takes little time.
+/// Nodes acknowledge in crowds: between two looks of a waiter is so much time, or less if looking takes little.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 /// So many times what a look took, a waiter does not look again.
 const LOOK_SELDOM: u32 = 4;
@@ -262,10 +262,14 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
         if standing.is_met(revision) {
             return Ok(standing.answer(revision));
         }
+        let again = Instant::now() + LOOK_AGAIN_AFTER.min(look * LOOK_SELDOM);
         if timeout_at(deadline, progress.changed()).await.is_err() {
             return Ok(ask(&views, &question, revision, usize::MAX).await?.answer(revision));
         }
-        tokio::time::sleep(LOOK_AGAIN_AFTER.min(look * LOOK_SELDOM)).await;
+        // A sleep takes a millisecond at least, also where its time has come.
+        if Instant::now() < again {
+            sleep_until(again).await;
+        }
     }
 }
 
