@@ -7,8 +7,8 @@
 //! address. Where no member takes new connections, or nobody listens, the node answers at once (TCP reset, ICMP
 //! unreachable). From there on the packet is for its member: the port's egress rules, routing and the member's ingress rules
 //! see that address. The answer gets the VIP as its source again just before it is delivered (Unnat); TCP that the
-//! client's own rules let in is no answer and is not looked up there. ICMP errors are translated along with the connection that they are about
-//! (RFC 5508).
+//! client's own rules let in is no answer and is not looked up there. ICMP errors are translated along with the connection that
+//! they are about (RFC 5508).
 //!
 //! A member that reaches itself would answer itself without the VIP. So a packet whose member is its own sender (LbSelf, one
 //! flow per local address) gets the VIP as its source, in a zone of its own (LbSelfSource), and the answer, which is a packet

@@ -137,24 +137,25 @@ fn pass_error(way: &Way) -> Flow {
 
 /// The first packet of an allowed connection is remembered, so that its answers pass.
 fn remember(way: &Way, family: Test) -> Flow {
-    way.commit
-        .when([ct_state(ct::TRK | ct::NEW, 0), family])
-        .act(Action::Commit { zone: RULES_ZONE.into(), nat: None, then: way.next })
-        .because(Reason::Pipeline)
+    way.commit.when([ct_state(ct::TRK | ct::NEW, 0), family]).act(commit(way.next)).because(Reason::Pipeline)
 }
 
 /// TCP that the rules let in is no answer, so that no VIP is to be given back: answers of known connections have passed, and no other
 /// begins with a SYN. Of other protocols it is not known who began.
 fn spare_unnat() -> Vec<Flow> {
     let tcp = |state, family| Table::IngressCommit.when([ct_state(ct::TRK | state, 0), family, ip_proto(TCP)]).priority(Priority::High);
-    let first = Action::Commit { zone: RULES_ZONE.into(), nat: None, then: Table::Deliver };
     let of_version = |family| {
         [
-            tcp(ct::NEW, family).act(first.clone()).because(Reason::Pipeline),
+            tcp(ct::NEW, family).act(commit(Table::Deliver)).because(Reason::Pipeline),
             tcp(ct::EST, family).goto(Table::Deliver).because(Reason::Pipeline),
         ]
     };
     [ipv4(), ipv6()].into_iter().flat_map(of_version).collect()
+}
+
+/// The packet's connection is remembered in the zone of the port whose rules were asked.
+fn commit(then: Table) -> Action {
+    Action::Commit { zone: RULES_ZONE.into(), nat: None, then }
 }
 
 /// A packet from the node's own port to a pod of this node is let in.

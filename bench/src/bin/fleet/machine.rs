@@ -53,7 +53,6 @@ impl Machine {
             let began = Instant::now();
             let (problem, has_talked) = match stream::follow_from(source(self.seen.number), &target, self.hello()).await {
                 Ok(following) => {
-                    add(&self.seen.streams, 1);
                     let why = self.follow(following).await;
                     self.seen.follow(None);
                     self.replica.stream_ended();

@@ -14,7 +14,6 @@ pub struct Seen {
     /// The revision of its view; 0: it has none.
     pub revision: AtomicU64,
     pub objects: AtomicU64,
-    pub streams: AtomicU64,
     pub deltas: AtomicU64,
     /// Since the last question for [`news`]: there was a delta, and what they all weighed.
     pub told: AtomicBool,
@@ -45,7 +44,6 @@ pub struct Status {
     /// Objects in all views, and those of them that differ.
     objects: u64,
     distinct_objects: usize,
-    streams: u64,
     deltas: u64,
     snapshots: u64,
     snapshot_bytes: u64,
@@ -94,7 +92,6 @@ pub fn status(seen: &[Arc<Seen>], servers: usize, distinct_objects: usize) -> St
         with_view: seen.iter().filter(|node| node.revision.load(Relaxed) > 0).count() as u64,
         objects: sum(|node| &node.objects),
         distinct_objects,
-        streams: sum(|node| &node.streams),
         deltas: sum(|node| &node.deltas),
         snapshots: sum(|node| &node.snapshots),
         snapshot_bytes: sum(|node| &node.snapshot_bytes),

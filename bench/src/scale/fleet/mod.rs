@@ -5,7 +5,8 @@
 //!   └───────────────── what the nodes have seen ◀────────────┘
 //! ```
 //!
-//! Everything runs on one machine; the rows say how much of it server and nodes took. A change counts as in force when the server has heard so from every node that it concerns (`ladon wait`).
+//! Everything runs on one machine; the rows say how much of it server and nodes took. A change counts as in force when the server has
+//! heard so from every node that it concerns (`ladon wait`).
 
 mod churn;
 mod kinds;
@@ -221,7 +222,7 @@ impl Run<'_> {
         Ok(vec![
             self.timed("port made → every node that needs it has acknowledged, p99", "ms", Measured::p99(spread), Reach::AtMost(50.0))
                 .how(how),
-            self.figure("ports made: nodes that were sent one that they do not need", "messages", others as f64, Reach::AtMost(0.0)),
+            self.figure("ports made: nodes that were sent one that they do not need", "nodes", others as f64, Reach::AtMost(0.0)),
             self.figure("ports made: nodes that need one and were sent nothing", "nodes", missed as f64, Reach::AtMost(0.0)),
         ])
     }
