@@ -247,6 +247,11 @@ impl Host {
         self.spawn_spec(name, Spec { hostname: Some(self.name().into()), ..Spec::of(command) })
     }
 
+    /// As [`Host::spawn`], with a nice value.
+    pub fn spawn_nice(&self, name: &str, command: &Command, nice: i32) -> Result<Process> {
+        self.spawn_spec(name, Spec { nice, ..Spec::of(command) })
+    }
+
     fn spawn_spec(&self, name: &str, spec: Spec) -> Result<Process> {
         let spec = Spec { netns: Some(self.netns().path().to_owned()), ..spec };
         Process::start(&self.inner.lab, &format!("{}-{name}", self.name()), spec)

@@ -39,7 +39,7 @@ pub use error::{Doing, LabError, Result, chain};
 pub use host::{Host, Underlay};
 pub use lab::{Lab, MARK, NAME_MAX, is_name};
 pub use netns::Netns;
-pub use ovs::{BRIDGE as UNDERLAY_BRIDGE, Ovs};
+pub use ovs::{BRIDGE as UNDERLAY_BRIDGE, NICE as SWITCH_NICE, Ovs};
 pub use process::{Process, Spec};
 pub use progress::{Progress, Step};
 pub use signals::{OnInterrupt, on_interrupt};

@@ -24,6 +24,8 @@ pub const BRIDGE: &str = "br-phy";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// The daemons, by their paths: links of other names lead to them.
 const SERVER: &str = "/usr/sbin/ovsdb-server";
+/// The nice value of Open vSwitch's daemons, and of OVN's that are no databases, in their own start scripts (`ovs-ctl`, `ovn-ctl`).
+pub const NICE: i32 = -10;
 const SWITCH: &str = "/usr/lib/openvswitch-switch/ovs-vswitchd";
 /// How long a daemon may take to answer after it was started.
 const READY: Duration = Duration::from_secs(120);
@@ -67,7 +69,7 @@ impl Ovs {
         let dir = host.folder("ovs")?;
         let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
         command::tool("ovsdb-tool", &["create", &path("conf.db"), &schema.to_string_lossy()])?;
-        let database = host.spawn(
+        let database = host.spawn_nice(
             "ovsdb-server",
             program(SERVER).envs(places(&dir)).args([
                 path("conf.db"),
@@ -76,11 +78,12 @@ impl Ovs {
                 "-vconsole:info".into(),
                 "-vsyslog:off".into(),
             ]),
+            NICE,
         )?;
         // The socket's file is there a moment before anybody listens.
         let listens = || UnixStream::connect(dir.join("db.sock")).map(|_| Some(())).map_err(|error| error.to_string());
         database.wait_until("ovsdb-server to listen", READY, listens)?;
-        let switch = host.spawn(
+        let switch = host.spawn_nice(
             "ovs-vswitchd",
             program(SWITCH).envs(places(&dir)).args([
                 format!("unix:{}", path("db.sock")),
@@ -88,6 +91,7 @@ impl Ovs {
                 "-vconsole:info".into(),
                 "-vsyslog:off".into(),
             ]),
+            NICE,
         )?;
         let ovs = Ovs { host: host.clone(), dir, switch, database, has_underlay: false };
         ovs.vsctl(&["--no-wait", "init", "--", "set", "Open_vSwitch", ".", &system_id(host)])?;

@@ -49,6 +49,7 @@ impl Spec {
             folder: command.get_current_dir().map(Path::to_owned),
             netns: None,
             hostname: None,
+            nice: 0,
         }
     }
 
@@ -101,6 +102,7 @@ impl Process {
         let mut command = self.spec.command();
         command.env(MARK, &self.lab.dir).stdin(Stdio::null()).stdout(log).stderr(errors);
         sys::in_own_session(&mut command);
+        sys::with_nice(&mut command, self.spec.nice);
         let mut child = command.spawn().doing(|| format!("starting {} ({})", self.name, self.spec.program))?;
         running.id = ProcessId::now(child.id() as i32);
         // Where the lab is being taken away meanwhile, nothing may start behind its back.

@@ -59,6 +59,8 @@ pub struct Spec {
     pub folder: Option<PathBuf>,
     pub netns: Option<PathBuf>,
     pub hostname: Option<String>,
+    #[serde(default)]
+    pub nice: i32,
 }
 
 impl State {
