@@ -77,7 +77,8 @@ fn a_server_answers_until_it_is_told_to_stop() {
     let world = World::new();
     let server = Server::start(&world);
     assert_eq!(world.ladon(&["nodes"]).succeeded(), "NODE\n");
-    assert_eq!(world.ladon(&["ports", "--missing", "--node", "n1"]).succeeded(), "PORT\n");
+    assert_eq!(world.ladon(&["ports", "--missing"]).succeeded(), "PORT\n");
+    assert!(world.ladon(&["ports", "--missing", "--node", "n1"]).failed(1).contains("no node named n1 is known"));
     assert!(world.ladon(&["nodes", "--forget", "n1"]).failed(1).contains("no node named n1 is known"));
     assert!(world.ladon(&["wait"]).succeeded().contains("is in force"));
     assert!(world.ladon(&["wait", "--revision", "1000000", "--timeout", "1"]).failed(3).contains("has not reached revision 1000000"));

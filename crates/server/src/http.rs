@@ -24,6 +24,7 @@ use stream::accepted;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -44,6 +45,16 @@ pub const CONNECTIONS_MAX: usize = 4096;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A body that takes longer to come is not waited for.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of a body that is too large so many bytes more are read: who sends all before it listens would only find its connection broken.
+const HEAR_OUT_MAX: usize = BODY_MAX;
+/// A sender who takes longer is not heard out.
+const HEAR_OUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Long lists of one API that are put together at once: so many processors they take at most. Others wait; what is short does not.
+const LISTS_AT_ONCE: usize = 2;
+/// A list of so many objects takes milliseconds, and waits for no other.
+pub const LIST_IS_SHORT: usize = 200;
+/// A client that takes nothing of its answer for so long is given up, and the answer with it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Every answer has one, as OpenStack's services do.
 const REQUEST_ID: &str = "x-openstack-request-id";
 /// What a proxy that speaks TLS with the client says of that.
@@ -75,6 +86,46 @@ pub fn base(headers: &HeaderMap) -> String {
     let said = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let is_https = said(FORWARDED_PROTO).is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"));
     format!("{}://{}", if is_https { "https" } else { "http" }, said(header::HOST).unwrap_or("localhost"))
+}
+
+/// The lists of one API that are being put together.
+#[derive(Clone)]
+pub struct Lists(Arc<Semaphore>);
+
+impl Default for Lists {
+    fn default() -> Lists {
+        Lists(Arc::new(Semaphore::new(LISTS_AT_ONCE)))
+    }
+}
+
+impl Lists {
+    /// Puts a list together. One out of many objects has a thread of its own, so that other requests go on. If it is long, which is seen
+    /// there, it waits for its turn, and is of the state at that time.
+    pub async fn make<T: Send + 'static>(
+        &self,
+        is_of_many: bool,
+        is_long: impl FnOnce() -> bool + Send + 'static,
+        list: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if !is_of_many {
+            return list();
+        }
+        let list = match aside(move || if is_long() { Err(list) } else { Ok(list()) }).await {
+            Ok(short) => return short,
+            Err(list) => list,
+        };
+        let turn = self.0.clone().acquire_owned().await.expect("nobody closes it");
+        let work = move || {
+            let list = list();
+            drop(turn);
+            list
+        };
+        aside(work).await
+    }
+}
+
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("a list is put together without a panic")
 }
 
 /// The APIs by how they word a refusal.
@@ -181,15 +232,22 @@ async fn message(status: StatusCode, method: &Method, said: Body) -> String {
 async fn take_in(request: Request, next: Next) -> Response {
     let api = Api::of(&request);
     let too_large = || api.refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("The request's body is larger than {BODY_MAX} bytes."));
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > BODY_MAX as u64) {
+        // Who expects to be told to go on has not sent it yet.
+        if !head.headers.contains_key(header::EXPECT) {
+            hear_out(body).await;
+        }
         return too_large();
     }
     let late = format!("The request's body did not come within {} s.", BODY_TIMEOUT.as_secs());
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            hear_out(body).await;
+            return too_large();
+        }
         Ok(Err(_)) => return api.refusal(StatusCode::BAD_REQUEST, "The request's body could not be read."),
         Err(_) => return api.refusal(StatusCode::REQUEST_TIMEOUT, late),
     };
@@ -197,6 +255,14 @@ async fn take_in(request: Request, next: Next) -> Response {
         return api.refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("Unknown mimetype: {kind}"));
     }
     next.run(Request::from_parts(head, Body::from(bytes))).await
+}
+
+/// Reads what is left of a body, and forgets it.
+async fn hear_out(body: Body) {
+    let mut rest = Limited::new(body, HEAR_OUT_MAX);
+    let all = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // Whoever is not through by then may not hear the answer.
+    let _ = tokio::time::timeout(HEAR_OUT_TIMEOUT, all).await;
 }
 
 /// The type of a body that says that it is no JSON. Neutron does not look at it, Octavia does. A form is what `curl --data` calls
@@ -231,6 +297,8 @@ impl Listener {
                 drop(permit);
             });
         }
+        // From here on who connects is refused, and does not wait for an answer that nobody gives.
+        drop(self);
         connections.close();
         connections.wait().await;
     }
@@ -265,10 +333,12 @@ async fn converse(stream: Box<dyn Stream>, application: Router, stop: Cancellati
         let application = application.clone();
         async move { Ok::<_, Infallible>(answer(application, request.map(Body::new)).await) }
     });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
     let result = match until(&stop, connection.as_mut()).await {
         Ok(result) => result,
@@ -331,6 +401,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_too_large_is_heard_out_for_a_while() {
+        const MIB: usize = 1 << 20;
+        let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let seen = taken.clone();
+        let mib = futures::stream::repeat_with(move || {
+            seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, Infallible>(bytes::Bytes::from(vec![b' '; MIB]))
+        });
+        let begun = tokio::time::Instant::now();
+        let stalls = Body::from_stream(mib.clone().take(BODY_MAX / MIB + 1).chain(futures::stream::pending()));
+        assert_eq!((ask("/v2.0/networks", stalls).await.0, begun.elapsed()), (413, HEAR_OUT_TIMEOUT));
+        taken.store(0, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(ask("/v2.0/networks", Body::from_stream(mib)).await.0, 413);
+        let taken = taken.load(std::sync::atomic::Ordering::Relaxed) * MIB;
+        assert!((HEAR_OUT_MAX..=BODY_MAX + HEAR_OUT_MAX + 2 * MIB).contains(&taken), "{taken}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_does_not_say_what_it_wants_is_given_up() {
         for said in ["", "GET /v2.0/networks HTTP/1.1\r\nHost: "] {
             let (begun, (mut client, server)) = (tokio::time::Instant::now(), tokio::io::duplex(1024));
@@ -339,6 +427,16 @@ mod tests {
             client.read_to_end(&mut Vec::new()).await.unwrap();
             assert_eq!(begun.elapsed().as_secs(), HEADER_TIMEOUT.as_secs());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_its_answer_is_given_up() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let routes = Router::new().fallback(async || vec![b' '; 1 << 20]);
+        let begun = tokio::time::Instant::now();
+        converse(Box::new(server), routes, CancellationToken::new()).await;
+        assert_eq!(begun.elapsed().as_secs(), WRITE_TIMEOUT.as_secs());
     }
 
     #[tokio::test]
@@ -359,6 +457,28 @@ mod tests {
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_long_list_beyond_the_most_waits_for_its_turn_and_a_short_one_does_not() {
+        let (lists, gate) = (Lists::default(), Arc::new(std::sync::Barrier::new(LISTS_AT_ONCE + 1)));
+        let make = |is_long, list: Box<dyn FnOnce() + Send>| {
+            let lists = lists.clone();
+            tokio::spawn(async move { lists.make(true, move || is_long, list).await })
+        };
+        let wait = || {
+            let gate = gate.clone();
+            Box::new(move || drop(gate.wait()))
+        };
+        let long: Vec<_> = (0..LISTS_AT_ONCE).map(|_| make(true, wait())).collect();
+        let (next, short) = (make(true, Box::new(|| ())), make(false, Box::new(|| ())));
+        short.await.unwrap();
+        lists.make(false, || true, || ()).await;
+        let_all_go_on().await;
+        let is_done = [long[0].is_finished(), next.is_finished()];
+        tokio::task::spawn_blocking(wait()).await.unwrap();
+        next.await.unwrap();
+        assert_eq!(is_done, [false, false]);
     }
 
     #[tokio::test]

@@ -107,7 +107,7 @@ impl Server {
             views: views.clone(),
         };
         let settings = Settings { network_mtu: config.network.mtu, network_type: config.network.tunnel };
-        let application = http::application(routes(&server.core, &views, settings), auth);
+        let application = http::application(routes(&server.core, &views, settings, &server.stop), auth);
         for listener in listeners {
             server.tasks.spawn(listener.serve(application.clone(), server.stop.clone()));
         }
@@ -152,10 +152,10 @@ impl Server {
 }
 
 /// Neutron's and Octavia's API, and the operator's questions.
-fn routes(core: &Core, views: &Views, settings: Settings) -> Router {
+fn routes(core: &Core, views: &Views, settings: Settings, stop: &CancellationToken) -> Router {
     let neutron = neutron::routes_with_claims(core.clone(), settings, views.claims());
     let apis = octavia::routes(core.clone()).merge(neutron);
-    apis.merge(views::routes(views.clone()))
+    apis.merge(views::routes(views.clone(), stop.clone()))
 }
 
 fn credentials(config: &config::Views) -> Credentials {

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 use server::config::AuthMode;
 use server::{Config, RunError, Server};
 use stream::pki::Authority;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A configuration of its own in a directory, with whatever port is free.
 fn config(directory: &Path) -> Config {
@@ -81,7 +83,7 @@ async fn what_no_handler_sees_is_refused_in_the_words_of_its_api() {
     let (neutron, octavia, ladon) = ("/NeutronError/type", "/faultstring", "/error/title");
     let long = "x".repeat(server::http::URI_MAX);
     let plain = ["-H", "Content-Type: text/plain", "-d", "{\"pool\": {}}"];
-    let cases: [(&[&str], &str, u16, &str, &str); 15] = [
+    let cases: [(&[&str], &str, u16, &str, &str); 19] = [
         (&["-X", "PATCH"], "/v2.0/networks", 405, neutron, "HTTPMethodNotAllowed"),
         (&["-X", "POST"], "/v2.0/ports/1", 405, neutron, "HTTPMethodNotAllowed"),
         (&["-X", "PATCH"], "/v2.0/lbaas/pools", 405, octavia, "The method PATCH is not allowed for this resource."),
@@ -93,6 +95,10 @@ async fn what_no_handler_sees_is_refused_in_the_words_of_its_api() {
         (&[], "/v2.0/networks/%ff", 400, neutron, "HTTPBadRequest"),
         (&[], "/v2.0/lbaas/pools/%ff", 400, octavia, "Invalid URL"),
         (&[], "/ladon/v1/wait?timeout=x", 400, ladon, "Bad Request"),
+        (&[], "/ladon/v1/wait?timout=1", 400, ladon, "Bad Request"),
+        (&[], "/ladon/v1/ports?missing=true&nod=n1", 400, ladon, "Bad Request"),
+        (&[], "/ladon/v1/nodes?name=n1", 400, ladon, "Bad Request"),
+        (&[], "/ladon/v1/ports?node=n1", 404, ladon, "Not Found"),
         (&[], &format!("/v2.0/networks?name={long}"), 414, neutron, "HTTPRequestURITooLong"),
         (&[], &format!("/v2.0/lbaas/pools?name={long}"), 414, octavia, "longer than 32768 bytes"),
         (&plain, "/v2.0/lbaas/pools", 415, octavia, "Unknown mimetype: text/plain"),
@@ -109,6 +115,27 @@ async fn what_no_handler_sees_is_refused_in_the_words_of_its_api() {
     let (status, _, body) = curl(&[&format!("{}/v2.0/networks?name={}", url(&server), "x".repeat(1 << 16))]).await;
     assert_eq!((status, body.as_str()), (414, ""), "beyond what hyper takes there is a status and no document, as in Neutron");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_lets_nobody_in_and_ends_with_its_last_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(config(directory.path())).await.unwrap();
+    let address = server.addresses()[0];
+    // A request is under way as soon as its body is asked for.
+    let mut half = tokio::net::TcpStream::connect(address).await.unwrap();
+    half.write_all(b"POST /v2.0/networks HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n").await.unwrap();
+    half.read_exact(&mut [0; "HTTP/1.1 100 Continue\r\n\r\n".len()]).await.unwrap();
+    let stopping = tokio::spawn(server.stop());
+    let refused = async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("nobody is let in who would get no answer");
+    assert!(!stopping.is_finished(), "it waits for the request under way");
+    drop(half);
+    tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("the server ends with its last request").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use model::*;
 use serde_json::Value;
 use server::auth::Caller;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::world::*;
@@ -19,7 +20,7 @@ async fn send(world: &World, request: axum::http::request::Builder, is_admin: bo
     let caller = Caller { is_admin, ..Caller::default() };
     let views = &world.server.views;
     let neutron = server::neutron::routes_with_claims(world.server.core.clone(), server::neutron::Settings::default(), views.claims());
-    let router = server::views::routes(views.clone()).merge(neutron).layer(Extension(caller));
+    let router = server::views::routes(views.clone(), CancellationToken::new()).merge(neutron).layer(Extension(caller));
     let answer = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let status = answer.status();
     let body = answer.into_body().collect().await.unwrap().to_bytes();

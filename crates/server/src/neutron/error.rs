@@ -7,7 +7,11 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use model::PortId;
 use serde_json::json;
+
+/// Ports that a refusal names at most; of others it says how many they are.
+const PORTS_NAMED_MAX: usize = 10;
 
 /// A refused request, as Neutron words it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,9 +70,36 @@ impl ApiError {
     }
 }
 
+/// The ports that are in the way, as Neutron's messages name them; of many, the first ones.
+pub fn named(ports: impl IntoIterator<Item = PortId>) -> String {
+    let mut ports = ports.into_iter();
+    let named: Vec<String> = ports.by_ref().take(PORTS_NAMED_MAX).map(|port| port.to_string()).collect();
+    let named = named.join(",");
+    match ports.count() {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let document = json!({"NeutronError": {"type": self.kind, "message": self.message, "detail": ""}});
         (self.status, Json(document)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_some_ports_and_counts_the_others() {
+        let names = |count: u128| named((0..count).map(|number| PortId(Uuid::from_u128(number))));
+        assert_eq!(names(2), "00000000-0000-0000-0000-000000000000,00000000-0000-0000-0000-000000000001");
+        let most = names(PORTS_NAMED_MAX as u128);
+        assert_eq!(most.split(',').count(), PORTS_NAMED_MAX);
+        assert_eq!(names(PORTS_NAMED_MAX as u128 + 11_000), format!("{most} and 11000 more"));
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
-use crate::http::base;
+use crate::http::{LIST_IS_SHORT, Lists, base};
 use crate::idempotent;
 use crate::state::{Owned, State};
 use crate::views::Claims;
@@ -34,6 +34,7 @@ pub struct Neutron {
     pub core: Core,
     pub settings: Settings,
     pub claims: Claims,
+    pub lists: Lists,
 }
 
 impl Neutron {
@@ -78,15 +79,49 @@ async fn list<R: Resource>(
     if let Some(marker) = query.marker.as_deref().filter(|_| query.limit.is_some()) {
         resource::visible::<R>(&state, marker, &caller)?;
     }
-    let seen = R::candidates(&state, &query).filter(|model| resource::may_see::<R>(&state, model, &caller));
-    let shown = seen.map(|model| neutron.shown::<R>(&state, model, &caller)).filter(|shown| query.matches(shown));
-    let page = query.page(shown.collect());
-    let mut answer = Map::new();
-    if let Some(links) = query.links(&format!("{}/v2.0/{}", base(&headers), R::PATH), &page) {
-        answer.insert(format!("{}_links", R::COLLECTION), links);
+    let path = format!("{}/v2.0/{}", base(&headers), R::PATH);
+    let is_of_many = R::candidates(&state, &query).nth(LIST_IS_SHORT).is_some();
+    drop(state);
+    let list = Arc::new(List { neutron, caller, query, path });
+    let (long, lists) = (list.clone(), list.neutron.lists.clone());
+    Ok(lists.make(is_of_many, move || long.is_long::<R>(), move || list.answer::<R>()).await)
+}
+
+/// A list that somebody asks for.
+struct List {
+    neutron: Neutron,
+    caller: Caller,
+    query: Query,
+    path: String,
+}
+
+impl List {
+    /// Objects that pass what can be told of them for little, in the order of their ids: those of which the page is made.
+    fn likely<'a, R: Resource>(&'a self, state: &'a State) -> impl Iterator<Item = &'a R::Model> {
+        let behind = self.query.in_order().and_then(|(marker, _)| marker);
+        let is_behind = move |model: &&R::Model| behind.is_none_or(|marker| model.id() > marker);
+        let seen = R::candidates(state, &self.query).filter(is_behind).filter(|model| resource::may_see::<R>(state, model, &self.caller));
+        seen.filter(|model| self.query.may_match(|name| resource::shown_attribute::<R>(model, name)))
     }
-    answer.insert(R::COLLECTION.to_string(), page.into_iter().map(|shown| query.project(shown)).collect());
-    Ok(Json(Value::Object(answer)).into_response())
+
+    fn is_long<R: Resource>(&self) -> bool {
+        let is_short_page = self.query.filters.is_empty() && self.query.in_order().is_some_and(|(_, limit)| limit <= LIST_IS_SHORT);
+        !is_short_page && self.likely::<R>(&self.neutron.core.state()).nth(LIST_IS_SHORT).is_some()
+    }
+
+    fn answer<R: Resource>(&self) -> Response {
+        let List { neutron, caller, query, path } = self;
+        let state = neutron.core.state();
+        let shown = self.likely::<R>(&state).map(|model| neutron.shown::<R>(&state, model, caller)).filter(|shown| query.matches(shown));
+        let most = query.in_order().map_or(usize::MAX, |(_, limit)| limit);
+        let page = query.page(shown.take(most).collect());
+        let mut answer = Map::new();
+        if let Some(links) = query.links(path, &page) {
+            answer.insert(format!("{}_links", R::COLLECTION), links);
+        }
+        answer.insert(R::COLLECTION.to_string(), page.into_iter().map(|shown| query.project(shown)).collect());
+        Json(Value::Object(answer)).into_response()
+    }
 }
 
 async fn show<R: Resource>(

@@ -39,6 +39,7 @@ mod tags;
 use axum::Router;
 use axum::routing::get;
 
+use crate::http::Lists;
 use crate::views::Claims;
 use crate::writer::Core;
 
@@ -84,5 +85,5 @@ pub fn routes_with_claims(core: Core, settings: Settings, claims: Claims) -> Rou
         .merge(tags::routes::<security_group::SecurityGroups>())
         .merge(router::routes_of_member_actions())
         .merge(interface::routes())
-        .with_state(Neutron { core, settings, claims })
+        .with_state(Neutron { core, settings, claims, lists: Lists::default() })
 }

@@ -14,7 +14,7 @@ use crate::state::State;
 
 use super::attribute::{self, Attribute, Fallback, Policy};
 use super::check::Check;
-use super::error::ApiError;
+use super::error::{self, ApiError};
 use super::fields::Fields;
 use super::resource::{self, Ask, Resource, Settings};
 use super::security_group;
@@ -85,6 +85,10 @@ impl Resource for Networks {
         }))
     }
 
+    fn show_attribute(network: &Network, name: &str) -> Option<Value> {
+        (name == "name").then(|| network.name.as_str().into())
+    }
+
     fn is_same(_network: &Network, _fields: &Fields) -> bool {
         true
     }
@@ -137,7 +141,7 @@ impl Resource for Networks {
         let is_auto = |port: &Port| AUTO_DELETED.contains(&port.device_owner.as_str());
         let (auto, used): (Vec<&Port>, Vec<&Port>) = ask.state().ports_of(network.id).partition(|port| is_auto(port));
         if !used.is_empty() {
-            let ids = used.iter().map(|port| port.id.to_string()).collect::<Vec<_>>().join(",");
+            let ids = error::named(used.iter().map(|port| port.id));
             let message = format!(
                 "Unable to complete operation on network {}. There are one or more ports still in use on the network, id for \
                  these ports is: {ids}.",

@@ -99,6 +99,19 @@ impl Resource for Ports {
         shown
     }
 
+    fn show_attribute(port: &Port, name: &str) -> Option<Value> {
+        Some(match name {
+            "name" => port.name.as_str().into(),
+            "network_id" => json!(port.network),
+            "mac_address" => json!(port.mac),
+            "fixed_ips" => port.fixed_ips.iter().map(show_fixed_ip).collect(),
+            "device_id" => port.device_id.as_str().into(),
+            "device_owner" => port.device_owner.as_str().into(),
+            "status" => status_word(port.status).into(),
+            _ => return None,
+        })
+    }
+
     fn show_claims(port: &Port, claims: &Claims) -> Map<String, Value> {
         resource::entries(json!({ "ladon:conflicts": claims.conflicts(port) }))
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use axum::extract::Query as Pairs;
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::attribute::{self, Attribute};
 use super::check::{self, Check};
@@ -81,6 +82,9 @@ impl Query {
 
     /// Booleans, addresses and MACs in the form in which they are shown.
     fn normalise_filters(&mut self, table: &[Attribute]) -> Result<(), ApiError> {
+        if let Some(odd) = self.filters.get(CHANGED_SINCE).into_iter().flatten().find(|since| !is_time(since)) {
+            return Err(ApiError::invalid_input(format!("{CHANGED_SINCE} takes the form YYYY-MM-DDTHH:MM:SS, and '{odd}' has another")));
+        }
         for (name, values) in &mut self.filters {
             let check = attribute::find(table, name).map(|attribute| attribute.check);
             for value in values {
@@ -106,6 +110,18 @@ impl Query {
             [value] => Some(value),
             _ => None,
         }
+    }
+
+    /// A page of objects in the order of their ids, in which they are kept: behind which it begins, and how many they are at most.
+    pub fn in_order(&self) -> Option<(Option<Uuid>, usize)> {
+        let is_by_id = self.sorts.first().is_none_or(|sort| *sort == ("id".to_string(), true));
+        let limit = self.limit.filter(|_| is_by_id && !self.is_reverse)?;
+        Some((self.marker.as_deref().and_then(|marker| Uuid::parse_str(marker).ok()), limit))
+    }
+
+    /// False if an attribute that is had for little fails its filter already.
+    pub fn may_match(&self, attribute: impl Fn(&str) -> Option<Value>) -> bool {
+        self.filters.iter().all(|(name, wanted)| attribute(name).is_none_or(|value| value_matches(&value, wanted)))
     }
 
     /// True if an object that is shown like this passes every filter.
@@ -195,6 +211,11 @@ fn sorts(keys: Vec<String>, directions: Vec<String>, table: &[Attribute]) -> Res
     }
     let directions = directions.into_iter().map(|direction| direction == "asc").chain(std::iter::repeat(true));
     Ok(keys.into_iter().zip(directions).collect())
+}
+
+/// True of a time with whole seconds, whatever follows them.
+fn is_time(text: &str) -> bool {
+    text.get(..19).is_some_and(|seconds| seconds.parse::<jiff::civil::DateTime>().is_ok())
 }
 
 fn changed_since(shown: &Map<String, Value>, since: &str) -> bool {
@@ -305,6 +326,7 @@ mod tests {
         assert!(query("limit=-1").is_err());
         assert!(query("limit=many").is_err());
         assert!(query("shared=maybe").is_err());
+        assert!(query("changed_since=yesterday").is_err() && query("changed_since=2026-11-30T10:00:00Z").is_ok());
     }
 
     #[test]

@@ -93,6 +93,11 @@ pub trait Resource: Send + Sync + 'static {
     /// All attributes, as administrators see them.
     fn show(state: &State, model: &Self::Model, settings: Settings) -> Map<String, Value>;
 
+    /// An attribute just as in [`Resource::show`], where it is had for little: a list that filters by it passes over the others at once.
+    fn show_attribute(_model: &Self::Model, _name: &str) -> Option<Value> {
+        None
+    }
+
     /// What nodes say of it, as administrators see it: of this moment, and in no state.
     fn show_claims(_model: &Self::Model, _claims: &Claims) -> Map<String, Value> {
         Map::new()
@@ -156,6 +161,14 @@ pub fn shown<R: Resource>(state: &State, model: &R::Model, caller: &Caller, sett
         }
     }
     shown
+}
+
+/// An attribute as in [`shown`], if it is had for little.
+pub fn shown_attribute<R: Resource>(model: &R::Model, name: &str) -> Option<Value> {
+    match name {
+        "project_id" | "tenant_id" => Some(model.project().0.as_str().into()),
+        name => R::show_attribute(model, name),
+    }
 }
 
 /// The entries of a JSON dictionary that was written out in code.

@@ -20,7 +20,7 @@ use crate::state::State;
 use super::attribute::{self, Attribute, Fallback};
 use super::body;
 use super::check::Check;
-use super::error::ApiError;
+use super::error::{self, ApiError};
 use super::fields::Fields;
 use super::handlers::{self, Neutron};
 use super::python;
@@ -69,6 +69,10 @@ impl Resource for Routers {
         }))
     }
 
+    fn show_attribute(router: &Router, name: &str) -> Option<Value> {
+        (name == "name").then(|| router.name.as_str().into())
+    }
+
     fn is_same(_router: &Router, _fields: &Fields) -> bool {
         true
     }
@@ -102,7 +106,7 @@ impl Resource for Routers {
     }
 
     fn delete(ask: &mut Ask, router: &Router) -> Result<(), ApiError> {
-        let ports = ask.state().interfaces_of(router.id).map(|port| port.id.to_string()).collect::<Vec<_>>().join(",");
+        let ports = error::named(ask.state().interfaces_of(router.id).map(|port| port.id));
         if ports.is_empty() {
             return Ok(());
         }

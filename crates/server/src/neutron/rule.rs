@@ -76,7 +76,7 @@ impl Resource for Rules {
         Attribute::at_birth("remote_ip_prefix", Check::Anything).or(Fallback::Null),
         Attribute::at_birth("remote_group_id", Check::UuidOrNull).or(Fallback::Null),
         Attribute::read_only("normalized_cidr"),
-        Attribute::read_only("belongs_to_default_sg"),
+        Attribute { check: Check::Boolean, ..Attribute::read_only("belongs_to_default_sg") },
         attribute::TAGS,
         attribute::REVISION,
         attribute::CREATED,

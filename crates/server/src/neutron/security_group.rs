@@ -60,6 +60,10 @@ impl Resource for SecurityGroups {
         }))
     }
 
+    fn show_attribute(group: &SecurityGroup, name: &str) -> Option<Value> {
+        (name == "name").then(|| group.name.as_str().into())
+    }
+
     fn is_same(_group: &SecurityGroup, _fields: &Fields) -> bool {
         true
     }

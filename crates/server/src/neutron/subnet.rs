@@ -95,6 +95,10 @@ impl Resource for Subnets {
         }
     }
 
+    fn show_attribute(subnet: &Subnet, name: &str) -> Option<Value> {
+        (name == "name").then(|| subnet.name.as_str().into())
+    }
+
     fn is_same(subnet: &Subnet, fields: &Fields) -> bool {
         fields.parsed("network_id") == Some(subnet.network) && fields.parsed("cidr") == Some(subnet.cidr)
     }

@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::auth::Caller;
+use crate::http::{LIST_IS_SHORT, Lists};
 use crate::idempotent;
 use crate::state::{Owned, State};
 use crate::{Core, Tx};
@@ -60,7 +61,8 @@ pub fn routes(core: Core) -> Router {
         .route("/loadbalancers/{id}/statuses", get(status_tree))
         .route("/pools/{pool}/members", get(list_members).post(create_member).put(replace_members))
         .route("/pools/{pool}/members/{id}", get(show_member).put(update_member).delete(delete_member))
-        .merge(fixed::routes());
+        .merge(fixed::routes())
+        .layer(Extension(Lists::default()));
     let api = PREFIXES.iter().fold(Router::new(), |all, prefix| all.nest(prefix, api.clone()));
     api.route("/load-balancer", get(fixed::versions)).route("/load-balancer/", get(fixed::versions)).with_state(core)
 }
@@ -125,19 +127,25 @@ fn wrapped(name: &str, shown: Shown) -> Json<Value> {
 
 async fn list<R: Resource>(
     Shared(core): Shared<Core>,
+    Extension(lists): Extension<Lists>,
     Extension(caller): Extension<Caller>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     UrlQuery(pairs): Pairs,
-) -> Result<Json<Value>, Fault> {
-    let state = core.state();
-    let all = state.all::<R>().filter(|it| caller.may_see(it.project())).map(|it| R::show(&state, it));
-    answer_list(R::COLLECTION, all.collect(), &Query::new(pairs), &list::base(&headers, &uri))
+) -> Result<Response, Fault> {
+    let (query, base) = (Query::new(pairs), list::base(&headers, &uri));
+    let is_of_many = core.state().all::<R>().nth(LIST_IS_SHORT).is_some();
+    let answer = move || {
+        let state = core.state();
+        let all = state.all::<R>().filter(|it| caller.may_see(it.project())).map(|it| R::show(&state, it));
+        answer_list(R::COLLECTION, all.collect(), &query, &base)
+    };
+    lists.make(is_of_many, || true, answer).await
 }
 
-fn answer_list(collection: &str, all: Vec<Shown>, query: &Query, base: &str) -> Result<Json<Value>, Fault> {
+fn answer_list(collection: &str, all: Vec<Shown>, query: &Query, base: &str) -> Result<Response, Fault> {
     let (page, links) = query.page(all, base)?;
-    Ok(Json(json!({ collection: page, format!("{collection}_links"): links })))
+    Ok(Json(json!({ collection: page, format!("{collection}_links"): links })).into_response())
 }
 
 async fn show<R: Resource>(
@@ -225,16 +233,23 @@ async fn status_tree(
 
 async fn list_members(
     Shared(core): Shared<Core>,
+    Extension(lists): Extension<Lists>,
     Extension(caller): Extension<Caller>,
     Path(pool): Path<String>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     UrlQuery(pairs): Pairs,
-) -> Result<Json<Value>, Fault> {
-    let state = core.state();
-    let pool = find::<Pool>(&state, &caller, parse(Pool::WHAT, &pool)?)?;
-    let all = state.members_of(pool.id).map(|it| show::member(&state, it)).collect();
-    answer_list("members", all, &Query::new(pairs), &list::base(&headers, &uri))
+) -> Result<Response, Fault> {
+    let (query, base) = (Query::new(pairs), list::base(&headers, &uri));
+    let pool = parse(Pool::WHAT, &pool)?;
+    let is_of_many = core.state().members_of(PoolId(pool)).nth(LIST_IS_SHORT).is_some();
+    let answer = move || {
+        let state = core.state();
+        let pool = find::<Pool>(&state, &caller, pool)?;
+        let all = state.members_of(pool.id).map(|it| show::member(&state, it)).collect();
+        answer_list("members", all, &query, &base)
+    };
+    lists.make(is_of_many, || true, answer).await
 }
 
 async fn show_member(

@@ -11,7 +11,8 @@
 //! null for what that one knows. As long as there are any with a view, no revision is in force for it: whoever asks puts the servers'
 //! answers together (`ladon nodes`, `ladon wait`).
 //!
-//! Only administrators are answered. Without `revision`, `wait` waits for the latest one; with `node`, for that node alone.
+//! Only administrators are answered. A parameter that is not listed here is refused with 400, a node that nobody knows with 404. A server
+//! that stops answers who waits with 503. Without `revision`, `wait` waits for the latest one; with `node`, for that node alone.
 
 use std::time::Duration;
 
@@ -25,11 +26,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use stream::wire::Presence;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::Views;
 use super::owner::{self, Forgotten, Lag, Picture, Question, Standing, Stranger};
 use crate::auth::Caller;
-use crate::http::{error_document, write_status};
+use crate::http::{LIST_IS_SHORT, Lists, error_document, write_status};
 use crate::writer::{Tx, WriteError};
 
 /// Longest `timeout` of a `wait`, in seconds.
@@ -46,13 +48,15 @@ pub fn is_path(path: &str) -> bool {
     path.starts_with("/ladon/")
 }
 
-/// The operator's questions. The callers' identity is put into the requests by the authentication in front.
-pub fn routes(views: Views) -> Router {
+/// The operator's questions, until `stop`: one that waits is answered then. The callers' identity is put into the requests by the authentication in front.
+pub fn routes(views: Views, stop: CancellationToken) -> Router {
+    let lists = Lists::default();
     Router::new()
         .route("/ladon/v1/nodes", get(nodes))
         .route("/ladon/v1/nodes/{name}", delete(forget))
         .route("/ladon/v1/ports", get(ports))
-        .route("/ladon/v1/wait", get(wait))
+        .route("/ladon/v1/wait", get(wait).layer(Extension(stop)))
+        .layer(Extension(lists))
         .with_state(views)
 }
 
@@ -62,6 +66,7 @@ enum Problem {
     Stopping,
     Timeout(u64),
     NoNode(NodeName),
+    Stranger(NodeName, String),
     Connected(NodeName),
     NotWritten(WriteError),
 }
@@ -73,6 +78,7 @@ impl IntoResponse for Problem {
             Problem::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping".to_string()),
             Problem::Timeout(secs) => (StatusCode::BAD_REQUEST, format!("timeout={secs}: give at most {WAIT_SECS_MAX} seconds")),
             Problem::NoNode(node) => (StatusCode::NOT_FOUND, format!("no node named {node} is known")),
+            Problem::Stranger(node, problem) => (StatusCode::CONFLICT, format!("node {node}: {problem}")),
             Problem::Connected(node) => {
                 (StatusCode::CONFLICT, format!("node {node} is connected and would be there again at once: stop ladon node there first"))
             }
@@ -93,6 +99,11 @@ async fn picture(views: &Views, asker: &Asker) -> Result<Picture, Problem> {
     only_admins(asker)?;
     views.picture().await.ok_or(Problem::Stopping)
 }
+
+/// A question that has no parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
 
 #[derive(Serialize)]
 struct NodeRow<'a> {
@@ -116,17 +127,19 @@ struct NodeRow<'a> {
     elsewhere: Option<uuid::Uuid>,
 }
 
-async fn nodes(Shared(views): Shared<Views>, asker: Asker) -> Result<Response, Problem> {
+async fn nodes(
+    Shared(views): Shared<Views>,
+    Extension(lists): Extension<Lists>,
+    asker: Asker,
+    _: Query<Nothing>,
+) -> Result<Response, Problem> {
     let picture = picture(&views, &asker).await?;
-    let known = picture.state.all::<Node>();
-    let strangers = picture.strangers.values().map(|stranger| &stranger.facts).filter(|node| picture.state.node(&node.name).is_none());
-    let mut rows: Vec<NodeRow> = known.chain(strangers).map(|node| picture.node_row(node)).collect();
-    rows.sort_by_key(|row| row.name);
-    Ok(Json(json!({ "server": picture.server, "revision": picture.state.revision(), "nodes": rows })).into_response())
+    let is_of_many = picture.nodes.len() > LIST_IS_SHORT;
+    Ok(lists.make(is_of_many, || true, move || picture.answer_nodes()).await)
 }
 
 /// For a machine that was taken out: as long as it might come back, it keeps what it claimed.
-async fn forget(Shared(views): Shared<Views>, asker: Asker, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+async fn forget(Shared(views): Shared<Views>, asker: Asker, Path(name): Path<String>, _: Query<Nothing>) -> Result<StatusCode, Problem> {
     only_admins(&asker)?;
     let node = NodeName(name);
     let reports = match views.forget(node.clone()).await.ok_or(Problem::Stopping)? {
@@ -142,6 +155,14 @@ async fn forget(Shared(views): Shared<Views>, asker: Asker, Path(name): Path<Str
 }
 
 impl Picture {
+    fn answer_nodes(&self) -> Response {
+        let known = self.state.all::<Node>();
+        let strangers = self.strangers.values().map(|stranger| &stranger.facts).filter(|node| self.state.node(&node.name).is_none());
+        let mut rows: Vec<NodeRow> = known.chain(strangers).map(|node| self.node_row(node)).collect();
+        rows.sort_by_key(|row| row.name);
+        Json(json!({ "server": self.server, "revision": self.state.revision(), "nodes": rows })).into_response()
+    }
+
     fn node_row<'a>(&'a self, node: &'a Node) -> NodeRow<'a> {
         let known = self.nodes.get(&node.name);
         let stranger = self.strangers.get(&node.name);
@@ -239,14 +260,25 @@ impl Lag {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WaitFor {
     revision: Option<u64>,
     timeout: Option<u64>,
     node: Option<NodeName>,
 }
 
-async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query<WaitFor>) -> Result<Response, Problem> {
+async fn wait(
+    Shared(views): Shared<Views>,
+    Extension(stop): Extension<CancellationToken>,
+    asker: Asker,
+    Query(question): Query<WaitFor>,
+) -> Result<Response, Problem> {
     only_admins(&asker)?;
+    stop.run_until_cancelled(in_force(&views, &question)).await.unwrap_or(Err(Problem::Stopping))
+}
+
+/// The answer to a `wait`, as soon as there is one.
+async fn in_force(views: &Views, question: &WaitFor) -> Result<Response, Problem> {
     let secs = question.timeout.unwrap_or(WAIT_SECS);
     if secs > WAIT_SECS_MAX {
         return Err(Problem::Timeout(secs));
@@ -257,14 +289,14 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
     loop {
         progress.mark_unchanged();
         let begun = Instant::now();
-        let standing = ask(&views, &question, revision, 1).await?;
+        let standing = ask(views, question, revision, 1).await?;
         let look = begun.elapsed();
         if standing.is_met(revision) {
             return Ok(standing.answer(revision));
         }
         let again = Instant::now() + LOOK_AGAIN_AFTER.min(look * LOOK_SELDOM);
         if timeout_at(deadline, progress.changed()).await.is_err() {
-            return Ok(ask(&views, &question, revision, usize::MAX).await?.answer(revision));
+            return Ok(ask(views, question, revision, usize::MAX).await?.answer(revision));
         }
         // A sleep takes a millisecond at least, also where its time has come.
         if Instant::now() < again {
@@ -276,7 +308,11 @@ async fn wait(Shared(views): Shared<Views>, asker: Asker, Query(question): Query
 async fn ask(views: &Views, question: &WaitFor, revision: Revision, lagging_max: usize) -> Result<Standing, Problem> {
     let node = question.node.clone();
     let standing = views.standing(Question { revision, node: node.clone(), lagging_max }).await.ok_or(Problem::Stopping)?;
-    standing.ok_or_else(|| node.map_or(Problem::Stopping, Problem::NoNode))
+    match (standing, node) {
+        (Some(standing), _) => Ok(standing),
+        (None, Some(node)) => Err(views.picture().await.map_or(Problem::Stopping, |picture| picture.unknown(node))),
+        (None, None) => Err(Problem::Stopping),
+    }
 }
 
 impl Standing {
@@ -315,22 +351,47 @@ struct PortRow<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Which {
     node: Option<NodeName>,
     /// Only ports that lack something or are claimed twice.
     missing: Option<bool>,
 }
 
-async fn ports(Shared(views): Shared<Views>, asker: Asker, Query(which): Query<Which>) -> Result<Response, Problem> {
+async fn ports(
+    Shared(views): Shared<Views>,
+    Extension(lists): Extension<Lists>,
+    asker: Asker,
+    Query(which): Query<Which>,
+) -> Result<Response, Problem> {
     let picture = picture(&views, &asker).await?;
-    let rows = picture.ports(which.node).map(|port| picture.port_row(port));
-    let wanted = |row: &PortRow| !which.missing.unwrap_or(false) || row.missing.is_some() || !row.conflicts.is_empty();
-    let rows: Vec<PortRow> = rows.filter(wanted).collect();
-    let unknown: Vec<_> = picture.unknown_interfaces().collect();
-    Ok(Json(json!({ "revision": picture.state.revision(), "ports": rows, "unknown_interfaces": unknown })).into_response())
+    let is_of_many = picture.ports(which.node.clone()).nth(LIST_IS_SHORT).is_some();
+    lists.make(is_of_many, || true, move || picture.answer_ports(which)).await
 }
 
 impl Picture {
+    fn answer_ports(&self, which: Which) -> Result<Response, Problem> {
+        if let Some(node) = which.node.as_ref().filter(|node| !self.knows(node)) {
+            return Err(Problem::NoNode(node.clone()));
+        }
+        let rows = self.ports(which.node).map(|port| self.port_row(port));
+        let wanted = |row: &PortRow| !which.missing.unwrap_or(false) || row.missing.is_some() || !row.conflicts.is_empty();
+        let rows: Vec<PortRow> = rows.filter(wanted).collect();
+        let unknown: Vec<_> = self.unknown_interfaces().collect();
+        Ok(Json(json!({ "revision": self.state.revision(), "ports": rows, "unknown_interfaces": unknown })).into_response())
+    }
+
+    /// Why nothing is known of what a node has in force.
+    fn unknown(&self, node: NodeName) -> Problem {
+        let stranger = self.strangers.get(&node).map(Stranger::problem);
+        stranger.map_or_else(|| Problem::NoNode(node.clone()), |problem| Problem::Stranger(node.clone(), problem))
+    }
+
+    /// True of a node that was ever here, and of one to which a port is bound.
+    fn knows(&self, node: &NodeName) -> bool {
+        self.nodes.contains_key(node) || self.strangers.contains_key(node) || self.state.ports_at(node.clone()).next().is_some()
+    }
+
     /// The ports whose home is `node`, or all.
     fn ports<'a>(&'a self, node: Option<NodeName>) -> Box<dyn Iterator<Item = &'a Port> + 'a> {
         match node {

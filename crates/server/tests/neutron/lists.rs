@@ -33,6 +33,36 @@ async fn filters_sorting_and_fields_work_together() {
 }
 
 #[tokio::test]
+async fn what_an_object_is_shown_with_finds_it_and_nothing_else() {
+    let (api, network) = world().await;
+    let group = api.make("security-groups", "security_group", json!({"name": "web"})).await;
+    let router = api.make("routers", "router", json!({"name": "edge"})).await;
+    let port = api.port(&network, json!({"name": "f", "device_owner": "compute:az1", "security_groups": [id(&group)]})).await;
+    let all = |path: &'static str| (path, path.replace('-', "_"));
+    for ((path, collection), one) in [
+        (all("networks"), api.get(&format!("networks/{network}")).await.body["network"].clone()),
+        (all("subnets"), api.get("subnets").await.body["subnets"][0].clone()),
+        (all("ports"), port.clone()),
+        (all("routers"), router),
+        (all("security-groups"), group),
+    ] {
+        let texts = one.as_object().unwrap().iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
+        for (name, value) in texts.filter(|(_, value)| !value.is_empty()) {
+            let found = |answer: crate::api::Answer| {
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                answer.body[&collection].as_array().unwrap().iter().any(|object| object["id"] == one["id"])
+            };
+            assert!(found(api.get(&format!("{path}?{name}={}", server::http::escape(value))).await), "{path}?{name}={value}");
+            assert!(!found(api.get(&format!("{path}?{name}=00:00:00:00:00:00")).await), "{path}?{name}=00:00:00:00:00:00");
+        }
+    }
+    let ip = port["fixed_ips"][0]["ip_address"].as_str().unwrap();
+    let names_of = async |query: &str| names(&api.get(&format!("ports?{query}")).await.body, "ports");
+    assert_eq!(names_of(&format!("fixed_ips=ip_address%3D{ip}")).await, ["f"]);
+    assert_eq!(names_of("name=f&device_owner=compute%3Aaz2").await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn following_the_links_visits_every_object_once() {
     let (api, _) = world().await;
     let mut path = "ports?limit=2&sort_key=name&sort_dir=asc".to_string();

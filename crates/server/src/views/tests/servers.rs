@@ -15,6 +15,7 @@ use stream::pki::Authority;
 use stream::wire::{Hello, Interface, Report, node_message, port_bytes, server_message::Body};
 use stream::{Following, InterestHash, Target, VIEW_FORMAT};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -162,7 +163,8 @@ impl Server {
 
     /// What an administrator is answered.
     async fn ask(&self, path: &str) -> Value {
-        let router = crate::views::routes(self.views.clone()).layer(Extension(Caller { is_admin: true, ..Caller::default() }));
+        let router = crate::views::routes(self.views.clone(), CancellationToken::new());
+        let router = router.layer(Extension(Caller { is_admin: true, ..Caller::default() }));
         let answer = router.oneshot(Request::get(path).body(axum::body::Body::empty()).unwrap()).await.unwrap();
         serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
     }
@@ -465,15 +467,30 @@ async fn what_was_deleted_is_not_kept_for_the_next_node() {
 }
 
 #[tokio::test]
+async fn who_waits_hears_that_the_server_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &Shared::default()).await;
+    let stop = CancellationToken::new();
+    let router = crate::views::routes(server.views.clone(), stop.clone());
+    let router = router.layer(Extension(Caller { is_admin: true, ..Caller::default() }));
+    let request = Request::get("/ladon/v1/wait?revision=1000&timeout=60").body(axum::body::Body::empty()).unwrap();
+    let mut waiting = std::pin::pin!(router.oneshot(request));
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting.as_mut()).await.is_err(), "it waits");
+    stop.cancel();
+    assert_eq!(waiting.await.unwrap().status(), 503);
+}
+
+#[tokio::test]
 async fn an_operator_is_told_the_ports_of_one_node_or_all() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &Shared::default()).await;
     let revision = server.put(vec![network(1).into(), vm(11, 1, 1).into(), vm(12, 1, 2).into(), vm(13, 1, 1).into()]).await;
     let mut heard = server.views.revision.clone();
     heard.wait_for(|heard| *heard >= revision).await.unwrap();
-    for (node, ports) in [("?node=n1", vec![11, 13]), ("?node=n3", vec![]), ("", vec![11, 12, 13])] {
+    for (node, ports) in [("?node=n1", vec![11, 13]), ("?node=n2", vec![12]), ("", vec![11, 12, 13])] {
         let answer = server.ask(&format!("/ladon/v1/ports{node}")).await;
         let told: Vec<_> = answer["ports"].as_array().unwrap().iter().map(|port| port["id"].as_str().unwrap()).collect();
         assert_eq!(told, ports.into_iter().map(|n| port_id(n).to_string()).collect::<Vec<_>>(), "{node}");
     }
+    assert_eq!(server.ask("/ladon/v1/ports?node=n3").await["error"]["message"], "no node named n3 is known");
 }
