@@ -46,7 +46,7 @@ pub(crate) use error::describe;
 pub use error::{CommitError, Failure, Refusal, SwitchError};
 use link::Link;
 use pending::Command;
-pub use read_back::PART_MAX;
+pub use read_back::PART_MIN;
 
 /// A request fails when the switch says nothing about it for so long; each part of a long answer starts it anew.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A line names the sum of the line before it, and the saved view names that of the last line that is in it: only what follows from
-//! the view is read. When a save begins, the file becomes the *old* one, which goes when the save has succeeded.
+//! the view is read. When a save begins, or a node starts, the file becomes the *old* one, which goes when a save has succeeded.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -49,13 +49,14 @@ pub struct Journal {
     old: PathBuf,
     /// None: nothing can be added before the next save.
     file: Option<File>,
+    /// Of both files.
     bytes: u64,
     /// The sum of the latest line.
     last: String,
 }
 
 impl Journal {
-    /// Nothing is added before the first save.
+    /// Nothing is added before [`Journal::resume`] or the first save.
     pub fn new(view: &Path) -> Journal {
         let beside = |what: &str| {
             let mut path = view.as_os_str().to_owned();
@@ -80,9 +81,8 @@ impl Journal {
     }
 
     /// Adds to the saved view what came after it. The next save takes that in.
-    pub fn replay(&mut self, saved: Saved) -> Saved {
-        let mut objects: BTreeMap<ObjectKey, Arc<Object>> = saved.objects.into_iter().map(|object| (object.key(), object)).collect();
-        let (mut revision, mut store, mut last) = (saved.revision, saved.store, saved.last);
+    pub fn replay(&mut self, mut saved: Saved) -> Saved {
+        let mut changes: BTreeMap<ObjectKey, Option<Arc<Object>>> = BTreeMap::new();
         for path in [&self.old, &self.current] {
             let text = fs::read(path).unwrap_or_else(|error| {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -91,16 +91,25 @@ impl Journal {
                 Vec::new()
             });
             for (sum, line) in String::from_utf8_lossy(&text).lines().filter_map(parse) {
-                if line.after != last {
+                if line.after != saved.last {
                     continue;
                 }
-                line.removals.iter().for_each(|key| drop(objects.remove(key)));
-                objects.extend(line.upserts.into_iter().map(|object| (object.key(), object)));
-                (revision, store, last) = (line.revision, line.store, sum);
+                changes.extend(line.removals.into_iter().map(|key| (key, None)));
+                changes.extend(line.upserts.into_iter().map(|object| (object.key(), Some(object))));
+                (saved.revision, saved.store, saved.last) = (line.revision, line.store, sum);
             }
         }
-        self.last.clone_from(&last);
-        Saved { objects: objects.into_values().collect(), revision, store, last }
+        saved.objects.retain(|object| !changes.contains_key(&object.key()));
+        saved.objects.extend(changes.into_values().flatten());
+        self.last.clone_from(&saved.last);
+        saved
+    }
+
+    /// Goes on where [`Journal::replay`] has ended: the view need not be saved before anything is added.
+    pub fn resume(&mut self) {
+        self.save_begins();
+        self.bytes = length(&self.old);
+        self.view_bytes = length(&self.view);
     }
 
     /// Notes a change of the view, to what it is then in `store`.
@@ -134,7 +143,7 @@ impl Journal {
     /// The view is going to be saved with all that was noted so far.
     pub fn save_begins(&mut self) {
         if self.old.exists() && self.file.is_some() {
-            // An earlier save failed. What follows from the view that is there goes on in the file where it is.
+            // There was none since the start, or the one before failed. What follows from the view that is there goes on in the file where it is.
             return;
         }
         match self.make_way().and_then(|()| create(&self.current, PRIVATE)) {
@@ -158,12 +167,18 @@ impl Journal {
 
     /// The save has succeeded.
     pub fn save_ended(&mut self) {
-        self.view_bytes = fs::metadata(&self.view).map_or(0, |view| view.len());
+        self.view_bytes = length(&self.view);
         match fs::remove_file(&self.old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{}: {error}", self.old.display()),
             _ => {}
         }
+        self.bytes = length(&self.current);
     }
+}
+
+/// Bytes of a file that may not be there.
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
 }
 
 fn parse(line: &str) -> Option<(String, Line)> {
@@ -264,6 +279,37 @@ mod tests {
         restarted.save_ended();
         restarted.append(&comes(4), None);
         assert_eq!(found(&path, &saved), (vec![1, 3, 4], 4));
+    }
+
+    #[test]
+    fn a_node_that_is_killed_again_and_again_saves_only_when_its_journal_has_grown() {
+        let (_dir, path, mut journal) = world();
+        fs::write(&path, vec![0; JOURNAL_LEAST as usize]).unwrap();
+        let saved = save(&mut journal, 0);
+        journal.save_ended();
+        journal.append(&comes(1), None);
+        for n in 2..6 {
+            // The latest line of the one that was killed was cut off.
+            OpenOptions::new().append(true).open(&journal.current).unwrap().write_all(b"0123 {").unwrap();
+            journal = Journal::new(&path);
+            journal.replay(saved.clone());
+            journal.resume();
+            assert!(!journal.is_full());
+            journal.append(&comes(n), None);
+            assert_eq!(found(&path, &saved), ((1..=n).collect(), u64::from(n)));
+        }
+        fs::write(&journal.old, [fs::read(&journal.old).unwrap(), vec![b'\n'; JOURNAL_LEAST as usize]].concat()).unwrap();
+        journal = Journal::new(&path);
+        journal.replay(saved.clone());
+        journal.resume();
+        assert!(journal.is_full());
+        let next = save(&mut journal, 5);
+        journal.append(&comes(6), None);
+        assert_eq!((found(&path, &saved), found(&path, &next)), (((1..=6).collect(), 6), ((1..=6).collect(), 6)));
+        journal.save_ended();
+        journal.append(&comes(7), None);
+        assert!(!journal.old.exists());
+        assert_eq!(found(&path, &next), ((1..=7).collect(), 7));
     }
 
     #[test]

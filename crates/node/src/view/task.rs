@@ -126,11 +126,13 @@ impl Task {
             Ok(Ok(saved)) => {
                 let Saved { objects, revision, store, last: _ } = self.journal.replay(saved);
                 tracing::info!("starting with the view in {path}: {} objects at revision {revision}", objects.len());
-                self.replica = Replica::of(objects.clone(), revision, store);
-                self.pending.merge(ViewUpdate { upserts: objects, removals: Vec::new(), revision, is_complete_snapshot: true });
+                // Whoever compiles it need not wait until it is in order here. Nobody is there any more: then there is nothing to do.
+                let view = ViewUpdate { upserts: objects.clone(), removals: Vec::new(), revision, is_complete_snapshot: true };
+                let _ = self.updates.send(view).await;
+                self.replica = Replica::of(objects, revision, store);
                 self.tell(|status| status.revision = revision);
-                // Nothing can be added to the journal before.
-                self.saves.due = Some(Instant::now());
+                self.journal.resume();
+                self.saves.moved(self.journal.is_full());
             }
             Ok(Err(DiskError::Missing)) => tracing::info!("there is no view in {path} yet: nothing is changed before a server gives one"),
             Ok(Err(error)) => {
@@ -307,8 +309,13 @@ impl Task {
         let (path, node) = (self.config.path.clone(), self.config.node.clone());
         let objects = self.replica.objects().cloned().collect();
         self.journal.save_begins();
-        let view = Saved { objects, revision: self.replica.revision(), store: self.replica.store(), last: self.journal.last() };
-        self.saving = Some(tokio::task::spawn_blocking(move || disk::save(&path, &node, &view)));
+        let mut view = Saved { objects, revision: self.replica.revision(), store: self.replica.store(), last: self.journal.last() };
+        let save = move || {
+            // In order, they are put into a node's indexes faster at the next start.
+            view.objects.sort_unstable_by_key(|object| object.key());
+            disk::save(&path, &node, &view)
+        };
+        self.saving = Some(tokio::task::spawn_blocking(save));
     }
 
     fn saved(&mut self, done: Result<Result<(), DiskError>, tokio::task::JoinError>) {
