@@ -17,8 +17,12 @@ setup: build
 demo: setup
 	target/release/demo up
 
-demo-down: build
+# What is there takes it away: no newer one is needed.
+demo-down: target/release/demo
 	target/release/demo down
+
+target/release/demo:
+	$(MAKE) build
 
 test: setup
 	target/release/lab-test

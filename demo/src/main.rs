@@ -99,8 +99,8 @@ fn write_commands(place: &Place, world: &World, parts: &Parts) -> Result<PathBuf
     let client = program("openstack", &bin)?;
     let openstack = format!("{} {} --os-auth-type none --os-endpoint http://127.0.0.1:9696 \"$@\"", enter("control"), client.display());
     let ladon = format!(
-        "host=${{1:?a host: control, n1, n2, n3 or metal1}}; shift\n\
-         {} {} --api unix:{dir}/ladon/api.sock --control {dir}/\"$host\"/ladon/run/node.sock \"$@\"",
+        "{}\n{} {} --api unix:{dir}/ladon/api.sock --control {dir}/\"$host\"/ladon/run/node.sock \"$@\"",
+        on_a_host(world.hosts.keys()),
         enter("\"$host\""),
         world.ladon.program(),
     );
@@ -113,6 +113,19 @@ fn write_commands(place: &Place, world: &World, parts: &Parts) -> Result<PathBuf
     Ok(bin)
 }
 
+/// Shell code that takes the first word for one of `hosts`; of another word it says which there are.
+fn on_a_host<'a>(hosts: impl Iterator<Item = &'a String>) -> String {
+    let hosts: Vec<&str> = hosts.map(String::as_str).collect();
+    format!(
+        "case \"$1\" in\n\
+         {}) host=$1; shift ;;\n\
+         *) echo \"usage: ladon HOST [COMMAND]..., where HOST is one of {}\" >&2; exit 2 ;;\n\
+         esac",
+        hosts.join("|"),
+        hosts.join(", ")
+    )
+}
+
 /// Where a program is on the PATH, our own short commands left out: one that called itself would do so for ever.
 fn program(name: &str, ours: &Path) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -123,4 +136,23 @@ fn program(name: &str, ours: &Path) -> Result<PathBuf> {
 
 fn is_same(one: &Path, other: &Path) -> bool {
     one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_not_there_is_answered_with_those_that_are() {
+        let script = format!("{}\necho \"$host does $*\"", on_a_host(["n1", "metal1"].map(String::from).iter()));
+        let run = |words: &[&str]| Command::new("sh").args(["-c", &script, "ladon"]).args(words).output().unwrap();
+        assert_eq!(run(&["n1", "flows", "--packets"]).stdout, b"n1 does flows --packets\n");
+        for wrong in [&["n9", "flows"][..], &[]] {
+            let done = run(wrong);
+            let said = String::from_utf8(done.stderr).unwrap();
+            assert!(done.status.code() == Some(2) && done.stdout.is_empty() && said.contains("one of n1, metal1"), "{said}");
+        }
+    }
 }

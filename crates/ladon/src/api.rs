@@ -158,7 +158,7 @@ impl Api {
             StatusCode::GATEWAY_TIMEOUT => "not affected; the change may have been made",
             _ => "not affected; nothing was changed",
         };
-        Failure::new(what, effect, what_to_do)
+        Failure { is_unknown: answer.status == StatusCode::NOT_FOUND, ..Failure::new(what, effect, what_to_do) }
     }
 }
 

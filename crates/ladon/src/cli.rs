@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
@@ -211,7 +212,7 @@ pub struct Wait {
 #[derive(Args)]
 pub struct Flows {
     /// Only this table's
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", ignore_case = true, value_parser = PossibleValuesParser::new(node::control::table_names()))]
     pub table: Option<String>,
     /// Only those that are there for this object: its name, its id or the beginning of it, or a kind such as `port`. A security group
     /// stands for its rules, a load balancer and a pool for their listeners

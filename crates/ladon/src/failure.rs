@@ -13,6 +13,8 @@ pub struct Failure {
     /// Lines of a file, as they could be.
     pub example: Vec<String>,
     pub exit_code: u8,
+    /// The server knows nothing of what was asked about.
+    pub is_unknown: bool,
 }
 
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -23,7 +25,7 @@ pub const EXIT_TIMEOUT: u8 = 3;
 impl Failure {
     pub fn new(what_happened: impl Into<String>, what_it_means: impl Into<String>, what_to_do: impl Into<String>) -> Failure {
         let (what_happened, what_it_means, what_to_do) = (what_happened.into(), what_it_means.into(), what_to_do.into());
-        Failure { what_happened, what_it_means, what_to_do, example: Vec::new(), exit_code: 1 }
+        Failure { what_happened, what_it_means, what_to_do, example: Vec::new(), exit_code: 1, is_unknown: false }
     }
 
     pub fn exit_code(self, exit_code: u8) -> Failure {

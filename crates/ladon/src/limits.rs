@@ -302,7 +302,15 @@ mod tests {
             sources.iter().flat_map(|source| limits(&source.module, &source.code)).map(|limit| limit.name).collect();
         let mut bare = Vec::new();
         for Source { krate, module, code: text, .. } in &sources {
-            for maker in ["mpsc::channel(", "broadcast::channel(", "Semaphore::new(", "buffer_unordered(", ".buffered(", "LruCache::new("] {
+            for maker in [
+                "mpsc::channel(",
+                "broadcast::channel(",
+                "Semaphore::new(",
+                "Semaphore::const_new(",
+                "buffer_unordered(",
+                ".buffered(",
+                "LruCache::new(",
+            ] {
                 // One: handed over from hand to hand.
                 let unnamed = given(text, maker).into_iter().filter(|argument| *argument != "1" && !argument.is_empty());
                 let unnamed = unnamed.filter(|argument| !names.contains(argument.rsplit("::").next().unwrap_or(argument)));

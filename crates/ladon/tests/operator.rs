@@ -38,7 +38,7 @@ fn plugged(request: &PlugRequest) -> PluggedInterface {
 
 /// Flows that are in force.
 fn flows(flows: Vec<FlowLine>, is_last: bool) -> Reply {
-    Reply::Flows { flows, is_last, is_in_force: true }
+    Reply::Flows { flows, is_last, is_in_force: true, is_starting: false }
 }
 
 /// A node on which plugging works.
@@ -91,6 +91,22 @@ fn ports_are_found_by_whatever_a_cell_says() {
     );
     assert_eq!(world.heard()[0].line, "GET /ladon/v1/ports?missing=true&node=n%201");
     assert!(world.ladon(&["ports"]).succeeded().contains("node n1: an interface has the iface-id p9, which is no port's"));
+}
+
+#[test]
+fn a_filter_that_nothing_fits_says_so_and_to_programs_nothing() {
+    let world = World::new();
+    let all = json!({"nodes": [{"name": "n1"}], "ports": [{"id": "p1"}], "unknown_interfaces": [{"node": "n1", "iface_id": "p9"}]});
+    world.server(move |_| (200, all.clone()));
+    for (command, heading) in [("nodes", "NODE\n"), ("ports", "PORT\n")] {
+        let done = world.ladon(&[command, "nosuch"]);
+        assert_eq!((done.code, done.stdout.as_str()), (0, heading));
+        assert!(done.stderr.contains(&format!("nothing fits; `ladon {command}` lists all")), "{done:?}");
+        for quiet in [&[command][..], &[command, "nosuch", "-o", "json"], &[command, "1"]] {
+            assert_eq!(world.ladon(quiet).stderr, "", "{quiet:?}");
+        }
+    }
+    assert_eq!(world.ladon(&["ports", "p9"]).stderr, "", "an interface that is no port's fits");
 }
 
 #[test]
@@ -174,6 +190,16 @@ fn wait_for_one_node_asks_about_it_alone() {
 }
 
 #[test]
+fn a_question_about_a_node_that_nobody_knows_is_answered_with_where_the_names_are() {
+    let world = World::new();
+    world.server(|_| (404, json!({"error": {"message": "no node named n9 is known"}})));
+    for command in ["wait", "ports"] {
+        let text = world.ladon(&[command, "--node", "n9"]).failed(1);
+        assert!(text.contains("no node named n9 is known") && text.contains("`ladon nodes`"), "{text}");
+    }
+}
+
+#[test]
 fn wait_gives_up_with_its_own_exit_code_and_names_who_is_behind() {
     let world = World::new();
     world.server(|_| {
@@ -216,6 +242,13 @@ fn flows_come_in_names_with_their_reasons() {
 }
 
 #[test]
+fn a_table_that_is_not_in_the_pipeline_is_a_mistake_and_those_that_are_in_it_are_named() {
+    let world = World::new();
+    let done = world.ladon(&["flows", "--table", "Nosuch"]);
+    assert!(done.code == 2 && done.stderr.contains("L2Lookup") && done.stderr.contains("Deliver"), "{done:?}");
+}
+
+#[test]
 fn flows_that_are_not_in_force_are_told_as_such() {
     let world = World::new();
     let flow = FlowLine {
@@ -226,18 +259,19 @@ fn flows_that_are_not_in_force_are_told_as_such() {
         packets: None,
         because: Because { kind: "port".into(), id: String::new(), name: "db".into() },
     };
-    let is_there = Arc::new(AtomicBool::new(false));
-    let seen = is_there.clone();
+    let now = Arc::new(Mutex::new((false, false)));
+    let seen = now.clone();
     world.node(move |_| {
-        let is_in_force = seen.load(Ordering::SeqCst);
-        (0..3).map(|n| Reply::Flows { flows: vec![flow.clone()], is_last: n == 2, is_in_force }).collect()
+        let (is_in_force, is_starting) = *seen.lock().unwrap();
+        (0..3).map(|n| Reply::Flows { flows: vec![flow.clone()], is_last: n == 2, is_in_force, is_starting }).collect()
     });
-    for is_in_force in [false, true] {
-        is_there.store(is_in_force, Ordering::SeqCst);
+    for (is_in_force, is_starting) in [(false, false), (false, true), (true, false)] {
+        *now.lock().unwrap() = (is_in_force, is_starting);
         let output = world.command(&["flows"]).output().unwrap();
         let (text, besides) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         assert!(output.status.success() && text == "Deliver      normal   dst_port=4 -> output db  # port db\n".repeat(3), "{text}");
-        assert_eq!(besides.matches("NOT in force").count(), usize::from(!is_in_force), "{besides}");
+        assert_eq!(besides.matches("NOT in force").count(), usize::from(!is_in_force && !is_starting), "{besides}");
+        assert_eq!(besides.matches("has started and has not compared").count(), usize::from(is_starting), "{besides}");
         for line in world.ladon(&["flows", "-o", "json"]).succeeded().lines() {
             assert_eq!(serde_json::from_str::<Value>(line).unwrap()["is_in_force"], is_in_force);
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::cli::{Filter, Format, Nodes, Ports, Reach, Wait};
 use crate::failure::{EXIT_TIMEOUT, Failure, Result};
-use crate::output::{Column, has_cell_with, table, visible};
+use crate::output::{Column, has_cell_with, table, tell, visible};
 
 /// Columns of `ladon nodes`.
 const NODES: &[Column] = &[
@@ -59,7 +59,10 @@ pub async fn nodes(reach: &Reach, wanted: &Nodes) -> Result<String> {
     }
     let mut body = filtered(together(&answers.bodies()), NODES_PATH, "nodes", NODES, &wanted.filter)?;
     Ok(match reach.output {
-        Format::Table => table(NODES, rows(&body, "nodes")) + &answers.silence("what only it knows of its nodes is not shown"),
+        Format::Table => {
+            tell_if_filtered_out(&wanted.filter, rows(&body, "nodes").is_empty(), "nodes");
+            table(NODES, rows(&body, "nodes")) + &answers.silence("what only it knows of its nodes is not shown")
+        }
         Format::Json => {
             answers.tell_silence(&mut body);
             format!("{body:#}\n")
@@ -172,9 +175,19 @@ async fn forget(format: Format, node: &str, answers: &Answers<'_>) -> Result<Str
         }
     }
     match unknown {
-        Some(failure) if !is_forgotten => Err(Failure { what_to_do: "see the names with `ladon nodes`".into(), ..failure }),
+        Some(failure) if !is_forgotten => Err(unknown_node(failure)),
         _ => Ok(forgotten(format, node, &known, answers)),
     }
+}
+
+/// No server knows a node of the name that was given.
+fn unknown_node(failure: Failure) -> Failure {
+    Failure { what_to_do: "see the names with `ladon nodes`".into(), ..failure }
+}
+
+/// A failure of a question that may have been about one node.
+fn about_node(node: Option<&str>, failure: Failure) -> Failure {
+    if node.is_some() && failure.is_unknown { unknown_node(failure) } else { failure }
 }
 
 fn forgotten(format: Format, node: &str, known: &[(&Api, Value)], answers: &Answers) -> String {
@@ -198,11 +211,13 @@ fn forgotten(format: Format, node: &str, known: &[(&Api, Value)], answers: &Answ
 pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
     let node = wanted.node.as_ref().map(|node| format!("&node={}", dial::escape(node))).unwrap_or_default();
     let path = format!("/ladon/v1/ports?missing={}{node}", wanted.missing);
-    let body = list(reach, &path, "ports", PORTS, &wanted.filter).await?;
+    let body = list(reach, &path, "ports", PORTS, &wanted.filter).await;
+    let body = body.map_err(|failure| about_node(wanted.node.as_deref(), failure))?;
     if reach.output == Format::Json {
         return Ok(format!("{body:#}\n"));
     }
     let mut text = table(PORTS, rows(&body, "ports"));
+    let mut is_nothing = rows(&body, "ports").is_empty();
     for interface in rows(&body, "unknown_interfaces") {
         let (node, id) = (interface["node"].as_str().unwrap_or("?"), interface["iface_id"].as_str().unwrap_or("?"));
         let wanted = [node, id].iter().any(|cell| wanted.filter.text.as_deref().is_none_or(|text| cell.contains(text)));
@@ -211,8 +226,10 @@ pub async fn ports(reach: &Reach, wanted: &Ports) -> Result<String> {
                 "node {node}: an interface has the iface-id {id}, which is no port's; its traffic is dropped; remove it, or make the port"
             );
             text.push_str(&(visible(&words) + "\n"));
+            is_nothing = false;
         }
     }
+    tell_if_filtered_out(&wanted.filter, is_nothing, "ports");
     Ok(text)
 }
 
@@ -233,6 +250,13 @@ fn filtered(mut body: Value, path: &str, key: &str, columns: &[Column], filter: 
     Ok(body)
 }
 
+/// A lone heading may be taken for an empty cluster.
+fn tell_if_filtered_out(filter: &Filter, is_nothing: bool, command: &str) {
+    if is_nothing && filter.text.is_some() {
+        tell(&format!("nothing fits; `ladon {command}` lists all"));
+    }
+}
+
 fn rows<'a>(body: &'a Value, key: &str) -> &'a [Value] {
     body[key].as_array().map_or(&[], Vec::as_slice)
 }
@@ -248,7 +272,9 @@ pub async fn wait(reach: &Reach, wait: &Wait) -> Result<String> {
     }
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let answer = put_together(&answers(&servers, &wait_path(revision, wait, left.min(WAIT_ROUND))).await?.bodies());
+        let answers = answers(&servers, &wait_path(revision, wait, left.min(WAIT_ROUND))).await;
+        let answers = answers.map_err(|failure| about_node(wait.node.as_deref(), failure))?;
+        let answer = put_together(&answers.bodies());
         // The latest revision is that of the first question: who goes on changing things does not make us wait for ever.
         revision = revision.or_else(|| answer["revision"].as_u64());
         if answer["is_in_force"] == true {

@@ -12,6 +12,11 @@ use crate::output;
 const NOT_IN_FORCE: &str = "these flows should be and are NOT in force: ovs-vswitchd is not reached, or was not compared with them since it came \
                             back; meanwhile packets go as the datapath last had them, or nowhere; see that ovs-vswitchd runs, and the log of `ladon node`";
 
+/// The same while the node has not compared them for the first time, which nobody has to fear.
+const NOT_COMPARED: &str = "`ladon node` has started and has not compared these flows with the switch yet: until then packets go by the flows \
+                            that the switch has from before; it takes seconds; if it lasts, see that ovs-vswitchd runs, that a node which has no view yet reaches a \
+                            server (`ladon nodes`), and the log of `ladon node`";
+
 /// Prints the flows as the node sends them: a switch may have 100,000.
 pub async fn flows(reach: &Reach, wanted: &Flows) -> Result<()> {
     let mut control = Control::connect(&reach.control).await?;
@@ -19,9 +24,9 @@ pub async fn flows(reach: &Reach, wanted: &Flows) -> Result<()> {
     control.send(&request).await?;
     let (mut count, mut is_told) = (0, false);
     loop {
-        let Reply::Flows { flows, is_last, is_in_force } = control.receive(PROMPT).await? else { return Err(confused()) };
+        let Reply::Flows { flows, is_last, is_in_force, is_starting } = control.receive(PROMPT).await? else { return Err(confused()) };
         if !is_in_force && !std::mem::replace(&mut is_told, true) {
-            output::tell(NOT_IN_FORCE);
+            output::tell(if is_starting { NOT_COMPARED } else { NOT_IN_FORCE });
         }
         count += flows.len();
         let print = |flow: &FlowLine| match reach.output {
@@ -33,7 +38,7 @@ pub async fn flows(reach: &Reach, wanted: &Flows) -> Result<()> {
             break;
         }
     }
-    if count == 0 && (wanted.table.is_some() || wanted.object.is_some()) {
+    if count == 0 && !is_told && (wanted.table.is_some() || wanted.object.is_some()) {
         output::tell("no flow of this machine fits; `ladon flows` prints all, `ladon ports` says where an object lives");
     }
     Ok(())

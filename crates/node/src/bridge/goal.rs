@@ -142,13 +142,16 @@ impl Goal {
 
     /// Says in the log what of a bridge or port that was there is written over: somebody else may have changed it, and would
     /// wonder.
-    pub fn tell_overwritten(&self, operations: &[Operation]) {
+    pub fn tell_overwritten(&self, replica: &Replica, operations: &[Operation]) {
         let columns = plan::overwritten(operations);
         if columns.is_empty() {
             return;
         }
         let (what, columns) = (self.want.describe(), columns.join(", "));
-        match self.want {
+        match &self.want {
+            Want::Bridge(spec) if plan::is_fresh(replica, &spec.name) => {
+                tracing::info!(columns, "{what} was made by somebody else and is programmed for the first time");
+            }
             Want::Bridge(_) => tracing::warn!(
                 columns,
                 "{what} was not as Ladon programs it and is put right; with another fail mode, datapath or protocol the switch may \

@@ -222,6 +222,14 @@ fn changed_map<'a>(
     Some(Operation::mutate_row(table, uuid, mutations))
 }
 
+/// Whether somebody made the bridge for Ladon, as Nova may, and nobody has programmed it yet: its tables have no names, it forwards nothing
+/// by itself, no controller does it, and nobody keeps anything there.
+pub fn is_fresh(replica: &Replica, bridge: &str) -> bool {
+    let is_empty = |row: &Row, column| row.value(column).is_none_or(|value| value.pairs().next().is_none());
+    let is_nobodys = |row: &Row| row.uuids("controller").next().is_none() && is_empty(row, "flow_tables") && is_empty(row, "external_ids");
+    named(replica, BRIDGE, bridge).is_some_and(|(_, row)| row.string("fail_mode") == Some("secure") && is_nobodys(row))
+}
+
 /// The columns of rows that were there which `operations` change.
 pub fn overwritten(operations: &[Operation]) -> Vec<&str> {
     let all: BTreeSet<&str> = operations.iter().flat_map(columns).collect();
@@ -241,4 +249,40 @@ fn columns(operation: &Operation) -> Vec<&str> {
 pub fn nudge(replica: &Replica) -> Option<Operation> {
     let (uuid, _) = root(replica)?;
     Some(Operation::mutate_row(ROOT, uuid, vec![Mutation::new("next_cfg", Mutator::Add, 1)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use ovsdb::{Message, Schema, Update};
+    use serde_json::json;
+
+    use super::super::columns::{MONITOR, monitor};
+    use super::*;
+
+    #[test]
+    fn only_a_secure_bridge_that_nobody_uses_is_fresh() {
+        let schema = std::fs::read("/usr/share/openvswitch/vswitch.ovsschema").unwrap();
+        let schema = Schema::decode(&serde_json::from_slice(&schema).unwrap()).unwrap();
+        let mut replica = Replica::new(&schema, &monitor()).unwrap();
+        let id = |number: u128| Uuid::from_u128(number).to_string();
+        let rows = json!({ BRIDGE: {
+            id(1): {"insert": {"name": "made-for-ladon", "fail_mode": "secure"}},
+            id(2): {"insert": {"name": "forwards-by-itself"}},
+            id(3): {"insert": {"name": "programmed", "fail_mode": "secure", "flow_tables": ["map", [[0, ["uuid", id(9)]]]]}},
+            id(4): {"insert": {"name": "of-neutrons-agent", "fail_mode": "secure", "controller": ["set", [["uuid", id(8)]]]}},
+            id(5): {"insert": {"name": "of-ovn", "fail_mode": "secure", "external_ids": ["map", [["ovn-nb-cfg", "7"]]]}},
+        }});
+        let update = Message::Notification { method: "update3".into(), params: vec![json!(MONITOR), json!(id(7)), rows] };
+        replica.update(&Update::from_message(update).unwrap().unwrap()).unwrap();
+        for (bridge, wanted) in [
+            ("made-for-ladon", true),
+            ("forwards-by-itself", false),
+            ("programmed", false),
+            ("of-neutrons-agent", false),
+            ("of-ovn", false),
+            ("not-there", false),
+        ] {
+            assert_eq!(is_fresh(&replica, bridge), wanted, "{bridge}");
+        }
+    }
 }

@@ -155,7 +155,7 @@ impl Task {
                 }
                 Step::Wait => {}
                 Step::Transact(operations) => {
-                    one.goal.tell_overwritten(&operations);
+                    one.goal.tell_overwritten(replica, &operations);
                     let transaction = Transaction::new(DATABASE, operations);
                     let id = session.next_id();
                     session.send(&transaction.request(id))?;

@@ -3,5 +3,5 @@
 pub mod protocol;
 mod server;
 
-pub use protocol::{Because, DEFAULT_SOCKET, FlowLine, LINE_MAX, Link, PlugRequest, PluggedInterface, Reply, Request, Status};
+pub use protocol::{Because, DEFAULT_SOCKET, FlowLine, LINE_MAX, Link, PlugRequest, PluggedInterface, Reply, Request, Status, table_names};
 pub use server::Control;

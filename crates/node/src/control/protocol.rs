@@ -21,6 +21,11 @@ pub const LINE_MAX: usize = 4 << 20;
 /// How many flows one line carries at most.
 pub const FLOWS_PER_LINE: usize = 1_000;
 
+/// The names that [`Request::Flows`] takes for a table.
+pub fn table_names() -> impl Iterator<Item = &'static str> {
+    pipeline::Table::ALL.iter().map(|table| table.name())
+}
+
 /// The operator's questions.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -79,6 +84,9 @@ pub enum Reply {
         /// False while ovs-vswitchd is away, or back and not made equal to the view yet: these are the flows that should be.
         #[serde(default = "yes")]
         is_in_force: bool,
+        /// True while the node has not compared the switch with a complete view since it started: the switch goes on with what it has.
+        #[serde(default)]
+        is_starting: bool,
     },
     Plugged(PluggedInterface),
     Unplugged {
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn flows_of_an_older_node_are_taken_for_in_force() {
         let reply: Reply = serde_json::from_str(r#"{"reply":"flows","flows":[],"is_last":true}"#).unwrap();
-        assert_eq!(reply, Reply::Flows { flows: Vec::new(), is_last: true, is_in_force: true });
+        assert_eq!(reply, Reply::Flows { flows: Vec::new(), is_last: true, is_in_force: true, is_starting: false });
     }
 
     #[test]

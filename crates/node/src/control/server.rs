@@ -150,7 +150,10 @@ impl Control {
     }
 
     async fn flows(&self, table: Option<String>, object: Option<String>, with_packets: bool) -> Vec<Reply> {
+        // Looked at before the agent is asked: what is compared in between is in force, and not lost.
+        let has_compared = self.in_force.borrow().is_complete;
         let Some(Desired { mut flows, is_in_force }) = self.ask(Ask::Flows).await else { return vec![gone()] };
+        let is_starting = !is_in_force && !has_compared;
         flows.sort_by(|Explained { flow: a, .. }, Explained { flow: b, .. }| {
             (a.key.table, b.key.priority.number(), &a.key.tests).cmp(&(b.key.table, a.key.priority.number(), &b.key.tests))
         });
@@ -158,7 +161,7 @@ impl Control {
             true => match self.packets().await {
                 Ok(packets) => packets,
                 Err(cause) => {
-                    let what_to_do = "see the log of ovs-vswitchd and `ladon status`; without --packets the flows are told";
+                    let what_to_do = "see the logs of ovs-vswitchd and of `ladon node`; without --packets the flows are told";
                     return vec![error(describe(&cause), "what the switch has counted is not known", what_to_do)];
                 }
             },
@@ -173,7 +176,8 @@ impl Control {
         let lines: Vec<FlowLine> = lines.filter(|(line, wholes)| is_wanted(line, wholes)).map(|(line, _)| line).collect();
         let chunks: Vec<&[FlowLine]> = if lines.is_empty() { vec![&[]] } else { lines.chunks(FLOWS_PER_LINE).collect() };
         let last = chunks.len() - 1;
-        chunks.iter().enumerate().map(|(n, chunk)| Reply::Flows { flows: chunk.to_vec(), is_last: n == last, is_in_force }).collect()
+        let reply = |chunk: &[FlowLine], is_last| Reply::Flows { flows: chunk.to_vec(), is_last, is_in_force, is_starting };
+        chunks.iter().enumerate().map(|(n, chunk)| reply(chunk, n == last)).collect()
     }
 
     async fn packets(&self) -> Result<std::collections::HashMap<openflow::FlowKey, u64>, SwitchError> {
@@ -292,6 +296,24 @@ mod tests {
                 let reply: Reply = serde_json::from_str(&replies.next_line().await.unwrap().unwrap()).unwrap();
                 assert!(matches!(&reply, Reply::Error { what_happened, .. } if what_happened.starts_with(answer)), "{reply:?}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_has_just_started_is_told_from_one_whose_switch_is_away() {
+        let (mut control, _granted) = control(watch::channel(Connection::Connected).1);
+        let (asks, mut asked) = mpsc::channel(1);
+        let (in_force, seen) = watch::channel(Arc::<InForce>::default());
+        (control.asks, control.in_force) = (asks, seen);
+        tokio::spawn(async move {
+            while let Some(Ask::Flows(answer)) = asked.recv().await {
+                let _ = answer.send(Desired { flows: Vec::new(), is_in_force: false });
+            }
+        });
+        for has_compared in [false, true] {
+            in_force.send_replace(Arc::new(InForce { is_complete: has_compared, ..InForce::default() }));
+            let replies = control.flows(None, None, false).await;
+            assert_eq!(replies, [Reply::Flows { flows: Vec::new(), is_last: true, is_in_force: false, is_starting: !has_compared }]);
         }
     }
 
