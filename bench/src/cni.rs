@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::Scale;
 use crate::bridge::{self, PLUGINS};
 use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::neutron::{self, POD};
 
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
     let count = scale.of(100, 5);
@@ -70,11 +71,11 @@ const WHY: &str = "the plugin ends when ovs-vswitchd has the interface and its f
 fn ports(ladon: &Deployment, count: usize) -> Result<()> {
     let api = &ladon.api;
     let network = api.create("network", json!({"name": "pods"}))?;
-    api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "10.8.0.0/16"}))?;
+    api.create("subnet", neutron::subnet(id(&network), "10.8.0.0/16"))?;
     let v6 = json!({"network_id": id(&network), "ip_version": 6, "cidr": "fd00:8::/64", "gateway_ip": "fd00:8::1"});
     api.create("subnet", v6)?;
     for number in 0..count {
-        let port = json!({"network_id": id(&network), "device_id": uid(number), "device_owner": "ladon:pod", "binding:host_id": "n1"});
+        let port = json!({"network_id": id(&network), "device_id": uid(number), "device_owner": POD, "binding:host_id": "n1"});
         api.create("port", port)?;
     }
     ladon.ladon(&ladon.nodes[0], &["wait", "--timeout", "60"]).map(drop)

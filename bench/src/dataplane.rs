@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread, shown};
+use crate::neutron::{from_group, icmp, ingress, tcp};
 
 /// A peer: plain Open vSwitch.
 struct Peer {
@@ -86,7 +87,7 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
             Talk { client: &tracking[0].netns, server: &tracking[other].netns, to: tracking[other].address, port: PORT, accepted_on: PORT },
         ];
         let seen = progress.during(format!("throughput, round trips and connections, {place}"), || measure(&talks, scale))?;
-        figures.extend(judged(place, &seen, scale));
+        figures.extend(rows(place, &seen, scale));
     }
     Ok(figures)
 }
@@ -95,14 +96,8 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
 fn machines(pair: &Pair) -> Result<[Plugged; 3]> {
     let network = pair.network("bench", 9)?;
     let group = pair.api().create("security_group", json!({"name": "bench"}))?;
-    for more in [
-        json!({"remote_group_id": id(&group)}),
-        json!({"protocol": "icmp"}),
-        json!({"protocol": "tcp", "port_range_min": PORT, "port_range_max": PORT}),
-    ] {
-        let mut rule = json!({"security_group_id": id(&group), "direction": "ingress", "ethertype": "IPv4"});
-        rule.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
-        pair.api().create("security_group_rule", rule)?;
+    for only in [from_group(id(&group)), icmp(), tcp(PORT.into())] {
+        pair.api().create("security_group_rule", ingress(id(&group), &[only]))?;
     }
     let plug = |node: usize, name: &str| pair.plug(&network, node, name, json!({"security_groups": [id(&group)]}));
     Ok([plug(0, "one")?, plug(0, "two")?, plug(1, "three")?])
@@ -180,7 +175,7 @@ fn measure(talks: &[Talk; 3], scale: Scale) -> Result<[Seen; 3]> {
     Ok(seen)
 }
 
-fn judged(place: &str, [ours, theirs, tracking]: &[Seen; 3], scale: Scale) -> Vec<Figure> {
+fn rows(place: &str, [ours, theirs, tracking]: &[Seen; 3], scale: Scale) -> Vec<Figure> {
     let how = format!(
         "Namespaces with veth pairs, MTU 1400, userspace datapath, Geneve between nodes; {} turns each: iperf3 over one TCP connection for {} s, {} echo requests at \
          5 ms, and connections (connect, one byte, close) one after another for 3 s. The value is the median of the turns; of round trips, of the turns' medians.",

@@ -83,8 +83,9 @@ pub enum Reach {
     /// Times the peer's.
     AtLeastOfPeer(f64),
     AtMostOfPeer(f64),
-    /// Nobody says what it should be.
-    Unjudged,
+    /// Nobody says what it should be. It keeps its older name in `benchmarks.json`.
+    #[serde(rename = "unjudged")]
+    NoTarget,
 }
 
 /// Where a row lies in a plot.
@@ -174,13 +175,13 @@ impl Figure {
             Reach::AtMost(bound) => value <= bound,
             Reach::AtLeastOfPeer(share) => self.ratio().is_some_and(|ratio| ratio >= share),
             Reach::AtMostOfPeer(share) => self.ratio().is_some_and(|ratio| ratio <= share),
-            Reach::Unjudged => true,
+            Reach::NoTarget => true,
         }
     }
 
     pub fn verdict(&self) -> String {
         match (self.reach, self.is_reached(), self.why_short.as_str()) {
-            (Reach::Unjudged, ..) => "–".into(),
+            (Reach::NoTarget, ..) => "–".into(),
             (_, true, _) => "reached".into(),
             (_, false, "") => "short: no reason is known".into(),
             (_, false, why) => format!("short: {why}"),
@@ -195,7 +196,7 @@ impl fmt::Display for Reach {
             Reach::AtMost(bound) => write!(f, "≤ {}", shown(*bound)),
             Reach::AtLeastOfPeer(share) => write!(f, "≥ {} × the peer", exact(*share)),
             Reach::AtMostOfPeer(share) => write!(f, "≤ {} × the peer", exact(*share)),
-            Reach::Unjudged => write!(f, "–"),
+            Reach::NoTarget => write!(f, "–"),
         }
     }
 }
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_is_judged_by_its_bound_or_by_its_peer() {
+    fn a_figure_reaches_its_bound_or_its_peer_or_falls_short() {
         let rate = Figure::new("rate", "/s", 450.0, Reach::AtLeast(500.0)).if_short("the disk").against_cited("other", 9.8);
         assert_eq!((rate.is_reached(), rate.verdict().as_str()), (false, "short: the disk"));
         let time = Figure::new("time", "ms", 9.5, Reach::AtMostOfPeer(1.0)).against("other", 10.0);
@@ -257,10 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_for_no_known_reason_says_so_and_what_nobody_judges_is_not_short() {
+    fn what_is_short_for_no_known_reason_says_so_and_what_has_no_target_is_not_short() {
         let memory = |reach| Figure::new("memory", "MB", 9.0, reach);
         assert_eq!(memory(Reach::AtMost(8.0)).verdict(), "short: no reason is known");
-        assert_eq!((memory(Reach::Unjudged).is_reached(), memory(Reach::Unjudged).verdict().as_str()), (true, "–"));
+        assert_eq!((memory(Reach::NoTarget).is_reached(), memory(Reach::NoTarget).verdict().as_str()), (true, "–"));
+        assert_eq!(serde_json::to_value(Reach::NoTarget).unwrap(), "unjudged", "reports that were written before have it");
     }
 
     #[test]

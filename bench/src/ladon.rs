@@ -5,22 +5,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use demo::id;
 use lab::debian::Release;
 use lab::{Process, Progress};
 use serde_json::{Value, json};
 
 use crate::http::Client;
+use crate::neutron::{self, NETWORKS, PORTS, ROUTERS, RULES, ingress, tcp};
 use crate::ovsdb::{Database, add_interfaces, plugging};
 use crate::system::{Edit, Role, System};
-use crate::world::{self, Shape, World, status};
+use crate::world::{Shape, World, cidr, status, wait_acknowledged};
 
 /// How often it is asked whether something is done: finer than what is measured.
 const LOOK: Duration = Duration::from_micros(500);
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(300);
-/// The question whether n1 has done all that was asked for so far.
-const WAIT: &str = "/ladon/v1/wait?timeout=60&node=n1";
 
 /// The world, and connections to what is written to.
 pub struct Ladon {
@@ -66,8 +64,8 @@ impl Ladon {
         // That node has ports of the network at every size: a node that is new to it is another piece of work.
         let host = self.world.elsewhere(self.shape.local_network(number));
         let (body, began) = (self.port(number, &host), Instant::now());
-        self.api.create_as(&port(REMOTE, number), "/v2.0/ports", &body)?;
-        self.wait()?;
+        self.api.create_as(&port(REMOTE, number), PORTS, &body)?;
+        wait_acknowledged(&mut self.api)?;
         Ok(began.elapsed())
     }
 
@@ -81,8 +79,8 @@ impl Ladon {
 
     fn remove(&mut self, port: &str) -> Result<Duration> {
         let began = Instant::now();
-        self.api.delete(&format!("/v2.0/ports/{port}"))?;
-        self.wait()?;
+        self.api.delete(&format!("{PORTS}/{port}"))?;
+        wait_acknowledged(&mut self.api)?;
         Ok(began.elapsed())
     }
 
@@ -92,19 +90,13 @@ impl Ladon {
         let made = self.made.remove(&(edit, number)).context("it was added")?;
         match edit {
             Edit::Interface => {
-                let path = format!("/v2.0/routers/{}/remove_router_interface", self.world.routers[0]);
-                self.api.update(&path, &json!({"subnet_id": made.subnet}))?;
+                let path = neutron::remove_interface(&self.world.routers[0]);
+                self.api.update(&path, &neutron::interface(&made.subnet))?;
             }
             _ => made.paths.iter().try_for_each(|path| self.api.delete(path))?,
         }
-        self.wait()?;
+        wait_acknowledged(&mut self.api)?;
         Ok(began.elapsed())
-    }
-
-    fn wait(&mut self) -> Result<()> {
-        let answer = self.api.show(WAIT)?;
-        ensure!(answer["is_in_force"] == true, "{answer}");
-        Ok(())
     }
 
     /// A port on a network of local ports, as it is asked for.
@@ -113,7 +105,7 @@ impl Ladon {
     }
 
     fn until_active(&mut self, port: &str) -> Result<()> {
-        let (path, began) = (format!("/v2.0/ports/{port}"), Instant::now());
+        let (path, began) = (format!("{PORTS}/{port}"), Instant::now());
         while self.api.show(&path)?["port"]["status"] != "ACTIVE" {
             ensure!(began.elapsed() < READY, "port {port} is not ACTIVE after {READY:?}\n{}", self.world.ladon.logs());
             thread::sleep(LOOK);
@@ -163,12 +155,12 @@ impl System for Ladon {
     fn prepare(&mut self, adds: usize, plugs: usize) -> Result<()> {
         for number in 0..plugs {
             let body = self.port(number, "n1");
-            self.api.create_as(&port(PLUGGED, number), "/v2.0/ports", &body)?;
+            self.api.create_as(&port(PLUGGED, number), PORTS, &body)?;
         }
         let added = (0..adds).map(|number| (format!("x{number}"), port(ADDED, number)));
         let interfaces: Vec<_> = added.chain((0..plugs).map(|number| (format!("y{number}"), format!("none{number}")))).collect();
         add_interfaces(&mut self.switch, &interfaces)?;
-        self.wait()
+        wait_acknowledged(&mut self.api)
     }
 
     fn empty(&mut self) -> Result<()> {
@@ -180,7 +172,7 @@ impl System for Ladon {
         let full = self.full.context("it was emptied before")?;
         let began = Instant::now();
         self.world.start_node(Some(full.desired), READY)?;
-        self.wait()?;
+        wait_acknowledged(&mut self.api)?;
         let local = self.world.local.clone();
         local.iter().try_for_each(|port| self.until_active(port))?;
         let took = began.elapsed();
@@ -191,8 +183,8 @@ impl System for Ladon {
 
     fn add_local(&mut self, number: usize) -> Result<Duration> {
         let (body, began) = (self.port(number, "n1"), Instant::now());
-        self.api.create_as(&port(ADDED, number), "/v2.0/ports", &body)?;
-        self.wait()?;
+        self.api.create_as(&port(ADDED, number), PORTS, &body)?;
+        wait_acknowledged(&mut self.api)?;
         Ok(began.elapsed())
     }
 
@@ -210,26 +202,24 @@ impl System for Ladon {
         match edit {
             Edit::Rule => {
                 let group = &self.world.networks[self.shape.local_network(number)].group;
-                let rule = json!({"security_group_id": group, "direction": "ingress", "ethertype": "IPv4", "protocol": "tcp",
-                    "port_range_min": 1_000 + number, "port_range_max": 1_000 + number});
-                let rule = api.create("/v2.0/security-group-rules", &json!({"security_group_rule": rule}))?;
-                made.paths = vec![format!("/v2.0/security-group-rules/{}", id(&rule["security_group_rule"]))];
+                let rule = neutron::make_rule(api, &ingress(group, &[tcp(1_000 + number)]))?;
+                made.paths = vec![format!("{RULES}/{rule}")];
             }
             Edit::Router => {
-                let router = api.create("/v2.0/routers", &json!({"router": {"name": format!("more{number}")}}))?;
-                made.paths = vec![format!("/v2.0/routers/{}", id(&router["router"]))];
+                let router = neutron::make_router(api, &format!("more{number}"))?;
+                made.paths = vec![format!("{ROUTERS}/{router}")];
             }
             Edit::Network => {
-                let (network, subnet) = world::network(api, self.shape.networks + number)?;
-                made = Made { paths: vec![format!("/v2.0/networks/{network}")], subnet };
+                let beyond = self.shape.networks + number;
+                let (network, subnet) = neutron::make_network(api, beyond, &cidr(beyond))?;
+                made = Made { paths: vec![format!("{NETWORKS}/{network}")], subnet };
             }
             Edit::Interface => {
                 made.subnet = self.made.get(&(Edit::Network, number)).context("its network was added before")?.subnet.clone();
-                let path = format!("/v2.0/routers/{}/add_router_interface", self.world.routers[0]);
-                api.update(&path, &json!({"subnet_id": made.subnet}))?;
+                api.update(&neutron::add_interface(&self.world.routers[0]), &neutron::interface(&made.subnet))?;
             }
         }
-        self.wait()?;
+        wait_acknowledged(&mut self.api)?;
         self.made.insert((edit, number), made);
         Ok(began.elapsed())
     }

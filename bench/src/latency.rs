@@ -14,6 +14,7 @@ use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::flows::Monitor;
 use crate::http::Client;
+use crate::neutron::PORTS;
 use crate::ovn::{self, Ovn};
 use crate::world::{Shape, World};
 
@@ -54,9 +55,9 @@ fn port_of_ladon(world: &World, client: &mut Client, monitor: &Monitor, number: 
     let network = &world.networks[number % world.networks.len()];
     let body = serde_json::json!({"port": network.port(&world.elsewhere(number))});
     let started = Instant::now();
-    let made = client.create("/v2.0/ports", &body)?;
+    let made = client.create(PORTS, &body)?;
     let took = last(monitor)? - started;
-    client.delete(&format!("/v2.0/ports/{}", id(&made["port"])))?;
+    client.delete(&format!("{PORTS}/{}", id(&made["port"])))?;
     last(monitor)?;
     Ok(took)
 }

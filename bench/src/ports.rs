@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::Scale;
 use crate::figure::{Figure, Reach, Spread};
 use crate::http::Client;
+use crate::neutron::{self, PORTS};
 
 const CLIENTS: usize = 8;
 /// Ports per second that Neutron 26.0.6 created for eight clients: no-op driver, two uwsgi processes, MariaDB 10.11, nothing else on
@@ -61,7 +62,7 @@ fn etcd(scale: Scale) -> Result<Figure> {
 fn measure(store: &str, reach: f64, ladon: &Deployment, control: &Host, scale: Scale, kept: &str) -> Result<Figure> {
     let each = scale.of(1_000, 50);
     let network = ladon.api.create("network", json!({"name": "bench"}))?;
-    ladon.api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "10.8.0.0/16"}))?;
+    ladon.api.create("subnet", neutron::subnet(id(&network), "10.8.0.0/16"))?;
     let body = json!({"port": {"network_id": id(&network)}}).to_string();
     let started = Instant::now();
     let times = control.netns().within(|| {
@@ -95,7 +96,7 @@ fn create(count: usize, body: &str) -> Result<Vec<Duration>> {
     (0..count)
         .map(|_| {
             let started = Instant::now();
-            match client.request("POST", "/v2.0/ports", body)? {
+            match client.request("POST", PORTS, body)? {
                 (201, _) => Ok(started.elapsed()),
                 (status, document) => anyhow::bail!("{status} {document}"),
             }

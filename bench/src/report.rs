@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_explains_rows_stands_below_them_once_and_a_benchmark_without_a_switch_names_none() {
-        let figure = |name: &str, how: &str| Figure::new(name, "ms", 1.0, Reach::Unjudged).how(how);
+        let figure = |name: &str, how: &str| Figure::new(name, "ms", 1.0, Reach::NoTarget).how(how);
         let circumstances = Circumstances {
             date: "today".into(),
             commit: "c0ffee".into(),

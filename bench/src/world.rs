@@ -21,13 +21,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use demo::{Deployment, NodeParts, Tunnel, id};
+use demo::{Deployment, NodeParts, Tunnel};
 use lab::debian::Release;
 use lab::{Host, Lab, Ovs, Progress, Underlay, wait};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::fleet;
 use crate::http::Client;
+use crate::neutron::{self, VIRTUAL_MACHINE, from_group, icmp, ingress, tcp};
 use crate::ovsdb::{Database, add_interfaces};
 use crate::ports::API;
 
@@ -35,8 +36,8 @@ use crate::ports::API;
 const READY: Duration = Duration::from_secs(300);
 /// How often n1 is asked while it starts: finer than what is measured.
 const LOOK: Duration = Duration::from_millis(2);
-/// Ports of one bulk request.
-const BULK: usize = 250;
+/// The question whether n1 has acknowledged all that was asked for so far. Its answer comes before a [`Client`] gives up.
+const WAIT: &str = "/ladon/v1/wait?timeout=50&node=n1";
 /// Ports on each of the other nodes.
 const PORTS_ELSEWHERE: usize = 50;
 /// The number of the first of these, which is named n2.
@@ -154,21 +155,21 @@ impl World {
     fn fill(&mut self, shape: Shape) -> Result<()> {
         let mut api = self.client()?;
         for number in 0..shape.routers {
-            let router = api.create("/v2.0/routers", &json!({"router": {"name": format!("router{number}")}}))?;
-            self.routers.push(id(&router["router"]).into());
+            self.routers.push(neutron::make_router(&mut api, &format!("router{number}"))?);
         }
         for number in 0..shape.networks {
-            let (id, subnet) = network(&mut api, number)?;
+            let (id, subnet) = neutron::make_network(&mut api, number, &cidr(number))?;
             let router = &self.routers[number % shape.routers];
-            api.update(&format!("/v2.0/routers/{router}/add_router_interface"), &json!({"subnet_id": subnet}))?;
+            api.update(&neutron::add_interface(router), &neutron::interface(&subnet))?;
             self.networks.push(Network { id, group: group(&mut api, number)? });
         }
         let local: BTreeSet<usize> = shape.local_ports().collect();
         for (number, network) in self.networks.iter().enumerate() {
             let all = (number..shape.ports).step_by(shape.networks);
             let (here, elsewhere): (Vec<usize>, Vec<usize>) = all.partition(|port| local.contains(port));
-            self.local.extend(ports(&mut api, network, &vec!["n1".to_string(); here.len()])?);
-            ports(&mut api, network, &elsewhere.into_iter().map(|port| self.elsewhere(port)).collect::<Vec<_>>())?;
+            self.local.extend(neutron::make_ports(&mut api, &vec![network.port("n1"); here.len()])?);
+            let elsewhere: Vec<Value> = elsewhere.into_iter().map(|port| network.port(&self.elsewhere(port))).collect();
+            neutron::make_ports(&mut api, &elsewhere)?;
         }
         let interfaces: Vec<_> = self.local.iter().enumerate().map(|(number, port)| (format!("p{number}"), port.clone())).collect();
         add_interfaces(&mut Database::connect(&self.ovs.db_sock(), "Open_vSwitch")?, &interfaces)?;
@@ -181,7 +182,7 @@ impl World {
         self.node().host.netns().within(|| Client::connect(API))?
     }
 
-    /// Until n1 has done all that was asked for so far.
+    /// Until n1 has done all that was asked for so far: the server says so, and n1 itself.
     pub fn wait_in_force(&self) -> Result<()> {
         self.ladon.ladon(self.node(), &["wait", "--timeout", "60", "--node", "n1"])?;
         self.wait_in_force_here()
@@ -235,6 +236,17 @@ impl World {
         &self.ladon.nodes[0]
     }
 
+    /// The ports of n1, those that follow each other on different networks.
+    pub fn interleaved(&self) -> Result<Vec<Value>> {
+        let mut local = Vec::new();
+        for network in &self.networks {
+            let ports = self.ladon.api.list("port", &format!("network_id={}&binding:host_id=n1", network.id))?;
+            local.extend(ports.into_iter().enumerate());
+        }
+        local.sort_by_key(|(turn, _)| *turn);
+        Ok(local.into_iter().map(|(_, port)| port).collect())
+    }
+
     /// How many flows n1's switch has.
     pub fn flows(&self) -> Result<u64> {
         counted_flows(&self.ovs.ofctl(&["dump-aggregate", "br-int"])?)
@@ -252,48 +264,26 @@ pub fn counted_flows(said: &str) -> Result<u64> {
     count.with_context(|| said.to_string())
 }
 
-/// Makes a network with a subnet; their ids.
-pub fn network(api: &mut Client, number: usize) -> Result<(String, String)> {
-    let network = api.create("/v2.0/networks", &json!({"network": {"name": format!("net{number}")}}))?;
-    let network = id(&network["network"]);
-    let subnet = json!({"network_id": network, "ip_version": 4, "cidr": cidr(number)});
-    let subnet = api.create("/v2.0/subnets", &json!({"subnet": subnet}))?;
-    Ok((network.into(), id(&subnet["subnet"]).into()))
+/// Until the server says that n1 has acknowledged all that was asked for so far: what is measured ends with it.
+pub fn wait_acknowledged(api: &mut Client) -> Result<()> {
+    let answer = api.show(WAIT)?;
+    ensure!(answer["is_in_force"] == true, "{answer}");
+    Ok(())
 }
 
 /// Makes a security group with the usual rules.
 fn group(api: &mut Client, number: usize) -> Result<String> {
-    let group = api.create("/v2.0/security-groups", &json!({"security_group": {"name": format!("group{number}")}}))?;
-    let group = id(&group["security_group"]);
-    let rules = [
-        json!({"remote_group_id": group}),
-        json!({"protocol": "tcp", "port_range_min": 22, "port_range_max": 22}),
-        json!({"protocol": "tcp", "port_range_min": 80, "port_range_max": 80}),
-        json!({"protocol": "icmp"}),
-    ];
-    for mut rule in rules {
-        let always = json!({"security_group_id": group, "direction": "ingress", "ethertype": "IPv4"});
-        rule.as_object_mut().expect("an object").extend(always.as_object().cloned().unwrap_or_default());
-        api.create("/v2.0/security-group-rules", &json!({"security_group_rule": rule}))?;
+    let group = neutron::make_group(api, &format!("group{number}"))?;
+    for only in [from_group(&group), tcp(22), tcp(80), icmp()] {
+        neutron::make_rule(api, &ingress(&group, &[only]))?;
     }
-    Ok(group.into())
-}
-
-/// Makes a port on each of these hosts; their ids.
-fn ports(api: &mut Client, network: &Network, hosts: &[String]) -> Result<Vec<String>> {
-    let mut made = Vec::new();
-    for some in hosts.chunks(BULK) {
-        let ports: Vec<Value> = some.iter().map(|host| network.port(host)).collect();
-        let document = api.create("/v2.0/ports", &json!({ "ports": ports }))?;
-        made.extend(document["ports"].as_array().context("a list of ports")?.iter().map(|port| id(port).to_string()));
-    }
-    Ok(made)
+    Ok(group)
 }
 
 impl Network {
     /// A port of a virtual machine on `host`, as it is asked for.
     pub fn port(&self, host: &str) -> Value {
-        json!({"network_id": self.id, "security_groups": [self.group], "binding:host_id": host, "device_owner": "compute:nova"})
+        neutron::port(&self.id, [&self.group], host, VIRTUAL_MACHINE)
     }
 }
 

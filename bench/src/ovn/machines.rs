@@ -6,8 +6,7 @@ use anyhow::Result;
 use lab::Netns;
 
 use super::{Ovn, READY, Services, layout, on};
-use crate::scale::dhcp::{Device, mac};
-use crate::scale::packets::Machine;
+use crate::machine::{Device, Machine, mac};
 use crate::world::{PREFIX, address};
 
 /// A namespace that goes when it is dropped.

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::debian::{self, Release};
-use lab::{Host, Process, Progress, wait};
+
+use lab::{Host, Process, Progress, SWITCH_NICE, wait};
 use serde_json::{Value, json};
 
 use crate::ovsdb::{Database, only_row, uuid};
@@ -174,10 +175,10 @@ impl Ovn {
         self.layout.remove(&mut self.north, number)
     }
 
-    /// Until what was asked for has reached the southbound database (`sb_cfg`) or the chassis' switch (`hv_cfg`).
+    /// Until what was asked for has reached the southbound database (`sb_cfg`) or the chassis' switch (`hv_cfg`). The database is
+    /// asked again and again, which does for setting up and for a start; of a change that is measured it tells by itself: [`acknowledged`].
     fn settle(&mut self, column: &str) -> Result<()> {
-        let bump = json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]});
-        self.north.transact(&[bump])?;
+        self.north.transact(&[acknowledged::bump()])?;
         self.reached(column)
     }
 
@@ -254,7 +255,7 @@ impl Ovn {
     fn spawn(&mut self, name: &str, program: &str, args: &[&str]) -> Result<()> {
         let mut command = placed(self.release.command(program), &self.dir);
         command.arg(format!("--unixctl={}", self.dir.join(format!("{name}.ctl")).display())).args(args);
-        self.processes.push(self.host.spawn(name, &command)?);
+        self.processes.push(self.host.spawn_nice(name, &command, SWITCH_NICE)?);
         Ok(())
     }
 }
@@ -267,7 +268,9 @@ fn database(host: &Host, release: &Release, dir: &Path, name: &str, schema: &str
     lab::command::run(&mut tool, READY)?.ok()?;
     let mut server = placed(release.command("/usr/sbin/ovsdb-server"), dir);
     server.arg(format!("--remote=punix:{}", path("sock").display())).arg(format!("--unixctl={}", path("ctl").display())).arg(path("db"));
-    let process = host.spawn(&format!("ovsdb-{name}"), &server)?;
+    // The chassis' own database is Open vSwitch's.
+    let nice = if name == "conf" { SWITCH_NICE } else { 0 };
+    let process = host.spawn_nice(&format!("ovsdb-{name}"), &server, nice)?;
     process.wait_until("ovsdb-server to listen", READY, || Ok(path("sock").exists().then_some(())))?;
     Ok(process)
 }

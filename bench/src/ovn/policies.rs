@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use super::layout::{self, acl, insert, named};
 use super::{Acknowledged, Ovn};
 use crate::ovsdb::{only_row, uuid};
-use crate::scale::groups::FIRST_PORT;
-use crate::scale::rules::Size;
+use crate::policy::{Overlap, tcp_port};
 
 /// Policies that let one address set in, each on a TCP port of its own.
 pub struct Policies {
@@ -28,7 +27,7 @@ impl Policies {
         let local: Vec<usize> = ovn.shape.local_ports().collect();
         for (number, ports) in local.chunks(per_policy).take(count).enumerate() {
             let ports = ovn.ports(ports)?;
-            let (group, tcp) = (format!("policy{number}"), FIRST_PORT + number);
+            let (group, tcp) = (format!("policy{number}"), tcp_port(number));
             let matching = format!("outport == @{group} && ip4 && ip4.src == $members && tcp && tcp.dst == {tcp}");
             let allow = insert("ACL", "allow", &acl("to-lport", 1002, &matching, "allow-related"));
             let drop = insert("ACL", "drop", &acl("to-lport", 1001, &format!("outport == @{group} && ip4"), "drop"));
@@ -58,7 +57,7 @@ pub struct Overlapping;
 
 impl Overlapping {
     /// Makes the sets of addresses of the remote ports, then all rules: until the chassis has acknowledged them.
-    pub fn make(ovn: &mut Ovn, size: Size) -> Result<Duration> {
+    pub fn make(ovn: &mut Ovn, size: Overlap) -> Result<Duration> {
         let mut acknowledged = ovn.acknowledged()?;
         let shape = ovn.shape;
         let local: BTreeSet<usize> = shape.local_ports().collect();
@@ -75,7 +74,7 @@ impl Overlapping {
             let matching = format!("outport == @many && ip4 && ip4.src == $set{set} && tcp && tcp.dst == {tcp}");
             insert("ACL", &format!("r{number}"), &acl("to-lport", 1002, &matching, "allow-related"))
         };
-        let rules: Vec<Value> = size.all().enumerate().map(rule).collect();
+        let rules: Vec<Value> = size.rules().enumerate().map(rule).collect();
         let began = Instant::now();
         let names: Vec<Value> = (0..rules.len()).map(|number| named(&format!("r{number}"))).collect();
         let join = layout::change("Port_Group", &group, "acls", "insert", &json!(["set", names]));

@@ -8,7 +8,7 @@ use lab::Process;
 use serde_json::{Value, json};
 
 use super::layout::{self, Layout};
-use super::{Ovn, READY};
+use super::{Ovn, READY, acknowledged};
 use crate::ovsdb::{Database, add_interfaces, only_row, plugging, uuid};
 use crate::system::{Edit, Role, System};
 use crate::world::Shape;
@@ -61,8 +61,7 @@ impl System for Ovn {
             let mut ofctl = self.ofctl();
             lab::command::run(ofctl.args(["-O", "OpenFlow15", what, &self.unix("br-int.mgmt")]), READY)?.ok()?;
         }
-        let bump = json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]});
-        self.north.transact(&[bump])?;
+        self.north.transact(&[acknowledged::bump()])?;
         self.reached("sb_cfg")
     }
 
@@ -93,7 +92,7 @@ impl System for Ovn {
 
     fn add_local(&mut self, number: usize) -> Result<Duration> {
         let port = self.layout.port(self.added(number));
-        Ok(self.put(port)?.0)
+        Ok(self.change(&port)?.0)
     }
 
     fn plug(&mut self, number: usize) -> Result<Duration> {
@@ -116,7 +115,7 @@ impl System for Ovn {
             Edit::Network => Layout::switch(beyond),
             Edit::Interface => self.layout.interface(beyond, self.more.get(&number).context("its network was added before")?),
         };
-        let (took, made) = self.put(operations)?;
+        let (took, made) = self.change(&operations)?;
         if edit == Edit::Network {
             self.more.insert(number, uuid(&made[0]));
         }
@@ -139,17 +138,10 @@ impl Ovn {
         Database::connect(&self.dir.join("conf.sock"), "Open_vSwitch")
     }
 
-    /// One transaction, until the chassis says that it has it: what `ovn-nbctl --wait=hv` does.
-    fn put(&mut self, mut operations: Vec<Value>) -> Result<(Duration, Vec<Value>)> {
-        operations.push(json!({"op": "mutate", "table": "NB_Global", "where": [], "mutations": [["nb_cfg", "+=", 1]]}));
-        operations.push(json!({"op": "select", "table": "NB_Global", "where": [], "columns": ["nb_cfg"]}));
+    /// How long changes take until the chassis has acknowledged them, and what they have answered.
+    fn change(&mut self, operations: &[Value]) -> Result<(Duration, Vec<Value>)> {
         let began = Instant::now();
-        let made = self.north.transact(&operations)?;
-        let wanted = made.last().and_then(only_row).and_then(|row| row["nb_cfg"].as_i64()).context("NB_Global has a number")?;
-        self.north.until(|update| {
-            let rows = update["NB_Global"].as_object().into_iter().flatten();
-            rows.into_iter().any(|(_, row)| row["new"]["hv_cfg"].as_i64().is_some_and(|reached| reached >= wanted))
-        })?;
+        let made = acknowledged::change(&mut self.north, operations)?;
         Ok((began.elapsed(), made))
     }
 }

@@ -153,7 +153,7 @@ impl One {
             let processes = self.ladon.processes();
             let process = processes.iter().find(|(its, _)| *its == role).context("every part runs")?.1;
             let how = "Memory is what is resident (VmRSS) after these fresh starts, and nobody says how much it may be.";
-            figures.push(Figure::new(name(what), "MB", megabytes(process)?, Reach::Unjudged).at(what, size).how(how));
+            figures.push(Figure::new(name(what), "MB", megabytes(process)?, Reach::NoTarget).at(what, size).how(how));
         }
         Ok(figures)
     }
@@ -226,8 +226,8 @@ fn growth(step: &Step, number: usize, worlds: &[One]) -> Vec<Figure> {
     ];
     for (size, done) in &done {
         let at = format!("{CPU}: {name}, added and removed");
-        // The smallest is what the others are judged by.
-        let reach = if size == smallest { Reach::Unjudged } else { Reach::AtMost(cpu(least) * 1.2) };
+        // The smallest is what the others are compared with.
+        let reach = if size == smallest { Reach::NoTarget } else { Reach::AtMost(cpu(least) * 1.2) };
         let figure = Figure::new(format!("{at}, {} ports", thousands(*size)), "ms", cpu(done), reach);
         figures.push(figure.at(&at, *size).if_short(why));
     }

@@ -15,9 +15,9 @@ use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket};
 use nix::sys::time::TimeVal;
 
-use super::groups::interleaved;
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::machine::{Device, mac};
 use crate::ovn::{self, Ovn};
 use crate::world::{Shape, World};
 
@@ -78,9 +78,6 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
 /// Why neither may be ahead.
 const ALIKE: &str = "most of the time is Open vSwitch's, the same for both, and the values of one system differ by more than this";
 
-/// A port's device and MAC.
-pub type Device = (String, [u8; 6]);
-
 /// As the world has plugged them: the devices are numbered network by network.
 fn ports_of_ladon(world: &World) -> Result<Vec<Device>> {
     let said = world.ovs.vsctl(&["--format=json", "--columns=name,external_ids", "list", "Interface"])?;
@@ -91,13 +88,7 @@ fn ports_of_ladon(world: &World) -> Result<Vec<Device>> {
         let name = device_of(demo::id(port)).context("it is plugged")?;
         Ok((name.to_string(), mac(port["mac_address"].as_str().context("a port has a MAC")?)?))
     };
-    interleaved(world)?.iter().map(device).collect()
-}
-
-/// The bytes of a MAC.
-pub fn mac(text: &str) -> Result<[u8; 6]> {
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    bytes.try_into().map_err(|_| anyhow::anyhow!("{text} is no MAC"))
+    world.interleaved()?.iter().map(device).collect()
 }
 
 /// The ports of one system.

@@ -13,18 +13,15 @@ use demo::id;
 use lab::Progress;
 use serde_json::{Value, json};
 
-use super::acknowledged;
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread, shown};
 use crate::flows::Monitor;
 use crate::http::Client;
+use crate::neutron::{self, PORTS, VIRTUAL_MACHINE, from_group, ingress, tcp};
 use crate::ovn::{self, Ovn, Policies};
-use crate::world::{Shape, World};
+use crate::policy::tcp_port;
+use crate::world::{Shape, World, wait_acknowledged};
 
-/// Members that one request makes.
-const BULK: usize = 250;
-/// The first TCP port of the policies: policy number n lets in on this and n.
-pub const FIRST_PORT: usize = 8_000;
 /// OVN's members are addresses from here on, which no port has.
 const OVN_MEMBERS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 0);
 
@@ -137,32 +134,23 @@ struct Group<'a> {
 impl Group<'_> {
     fn make(world: &World, size: Size, per_policy: usize) -> Result<Group<'_>> {
         let mut client = world.client()?;
-        let members = group(&mut client, "members")?;
+        let members = neutron::make_group(&mut client, "members")?;
         for (number, network) in world.networks.iter().enumerate() {
-            let port = |member: usize| {
-                let mut port = network.port(&world.elsewhere(member));
-                port["security_groups"] = json!([network.group, members]);
-                port
-            };
+            let port = |member: usize| neutron::port(&network.id, [&network.group, &members], &world.elsewhere(member), VIRTUAL_MACHINE);
             let all: Vec<Value> = (number..size.members).step_by(world.networks.len()).map(port).collect();
-            for ports in all.chunks(BULK) {
-                client.create("/v2.0/ports", &json!({ "ports": ports }))?;
-            }
+            neutron::make_ports(&mut client, &all)?;
         }
-        for (number, ports) in interleaved(world)?.chunks(per_policy).take(size.policies).enumerate() {
-            let (policy, tcp) = (group(&mut client, &format!("policy{number}"))?, FIRST_PORT + number);
-            let rule = json!({"security_group_id": policy, "direction": "ingress", "ethertype": "IPv4", "remote_group_id": members,
-                "protocol": "tcp", "port_range_min": tcp, "port_range_max": tcp});
-            client.create("/v2.0/security-group-rules", &json!({ "security_group_rule": rule }))?;
+        for (number, ports) in world.interleaved()?.chunks(per_policy).take(size.policies).enumerate() {
+            let policy = neutron::make_group(&mut client, &format!("policy{number}"))?;
+            neutron::make_rule(&mut client, &ingress(&policy, &[from_group(&members), tcp(tcp_port(number))]))?;
             for port in ports {
-                let groups = json!([port["security_groups"][0], policy]);
-                client.update(&format!("/v2.0/ports/{}", id(port)), &json!({"port": {"security_groups": groups}}))?;
+                neutron::join(&mut client, port, &policy)?;
             }
         }
         let network = &world.networks[0];
-        let made = client.create("/v2.0/ports", &json!({"port": network.port(&world.elsewhere(0))}))?;
+        let made = client.create(PORTS, &json!({"port": network.port(&world.elsewhere(0))}))?;
         let groups = [json!([network.group]), json!([network.group, members])];
-        acknowledged(&mut client)?;
+        wait_acknowledged(&mut client)?;
         Ok(Group { world, client, port: id(&made["port"]).into(), groups })
     }
 
@@ -182,27 +170,10 @@ impl Group<'_> {
     }
 
     fn set(&mut self, which: usize) -> Result<Duration> {
-        let (path, body) = (format!("/v2.0/ports/{}", self.port), json!({"port": {"security_groups": self.groups[which]}}));
+        let (path, body) = (format!("{PORTS}/{}", self.port), neutron::in_groups(&self.groups[which]));
         let began = Instant::now();
         self.client.update(&path, &body)?;
-        acknowledged(&mut self.client)?;
+        wait_acknowledged(&mut self.client)?;
         Ok(began.elapsed())
     }
-}
-
-/// Makes a security group; its id.
-pub fn group(client: &mut Client, name: &str) -> Result<String> {
-    let group = client.create("/v2.0/security-groups", &json!({"security_group": {"name": name}}))?;
-    Ok(id(&group["security_group"]).into())
-}
-
-/// The ports of n1, those that follow each other on different networks.
-pub fn interleaved(world: &World) -> Result<Vec<Value>> {
-    let mut local = Vec::new();
-    for network in &world.networks {
-        let ports = world.ladon.api.list("port", &format!("network_id={}&binding:host_id=n1", network.id))?;
-        local.extend(ports.into_iter().enumerate());
-    }
-    local.sort_by_key(|(turn, _)| *turn);
-    Ok(local.into_iter().map(|(_, port)| port).collect())
 }

@@ -24,20 +24,9 @@ mod refusals;
 pub mod rules;
 pub mod services;
 
-use anyhow::{Result, ensure};
-
-use crate::http::Client;
-
 /// Why ten times less than OVN takes may not be reached for small changes.
 pub const FIXED: &str = "a change is on the disk before it is answered, and goes to the node and back by TCP and TLS, which takes some milliseconds whatever there is; \
                          OVN's databases do not wait for the disk, and are reached by unix sockets";
 
 /// Why a node's start may take longer.
 pub const ONE_THREAD: &str = "one thread indexes the view, compiles it and compares it, and the switch takes the flows meanwhile";
-
-/// Until n1 has acknowledged all that was asked for so far.
-pub fn acknowledged(client: &mut Client) -> Result<()> {
-    let answer = client.show("/ladon/v1/wait?timeout=50&node=n1")?;
-    ensure!(answer["is_in_force"] == true, "{answer}");
-    Ok(())
-}

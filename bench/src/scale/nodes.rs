@@ -27,20 +27,28 @@ struct Layout {
     ports: usize,
     /// Edits of each kind.
     edits: usize,
-    /// A row's bound is the asked share of OVN's figure; otherwise it is OVN's figure itself.
-    is_judged: bool,
+    target: Target,
 }
 
-const fn layout(shape: Shape, starts: [usize; 2], ports: usize, edits: usize, is_judged: bool) -> Layout {
-    Layout { shape, starts, ports, edits, is_judged }
+/// What a row that OVN has, too, should reach.
+#[derive(Clone, Copy)]
+enum Target {
+    /// OVN's figure.
+    Parity,
+    /// The share of OVN's figure that is asked for the row.
+    Share,
 }
 
-const FLAT_1000: Layout = layout(Shape::flat(10, 1_000, 50), [3, 3], 20, 20, false);
-const FLAT_10000: Layout = layout(Shape::flat(100, 10_000, 50), [3, 3], 20, 20, true);
-const FLAT_20000: Layout = layout(Shape::flat(200, 20_000, 50), [3, 2], 20, 6, true);
-const TENANTS: Layout = layout(Shape::of(100, 10, 10_000, 50), [3, 3], 20, 0, true);
-const SMALL: Layout = layout(Shape::flat(4, 200, 8), [1, 1], 4, 2, true);
-const SMALL_TENANTS: Layout = layout(Shape::of(4, 2, 200, 8), [1, 1], 4, 0, true);
+const fn layout(shape: Shape, starts: [usize; 2], ports: usize, edits: usize, target: Target) -> Layout {
+    Layout { shape, starts, ports, edits, target }
+}
+
+const FLAT_1000: Layout = layout(Shape::flat(10, 1_000, 50), [3, 3], 20, 20, Target::Parity);
+const FLAT_10000: Layout = layout(Shape::flat(100, 10_000, 50), [3, 3], 20, 20, Target::Share);
+const FLAT_20000: Layout = layout(Shape::flat(200, 20_000, 50), [3, 2], 20, 6, Target::Share);
+const TENANTS: Layout = layout(Shape::of(100, 10, 10_000, 50), [3, 3], 20, 0, Target::Share);
+const SMALL: Layout = layout(Shape::flat(4, 200, 8), [1, 1], 4, 2, Target::Share);
+const SMALL_TENANTS: Layout = layout(Shape::of(4, 2, 200, 8), [1, 1], 4, 0, Target::Share);
 /// The two take turns so often.
 const ROUNDS: usize = 2;
 /// What a row says of the cost of a piece of work.
@@ -141,7 +149,10 @@ impl Layout {
     }
 
     fn figures(&self, ours: &Measures, theirs: &Measures) -> Vec<Figure> {
-        let reach = |share: f64| Reach::AtMostOfPeer(if self.is_judged { share } else { 1.0 });
+        let reach = |share: f64| match self.target {
+            Target::Parity => Reach::AtMostOfPeer(1.0),
+            Target::Share => Reach::AtMostOfPeer(share),
+        };
         let mut figures = Vec::new();
         figures.extend(self.of_series("fresh start of a node", [&ours.start, &theirs.start], reach(0.1)).map(|figure| {
             figure.how(format!(

@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use demo::{Workload, id};
-use lab::{Netns, Progress, traffic, wait};
+use lab::{Progress, traffic, wait};
 
-use super::acknowledged;
-use super::groups::interleaved;
 use super::services::Services;
 use crate::Scale;
 use crate::dataplane::{PORT, Talk, connections, megabits};
 use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::machine::Machine;
 use crate::ovn::{self, Ovn};
-use crate::world::{PREFIX, Shape, World, address};
+use crate::world::{PREFIX, Shape, World, address, wait_acknowledged};
 
 /// The machines, by their places among the local ports: those that follow each other are on different networks.
 const CLIENT: usize = 0;
@@ -29,14 +28,6 @@ const SAME: usize = 2;
 const BEHIND: u16 = 22;
 /// How long a machine may take to be reachable.
 const READY: Duration = Duration::from_secs(20);
-
-/// A machine: where it is, its device on the node, and its port.
-pub struct Machine {
-    pub netns: Netns,
-    pub device: String,
-    pub mac: String,
-    pub ip: Ipv4Addr,
-}
 
 /// One system.
 struct Side<'a> {
@@ -103,13 +94,13 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
         let rules = [sides[0].rules(way)?, sides[1].rules(way)?];
         figures.extend(rules_visited(name, way, rules));
         let seen = progress.during(format!("first packets, connections and throughput, {name}"), || measure(&sides, way, scale))?;
-        figures.extend(judged(name, way, &seen, scale));
+        figures.extend(rows(name, way, &seen, scale));
     }
     Ok(figures)
 }
 
 fn of_ladon(world: &World) -> Result<(Side<'_>, Vec<Workload>)> {
-    let ports = interleaved(world)?;
+    let ports = world.interleaved()?;
     let (mut machines, mut workloads) = (Vec::new(), Vec::new());
     let switch = &world.ovs;
     for device in ["p0", "p1", "p2"] {
@@ -126,7 +117,7 @@ fn of_ladon(world: &World) -> Result<(Side<'_>, Vec<Workload>)> {
     }
     let mut client = world.client()?;
     let vip = Services::on(world)?.make_one(&mut client, (machines[ROUTED].ip, BEHIND))?;
-    acknowledged(&mut client)?;
+    wait_acknowledged(&mut client)?;
     let query = format!("network_id={}&device_owner=network:router_interface", world.networks[0].id);
     let interfaces = world.ladon.api.list("port", &query)?;
     let router_mac = interfaces.first().and_then(|port| port["mac_address"].as_str()).context("the network has a router")?.to_string();
@@ -207,7 +198,7 @@ fn rules_visited(name: &str, way: Way, [ours, theirs]: [f64; 2]) -> Option<Figur
     (!matches!(way, Way::Service)).then_some(figure)
 }
 
-fn judged(name: &str, way: Way, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
+fn rows(name: &str, way: Way, [ours, theirs]: &[Seen; 2], scale: Scale) -> Vec<Figure> {
     let how = format!(
         "Namespaces with veth pairs on one node, MTU 1400, userspace datapath, security groups on both ends, in turns. First packets: an echo request after the datapath has forgotten all \
          flows, {} times. Connections (connect, one byte, close) one after another, and iperf3 over one TCP connection, for {} s each, {} times; the value is the median.",

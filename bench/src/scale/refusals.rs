@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::http::Client;
+use crate::neutron::{self, NETWORKS, PORTS, subnet};
 use crate::world::{World, cidr};
 
 /// An id that nothing has.
@@ -56,7 +57,7 @@ fn is_clear(status: u16, document: &str) -> bool {
 
 /// None of them changes anything.
 fn requests(world: &World, client: &mut Client) -> Result<Vec<Bad>> {
-    let port = client.show(&format!("/v2.0/ports/{}", world.local.first().context("there are local ports")?))?["port"].clone();
+    let port = client.show(&format!("{PORTS}/{}", world.local.first().context("there are local ports")?))?["port"].clone();
     let (ip, mac) = (&port["fixed_ips"][0]["ip_address"], &port["mac_address"]);
     let (network, group, router) = (&world.networks[0].id, &world.networks[0].group, &world.routers[0]);
     let same = &port["network_id"];
@@ -70,10 +71,9 @@ fn requests(world: &World, client: &mut Client) -> Result<Vec<Bad>> {
     let rule = |min: u16, max: u16, protocol: Value| -> Value {
         json!({"security_group_id": group, "direction": "ingress", "protocol": protocol, "port_range_min": min, "port_range_max": max})
     };
-    let subnet = |network: &str, cidr: &str| json!({"network_id": network, "ip_version": 4, "cidr": cidr});
-    let interface = format!("/v2.0/routers/{router}/add_router_interface");
+    let of_unknown = neutron::interface(NOBODY).to_string();
     Ok(vec![
-        other("JSON that is cut off", "POST", "/v2.0/networks".into(), "{\"network\": ".into()),
+        other("JSON that is cut off", "POST", NETWORKS.into(), "{\"network\": ".into()),
         post("an attribute that does not exist", "network", json!({"nmae": "x"})),
         post("an MTU that is too large", "network", json!({"mtu": 65_000})),
         post("a subnet of an unknown network", "subnet", subnet(NOBODY, "10.0.0.0/24")),
@@ -86,9 +86,9 @@ fn requests(world: &World, client: &mut Client) -> Result<Vec<Bad>> {
         post("a host that is no text", "port", json!({"network_id": network, "binding:host_id": 7})),
         post("a range of ports that is reversed", "security_group_rule", rule(90, 80, json!("tcp"))),
         post("ports of no protocol", "security_group_rule", rule(80, 80, Value::Null)),
-        other("an interface of an unknown subnet", "PUT", interface, json!({"subnet_id": NOBODY}).to_string()),
-        other("a change of an unknown port", "PUT", format!("/v2.0/ports/{NOBODY}"), json!({"port": {"name": "x"}}).to_string()),
-        other("a network that is in use, deleted", "DELETE", format!("/v2.0/networks/{network}"), String::new()),
+        other("an interface of an unknown subnet", "PUT", neutron::add_interface(router), of_unknown),
+        other("a change of an unknown port", "PUT", format!("{PORTS}/{NOBODY}"), neutron::named("port", "x").to_string()),
+        other("a network that is in use, deleted", "DELETE", format!("{NETWORKS}/{network}"), String::new()),
     ])
 }
 

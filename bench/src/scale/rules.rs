@@ -11,17 +11,15 @@ use demo::id;
 use lab::Progress;
 use serde_json::{Value, json};
 
-use super::acknowledged;
-use super::groups::{group, interleaved};
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
+use crate::neutron::{self, PORTS, RULES, VIRTUAL_MACHINE, from_group, ingress, tcp};
 use crate::ovn::{self, Overlapping, Ovn};
-use crate::world::{Shape, World};
+use crate::policy::Overlap;
+use crate::world::{Shape, World, wait_acknowledged};
 
 /// Local ports that have the rules.
 const LOCAL: usize = 20;
-/// The first TCP port.
-const FIRST_PORT: usize = 10_000;
 /// How long anything may take.
 const READY: Duration = Duration::from_secs(300);
 
@@ -29,43 +27,19 @@ const READY: Duration = Duration::from_secs(300);
 const BULK: &str =
     "a request with so many rules is read, checked, written to the disk and answered with all of them before the node hears of it";
 
-/// How many there are: `sets` different sets of the addresses of `ports`, and so many rules for each.
-#[derive(Clone, Copy)]
-pub struct Size {
-    pub addresses: usize,
-    pub sets: usize,
-    pub rules_each: usize,
-}
-
-impl Size {
-    pub fn rules(self) -> usize {
-        self.sets * self.rules_each
-    }
-
-    /// Whether the address is in the set.
-    pub fn is_in(self, address: usize, set: usize) -> bool {
-        address % self.sets != set
-    }
-
-    /// The rules: which set may reach which TCP port.
-    pub fn all(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.rules()).map(move |rule| (rule % self.sets, FIRST_PORT + rule))
-    }
-}
-
 pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
-    let size = scale.of(Size { addresses: 450, sets: 35, rules_each: 100 }, Size { addresses: 40, sets: 5, rules_each: 10 });
-    let of_ovn = Size { rules_each: size.rules_each / 10, ..size };
+    let size = scale.of(Overlap { addresses: 450, sets: 35, rules_each: 100 }, Overlap { addresses: 40, sets: 5, rules_each: 10 });
+    let of_ovn = Overlap { rules_each: size.rules_each / 10, ..size };
     let (times, shape) = (scale.of(3, 1), Shape::flat(2, LOCAL + size.addresses, LOCAL));
     let release = ovn::release(progress)?;
     let world = World::start_of(Some(&release), shape, progress)?;
     let mut ovn = Ovn::start(&world.host("ovn", 21)?, &release, shape, progress)?;
-    let (rules, addresses) = (size.rules(), size.addresses);
+    let (rules, addresses) = (size.count(), size.addresses);
     let ours = progress
         .during(format!("{rules} rules over {addresses} addresses"), || Rules::make(&world, size))
         .with_context(|| world.ladon.logs())?;
     let (fresh, flows) = (fresh_starts(&world, times)?, world.flows()?);
-    let what = format!("{} rules over {addresses} addresses in OVN", of_ovn.rules());
+    let what = format!("{} rules over {addresses} addresses in OVN", of_ovn.count());
     let theirs = progress.during(what, || Overlapping::make(&mut ovn, of_ovn))?;
     let what = "ovn-controller started afresh";
     let their_fresh = progress.during(what, || (0..times).map(|_| ovn.restart(true)).collect::<Result<Vec<_>>>())?;
@@ -75,12 +49,12 @@ pub fn run(scale: Scale, progress: &Progress) -> Result<Vec<Figure>> {
          {times}. Flows: n1 {flows}, OVN {}. OVN has {} rules: with {rules} it was not done after 90 s, at 5.9 GB of memory; 18 s are published for such rules, of a later release.",
         size.sets,
         ovn.flows()?,
-        of_ovn.rules(),
+        of_ovn.count(),
     );
     let figure = |what: &str, ours: Measured, theirs: Measured| {
         let name = format!("{rules} overlapping rules over {addresses} addresses, {LOCAL} local ports: {what}");
         Figure::new(name, "s", ours, Reach::AtMost(0.5))
-            .against(&format!("OVN 25.03 with {} rules", of_ovn.rules()), theirs)
+            .against(&format!("OVN 25.03 with {} rules", of_ovn.count()), theirs)
             .how(how.clone())
     };
     let median = |times: &[Duration]| Measured::p50(Spread::of_seconds(times));
@@ -94,32 +68,28 @@ struct Rules;
 
 impl Rules {
     /// Makes the groups, then all rules at once: until they are in force.
-    fn make(world: &World, size: Size) -> Result<Duration> {
+    fn make(world: &World, size: Overlap) -> Result<Duration> {
         let mut client = world.client()?;
         let mut sets = Vec::new();
         for set in 0..size.sets {
-            sets.push(group(&mut client, &format!("set{set}"))?);
+            sets.push(neutron::make_group(&mut client, &format!("set{set}"))?);
         }
-        let many = group(&mut client, "many")?;
-        let ports = world.ladon.api.list("port", "device_owner=compute:nova")?;
+        let many = neutron::make_group(&mut client, "many")?;
+        let ports = world.ladon.api.list("port", &format!("device_owner={VIRTUAL_MACHINE}"))?;
         for (number, port) in ports.iter().filter(|port| port["binding:host_id"] != "n1").enumerate() {
             let groups: Vec<&String> = sets.iter().enumerate().filter(|(set, _)| size.is_in(number, *set)).map(|(_, id)| id).collect();
-            client.update(&format!("/v2.0/ports/{}", id(port)), &json!({"port": {"security_groups": groups}}))?;
+            client.update(&format!("{PORTS}/{}", id(port)), &neutron::in_groups(groups))?;
         }
-        for port in interleaved(world)? {
-            let groups = json!([port["security_groups"][0], many]);
-            client.update(&format!("/v2.0/ports/{}", id(&port)), &json!({"port": {"security_groups": groups}}))?;
+        for port in world.interleaved()? {
+            neutron::join(&mut client, &port, &many)?;
         }
-        acknowledged(&mut client)?;
-        let rule = |(set, tcp): (usize, usize)| {
-            json!({"security_group_id": many, "direction": "ingress", "ethertype": "IPv4", "remote_group_id": sets[set],
-                "protocol": "tcp", "port_range_min": tcp, "port_range_max": tcp})
-        };
-        let rules: Vec<Value> = size.all().map(rule).collect();
+        wait_acknowledged(&mut client)?;
+        let rule = |(set, port): (usize, usize)| ingress(&many, &[from_group(&sets[set]), tcp(port)]);
+        let rules: Vec<Value> = size.rules().map(rule).collect();
         let body = json!({ "security_group_rules": rules });
         let began = Instant::now();
-        client.create("/v2.0/security-group-rules", &body)?;
-        acknowledged(&mut client)?;
+        client.create(RULES, &body)?;
+        wait_acknowledged(&mut client)?;
         Ok(began.elapsed())
     }
 }

@@ -14,13 +14,13 @@ use demo::id;
 use lab::Progress;
 use serde_json::{Value, json};
 
-use super::acknowledged;
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::http::Client;
 use crate::memory::megabytes;
+use crate::neutron::{self, VIRTUAL_MACHINE};
 use crate::ovn::{self, Ovn};
-use crate::world::{Shape, World};
+use crate::world::{Shape, World, wait_acknowledged};
 
 /// Backends of a Service.
 const BACKENDS: usize = 10;
@@ -76,7 +76,7 @@ fn of_ladon(world: &World, count: usize, times: usize, restarts: usize, progress
     let services = Services::on(world)?;
     let pools = progress.during(format!("{count} Services"), || {
         let pools = services.make(0..count)?;
-        acknowledged(&mut world.client()?)?;
+        wait_acknowledged(&mut world.client()?)?;
         anyhow::Ok(pools)
     })?;
     // The server closes a connection on which nothing is asked for a while.
@@ -108,7 +108,7 @@ fn of_ladon(world: &World, count: usize, times: usize, restarts: usize, progress
 fn timed<T>(times: &mut Vec<Duration>, client: &mut Client, work: impl FnOnce(&mut Client) -> Result<T>) -> Result<T> {
     let began = Instant::now();
     let value = work(client)?;
-    acknowledged(client)?;
+    wait_acknowledged(client)?;
     times.push(began.elapsed());
     Ok(value)
 }
@@ -163,9 +163,9 @@ impl Services<'_> {
     pub fn on(world: &World) -> Result<Services<'_>> {
         let api = &world.ladon.api;
         let network = api.create("network", json!({"name": "services"}))?;
-        let subnet = api.create("subnet", json!({"network_id": id(&network), "ip_version": 4, "cidr": "172.30.0.0/16"}))?;
-        api.put(&format!("/v2.0/routers/{}/add_router_interface", world.routers[0]), json!({"subnet_id": id(&subnet)}))?;
-        let ports = api.list("port", "device_owner=compute:nova")?;
+        let subnet = api.create("subnet", neutron::subnet(id(&network), "172.30.0.0/16"))?;
+        api.put(&neutron::add_interface(&world.routers[0]), neutron::interface(id(&subnet)))?;
+        let ports = api.list("port", &format!("device_owner={VIRTUAL_MACHINE}"))?;
         let address = |port: &Value| port["fixed_ips"][0]["ip_address"].as_str().and_then(|ip| ip.parse().ok());
         Ok(Services { world, subnet: id(&subnet).into(), addresses: ports.iter().filter_map(address).collect() })
     }

@@ -13,11 +13,10 @@ use serde_json::{Value, json};
 
 use super::world::{Ground, at_once, client};
 use crate::http::Client;
+use crate::neutron;
 
 /// Ports that are there at a time, of all clients together.
 const PORTS: usize = 800;
-/// Where ports are made.
-const PATH: &str = "/v2.0/ports";
 /// Answers of a server that cannot serve: another one may.
 const ASK_ANOTHER: [u16; 3] = [502, 503, 504];
 
@@ -155,17 +154,17 @@ fn change(client: &mut Client, ground: &Ground, number: usize, ports: &mut VecDe
 
 /// Creates a port; its id.
 pub fn create(client: &mut Client, port: &Value) -> Result<String> {
-    match client.request("POST", PATH, &json!({"port": port}).to_string())? {
+    match client.request("POST", neutron::PORTS, &json!({"port": port}).to_string())? {
         (201, document) => {
             let made: Value = serde_json::from_str(&document)?;
             Ok(made["port"]["id"].as_str().context("a port has an id")?.to_string())
         }
-        (status, document) => Err(Refused { what: format!("POST {PATH}"), status, document }.into()),
+        (status, document) => Err(Refused { what: format!("POST {}", neutron::PORTS), status, document }.into()),
     }
 }
 
 pub fn delete(client: &mut Client, port: &str) -> Result<()> {
-    let path = format!("{PATH}/{port}");
+    let path = format!("{}/{port}", neutron::PORTS);
     match client.request("DELETE", &path, "")? {
         // 404: an answer was lost with a server, and this is the second try.
         (204 | 404, _) => Ok(()),

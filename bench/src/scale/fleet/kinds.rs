@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::layout::{self, Kind};
 use super::world::{World, wait_until_in_force};
 use crate::http::Client;
+use crate::neutron::{self, GROUPS, NETWORKS, PORTS, ROUTERS, RULES, SUBNETS, ingress, named, tcp};
 
 /// How long a change may take to be in force.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,7 +146,7 @@ impl Every<'_> {
         // The port alone is news: its node has other ports in the group that it leaves.
         let groups = &ground.networks[0].groups;
         let fewer = &groups[..groups.len() - 1];
-        self.put("port's groups changed", &nodes, &format!("{PORTS}/{port}"), json!({"port": {"security_groups": fewer}}))?;
+        self.put("port's groups changed", &nodes, &format!("{PORTS}/{port}"), neutron::in_groups(fewer))?;
         self.unmake("port deleted", &nodes, PORTS, &port)
     }
 
@@ -161,10 +162,10 @@ impl Every<'_> {
     }
 
     fn groups(&mut self) -> Result<()> {
-        let unused = json!({"security_group": {"name": "unused"}});
+        let unused = named("security_group", "unused");
         self.made(["unused group made", "unused group deleted"], &BTreeSet::new(), GROUPS, unused)?;
         let (group, here) = (self.world.ground.networks[0].groups[0].clone(), self.here());
-        self.put("group renamed", &here, &format!("{GROUPS}/{group}"), json!({"security_group": {"name": "renamed"}}))
+        self.put("group renamed", &here, &format!("{GROUPS}/{group}"), named("security_group", "renamed"))
     }
 
     fn rules(&mut self) -> Result<()> {
@@ -177,27 +178,26 @@ impl Every<'_> {
     }
 
     fn networks(&mut self) -> Result<()> {
-        let unused = json!({"network": {"name": "unused"}});
+        let unused = named("network", "unused");
         self.made(["unused network made", "unused network deleted"], &BTreeSet::new(), NETWORKS, unused)?;
         let (network, here) = (self.world.ground.networks[0].id.clone(), self.here());
-        self.put("network renamed", &here, &format!("{NETWORKS}/{network}"), json!({"network": {"name": "renamed"}}))
+        self.put("network renamed", &here, &format!("{NETWORKS}/{network}"), named("network", "renamed"))
     }
 
     fn subnets(&mut self) -> Result<()> {
         let (subnet, here) = (self.world.ground.networks[0].subnet.clone(), self.here());
         let servers = json!({"subnet": {"dns_nameservers": ["192.0.2.53"]}});
-        self.put("subnet changed", &here, &format!("/v2.0/subnets/{subnet}"), servers)
+        self.put("subnet changed", &here, &format!("{SUBNETS}/{subnet}"), servers)
     }
 
     fn routers(&mut self) -> Result<()> {
         let (subnet, here) = (self.world.ground.networks[0].subnet.clone(), self.here());
-        let router = self.make("router without interfaces made", &BTreeSet::new(), "/v2.0/routers", json!({"router": {"name": "r"}}))?;
-        let path = format!("/v2.0/routers/{router}");
-        let interface = json!({"subnet_id": subnet});
-        self.put("router interface made", &here, &format!("{path}/add_router_interface"), interface.clone())?;
-        self.put("router renamed", &here, &path, json!({"router": {"name": "renamed"}}))?;
-        self.put("router interface deleted", &here, &format!("{path}/remove_router_interface"), interface)?;
-        self.unmake("router without interfaces deleted", &BTreeSet::new(), "/v2.0/routers", &router)
+        let router = self.make("router without interfaces made", &BTreeSet::new(), ROUTERS, named("router", "r"))?;
+        let interface = neutron::interface(&subnet);
+        self.put("router interface made", &here, &neutron::add_interface(&router), interface.clone())?;
+        self.put("router renamed", &here, &format!("{ROUTERS}/{router}"), named("router", "renamed"))?;
+        self.put("router interface deleted", &here, &neutron::remove_interface(&router), interface)?;
+        self.unmake("router without interfaces deleted", &BTreeSet::new(), ROUTERS, &router)
     }
 
     fn balancers(&mut self) -> Result<()> {
@@ -217,19 +217,9 @@ impl Every<'_> {
     }
 }
 
-/// Where rules are made.
-pub const RULES: &str = "/v2.0/security-group-rules";
-const GROUPS: &str = "/v2.0/security-groups";
-const NETWORKS: &str = "/v2.0/networks";
-const PORTS: &str = "/v2.0/ports";
-
 /// A rule that lets TCP to a port in.
-pub fn rule(group: &str, port: u16) -> Value {
-    let (direction, ethertype, protocol) = ("ingress", "IPv4", "tcp");
-    json!({"security_group_rule": {
-        "security_group_id": group, "direction": direction, "ethertype": ethertype, "protocol": protocol,
-        "port_range_min": port, "port_range_max": port,
-    }})
+fn rule(group: &str, port: usize) -> Value {
+    json!({"security_group_rule": ingress(group, &[tcp(port)])})
 }
 
 fn put(client: &mut Client, path: &str, body: &Value) -> Result<()> {

@@ -11,16 +11,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
-use demo::id;
 use lab::Host;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::world::{Ground, at_once, client};
 use crate::http::Client;
+use crate::neutron::{self, BULK, POD, VIRTUAL_MACHINE, from_group, ingress};
 use crate::ports::API;
 
-/// Ports of one bulk request.
-const BULK: usize = 250;
 /// Nodes and ports of a tenant's network.
 pub const NODES_OF_NETWORK: u32 = 20;
 const PORTS_OF_NETWORK: u32 = 100;
@@ -70,7 +68,7 @@ impl Layout {
 
     /// Asks the API for all of it.
     pub fn make(&self, host: &Host) -> Result<Ground> {
-        let everybody = group(&mut client(host, API)?, "everybody")?;
+        let everybody = neutron::make_group(&mut client(host, API)?, "everybody")?;
         let networks: Vec<Mutex<Option<Network>>> = (0..self.networks()).map(|_| Mutex::default()).collect();
         let put = |number: u32, network: Network| *networks[number as usize].lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
         match self.kind {
@@ -80,15 +78,14 @@ impl Layout {
                 Ok(())
             })?,
             Kind::Flat => {
-                let (id, subnet) = network(&mut client(host, API)?, 0, "10.0.0.0/10")?;
+                let (id, subnet) = neutron::make_network(&mut client(host, API)?, 0, "10.0.0.0/10")?;
                 let network = Network { id, subnet, groups: vec![everybody.clone()], nodes: self.nodes_of(0) };
                 let all = (self.nodes * self.ports_of_node) as usize;
                 at_once(host, all.div_ceil(BULK), |client, piece| {
                     // A node's pods one after the other, so that each node has one block.
                     let numbers = piece * BULK..all.min((piece + 1) * BULK);
                     let ports: Vec<Value> = numbers.map(|n| port(&network, n as u32 / self.ports_of_node, self.kind)).collect();
-                    client.create("/v2.0/ports", &json!({"ports": ports}))?;
-                    Ok(())
+                    neutron::make_ports(client, &ports).map(drop)
                 })?;
                 put(0, network);
             }
@@ -99,13 +96,12 @@ impl Layout {
 
     /// A tenant's network with its ports.
     fn tenant(&self, client: &mut Client, number: u32, everybody: &str) -> Result<Network> {
-        let own = group(client, &format!("group{number}"))?;
-        let rule = json!({"security_group_id": own, "direction": "ingress", "ethertype": "IPv4", "remote_group_id": own});
-        client.create("/v2.0/security-group-rules", &json!({"security_group_rule": rule}))?;
-        let (id, subnet) = network(client, number, "10.0.0.0/23")?;
+        let own = neutron::make_group(client, &format!("group{number}"))?;
+        neutron::make_rule(client, &ingress(&own, &[from_group(&own)]))?;
+        let (id, subnet) = neutron::make_network(client, number as usize, "10.0.0.0/23")?;
         let network = Network { id, subnet, groups: vec![own, everybody.into()], nodes: self.nodes_of(number) };
         let ports: Vec<Value> = (0..PORTS_OF_NETWORK).map(|n| port(&network, network.node(n as usize), self.kind)).collect();
-        client.create("/v2.0/ports", &json!({"ports": ports}))?;
+        neutron::make_ports(client, &ports)?;
         Ok(network)
     }
 }
@@ -127,23 +123,8 @@ impl Network {
     }
 }
 
-fn group(client: &mut Client, name: &str) -> Result<String> {
-    let made = client.create("/v2.0/security-groups", &json!({"security_group": {"name": name}}))?;
-    Ok(id(&made["security_group"]).into())
-}
-
-/// The ids of a network and its subnet.
-fn network(client: &mut Client, number: u32, cidr: &str) -> Result<(String, String)> {
-    let network = client.create("/v2.0/networks", &json!({"network": {"name": format!("net{number}")}}))?;
-    let network = id(&network["network"]).to_string();
-    let subnet = json!({"subnet": {"network_id": network, "ip_version": 4, "cidr": cidr}});
-    let subnet = client.create("/v2.0/subnets", &subnet)?;
-    Ok((network, id(&subnet["subnet"]).into()))
-}
-
 /// A port as it is asked for: of a virtual machine or of a pod.
 pub fn port(network: &Network, node: u32, kind: Kind) -> Value {
-    let owner = if kind == Kind::Tenants { "compute:nova" } else { "ladon:pod" };
-    let (id, groups) = (&network.id, &network.groups);
-    json!({"network_id": id, "security_groups": groups, "binding:host_id": format!("n{node}"), "device_owner": owner})
+    let owner = if kind == Kind::Tenants { VIRTUAL_MACHINE } else { POD };
+    neutron::port(&network.id, &network.groups, &format!("n{node}"), owner)
 }

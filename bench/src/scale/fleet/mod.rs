@@ -24,12 +24,13 @@ use anyhow::{Result, ensure};
 use lab::Progress;
 
 use self::churn::Demand;
-use self::kinds::{RULES, Told, rule, told};
+use self::kinds::{Told, told};
 use self::layout::{Kind, Layout};
 use self::world::{Status, Store, World, wait_until_in_force};
 use crate::Scale;
 use crate::figure::{Figure, Measured, Reach, Spread};
 use crate::memory::megabytes;
+use crate::neutron::{RULES, ingress, make_rule, tcp};
 use crate::ports::API;
 
 pub use shared::run as run_shared;
@@ -159,7 +160,7 @@ impl Run<'_> {
             format!("Over {idle:?} without any change: heartbeats and reports every 5 s, HTTP/2 pings every 10 s in both directions.");
         Ok(vec![
             self.figure("memory of `ladon server` at rest", "MB", megabytes(server)?, Reach::AtMost(1_000.0)).how(what),
-            self.figure(first, "s", self.world.came_in.as_secs_f64(), Reach::Unjudged).how(first_how),
+            self.figure(first, "s", self.world.came_in.as_secs_f64(), Reach::NoTarget).how(first_how),
             self.figure("idle, processor of `ladon server` per node", "µs/s", cpu / nodes * 1e6, Reach::AtMost(100.0))
                 .how(idle_how.clone()),
             self.figure("idle, traffic per node", "B/s", bytes / nodes, Reach::AtMost(500.0))
@@ -236,8 +237,7 @@ impl Run<'_> {
         self.progress.during(format!("{count} rules that every node needs, one after the other"), || {
             for number in 0..count {
                 let told = told(world, &mut client, "rule", &all, |client| {
-                    let made = client.create(RULES, &rule(&world.ground.everybody, 9_000 + number as u16))?;
-                    rules.push(demo::id(&made["security_group_rule"]).to_string());
+                    rules.push(make_rule(client, &ingress(&world.ground.everybody, &[tcp(9_000 + number)]))?);
                     Ok(())
                 })?;
                 missed += told.missed();
