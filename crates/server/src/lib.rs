@@ -8,7 +8,8 @@
 //!
 //! Tasks and what they own: the *writer* (one thread, `writer`) owns the store and the allocators' records; every HTTP
 //! connection and every node's stream has a task of its own, which reads the published [`State`] and hands closures to the
-//! writer; long lists are put together by threads of their own (`http::Lists`). Nobody else writes, so two requests can never lose an update or take one address.
+//! writer; long lists are put together by threads of their own (`http::Lists`). Nobody else writes, so two requests can never lose an update
+//! or take one address.
 
 pub mod auth;
 pub mod config;

@@ -48,7 +48,8 @@ pub fn is_path(path: &str) -> bool {
     path.starts_with("/ladon/")
 }
 
-/// The operator's questions, until `stop`: one that waits is answered then. The callers' identity is put into the requests by the authentication in front.
+/// The operator's questions, until `stop`: one that waits is answered then. The callers' identity is put into the requests by the
+/// authentication in front.
 pub fn routes(views: Views, stop: CancellationToken) -> Router {
     let lists = Lists::default();
     Router::new()
