@@ -255,7 +255,9 @@ impl Ovn {
     fn spawn(&mut self, name: &str, program: &str, args: &[&str]) -> Result<()> {
         let mut command = placed(self.release.command(program), &self.dir);
         command.arg(format!("--unixctl={}", self.dir.join(format!("{name}.ctl")).display())).args(args);
-        self.processes.push(self.host.spawn_nice(name, &command, SWITCH_NICE)?);
+        // OVN's own scripts give its daemons more than Ladon's have: here both have the same, and so have both switches.
+        let nice = if program == SWITCH { SWITCH_NICE } else { 0 };
+        self.processes.push(self.host.spawn_nice(name, &command, nice)?);
         Ok(())
     }
 }

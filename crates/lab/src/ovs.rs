@@ -24,7 +24,7 @@ pub const BRIDGE: &str = "br-phy";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// The daemons, by their paths: links of other names lead to them.
 const SERVER: &str = "/usr/sbin/ovsdb-server";
-/// The nice value of Open vSwitch's daemons, and of OVN's that are no databases, in their own start scripts (`ovs-ctl`, `ovn-ctl`).
+/// The nice value of Open vSwitch's daemons in their own start script (`ovs-ctl`).
 pub const NICE: i32 = -10;
 const SWITCH: &str = "/usr/lib/openvswitch-switch/ovs-vswitchd";
 /// How long a daemon may take to answer after it was started.
