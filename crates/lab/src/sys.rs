@@ -46,7 +46,7 @@ pub fn in_own_session(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
 }
 
-/// The command has this nice value; 0 leaves it as it is. So has its session, if it leads one: where the kernel groups processes by
+/// The command has this nice value, if it may; 0 leaves it as it is. So has its session, if it leads one: where the kernel groups processes by
 /// sessions (`sched_autogroup_enabled`), a nice value alone counts within a session only, and here each process has its own. Call this after
 /// [`in_own_session`].
 pub fn with_nice(command: &mut Command, nice: i32) {
@@ -55,14 +55,13 @@ pub fn with_nice(command: &mut Command, nice: i32) {
     }
     let text = nice.to_string();
     let be_nice = move || {
+        // Who may not goes on with the value that it has, as with `nice`.
         // SAFETY: a plain system call.
-        nix::errno::Errno::result(unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, nice) })?;
-        match open(c"/proc/self/autogroup", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-            Ok(group) => Ok(nix::unistd::write(group, text.as_bytes()).map(drop)?),
-            // The kernel has no such groups.
-            Err(nix::errno::Errno::ENOENT) => Ok(()),
-            Err(error) => Err(error.into()),
+        unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, nice) };
+        if let Ok(group) = open(c"/proc/self/autogroup", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            let _ = nix::unistd::write(group, text.as_bytes());
         }
+        Ok(())
     };
     // SAFETY: setpriority, open, write and close are async-signal-safe; nothing is allocated.
     unsafe { command.pre_exec(be_nice) };
