@@ -46,8 +46,8 @@ pub fn in_own_session(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
 }
 
-/// The command has this nice value, if it may; 0 leaves it as it is. So has its session, if it leads one: where the kernel groups processes by
-/// sessions (`sched_autogroup_enabled`), a nice value alone counts within a session only, and here each process has its own. Call this after
+/// The command has this nice value, if it may; 0 leaves it as it is. So has its session, if it leads one: where the kernel groups
+/// processes by sessions (`sched_autogroup_enabled`), a nice value alone counts within a session only, and here each process has its own. Call this after
 /// [`in_own_session`].
 pub fn with_nice(command: &mut Command, nice: i32) {
     if nice == 0 {

@@ -47,3 +47,11 @@ pub fn named<'r>(replica: &'r Replica, table: &str, name: &str) -> Option<(Uuid,
 pub fn root(replica: &Replica) -> Option<(Uuid, &Arc<Row>)> {
     replica.table(ROOT)?.rows().next()
 }
+
+/// What is monitored of a database that has Open vSwitch's schema and no row.
+#[cfg(test)]
+pub fn empty_replica() -> ovsdb::Replica {
+    let schema = std::fs::read("/usr/share/openvswitch/vswitch.ovsschema").unwrap();
+    let schema = ovsdb::Schema::decode(&serde_json::from_slice(&schema).unwrap()).unwrap();
+    ovsdb::Replica::new(&schema, &monitor()).unwrap()
+}

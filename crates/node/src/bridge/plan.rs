@@ -253,17 +253,15 @@ pub fn nudge(replica: &Replica) -> Option<Operation> {
 
 #[cfg(test)]
 mod tests {
-    use ovsdb::{Message, Schema, Update};
+    use ovsdb::{Message, Update};
     use serde_json::json;
 
-    use super::super::columns::{MONITOR, monitor};
+    use super::super::columns::{MONITOR, empty_replica};
     use super::*;
 
     #[test]
     fn only_a_secure_bridge_that_nobody_uses_is_fresh() {
-        let schema = std::fs::read("/usr/share/openvswitch/vswitch.ovsschema").unwrap();
-        let schema = Schema::decode(&serde_json::from_slice(&schema).unwrap()).unwrap();
-        let mut replica = Replica::new(&schema, &monitor()).unwrap();
+        let mut replica = empty_replica();
         let id = |number: u128| Uuid::from_u128(number).to_string();
         let rows = json!({ BRIDGE: {
             id(1): {"insert": {"name": "made-for-ladon", "fail_mode": "secure"}},

@@ -143,7 +143,8 @@ impl Journal {
     /// The view is going to be saved with all that was noted so far.
     pub fn save_begins(&mut self) {
         if self.old.exists() && self.file.is_some() {
-            // There was none since the start, or the one before failed. What follows from the view that is there goes on in the file where it is.
+            // There was none since the start, or the one before failed. What follows from the view that is there goes on in the file
+            // where it is.
             return;
         }
         match self.make_way().and_then(|()| create(&self.current, PRIVATE)) {

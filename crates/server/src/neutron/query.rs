@@ -215,13 +215,18 @@ fn sorts(keys: Vec<String>, directions: Vec<String>, table: &[Attribute]) -> Res
 
 /// True of a time with whole seconds, whatever follows them.
 fn is_time(text: &str) -> bool {
-    text.get(..19).is_some_and(|seconds| seconds.parse::<jiff::civil::DateTime>().is_ok())
+    seconds(text).is_some_and(|seconds| seconds.parse::<jiff::civil::DateTime>().is_ok())
+}
+
+/// `YYYY-MM-DDTHH:MM:SS` of a longer text.
+fn seconds(text: &str) -> Option<&str> {
+    text.get(..19)
 }
 
 fn changed_since(shown: &Map<String, Value>, since: &str) -> bool {
     // Both are RFC 3339 in UTC with seconds: the order of the text is the order of time.
-    let seconds = since.get(..19).unwrap_or(since);
-    shown.get("updated_at").and_then(Value::as_str).and_then(|at| at.get(..19)).is_some_and(|at| at >= seconds)
+    let at = shown.get("updated_at").and_then(Value::as_str);
+    at.and_then(seconds).zip(seconds(since)).is_some_and(|(at, since)| at >= since)
 }
 
 fn tags_match(filter: &str, wanted: &str, shown: &Map<String, Value>) -> bool {
